@@ -1,0 +1,136 @@
+"""Bodies: what a backend prints code for. Families whose tiles, shapes and region maps agree share one.
+
+A body is a representative `mpk_task.grid` stripped of its names and its schedule; all its shapes are compile-time constants. Its
+operands are the grid's reads, then its writes; operand k of a task is the whole buffer number `families[f].operand[k]`, seen in the
+shape of `operands[k]`, in which the task touches the box at `operands[k].offsets(coordinates)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+
+from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir.affine import AffineMap
+from xdsl.printer import Printer
+
+from mpkir.dialects import task
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One buffer of a body: its shape as the body sees it, and the box that a task touches."""
+
+    shape: tuple[int, ...]
+    element_type: Attribute
+    offsets: AffineMap
+    """From grid coordinates to the box's first index in each dimension."""
+    sizes: tuple[int, ...]
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Row-major strides in elements."""
+        result = [1]
+        for size in reversed(self.shape[1:]):
+            result.append(result[-1] * size)
+        return tuple(reversed(result))
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether the last box may reach over the buffer's end (its size does not divide the buffer's)."""
+        return any(size % box for size, box in zip(self.shape, self.sizes, strict=True))
+
+
+@dataclass(frozen=True)
+class Body:
+    """One piece of code: a switch case of the generated kernel."""
+
+    index: int
+    grid: tuple[int, ...]
+    """Sizes of the grid of every family that uses this body; a task's index is row-major in it."""
+    reads: tuple[Operand, ...]
+    writes: tuple[Operand, ...]
+    op: task.GridOp
+    """The first family of this body; its region is the computation on tiles."""
+    families: tuple[str, ...]
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """Reads, then writes: the order of operand buffers in the family table."""
+        return self.reads + self.writes
+
+    @property
+    def tile_ops(self) -> tuple[Operation, ...]:
+        """The tensor operators of the tile computation, without its terminator."""
+        return tuple(self.op.body.block.ops)[:-1]
+
+
+def buffer_of(value: SSAValue) -> task.BufferOp:
+    """The buffer behind a memref value, through views."""
+    while isinstance(owner := value.owner, task.ViewOp):
+        value = owner.source
+    assert isinstance(owner, task.BufferOp)
+    return owner
+
+
+def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> tuple[Operand, ...]:
+    result: list[Operand] = []
+    for value, box in zip(values, boxes, strict=True):
+        assert isinstance(value.type, MemRefType)
+        result.append(
+            Operand(
+                tuple(value.type.get_shape()),
+                value.type.get_element_type(),
+                box.offsets.data,
+                box.shape,
+            )
+        )
+    return tuple(result)
+
+
+def _code_key(op: task.GridOp) -> str:
+    """Text that is equal for families that can share code."""
+    text = StringIO()
+    printer = Printer(text)
+    printer.print_string(f"{op.grid} ")
+    for value, box in zip((*op.reads, *op.writes), op.boxes.data, strict=True):
+        printer.print_attribute(value.type)
+        printer.print_attribute(box)
+    printer.print_region(_without_name_hints(op))
+    return text.getvalue()
+
+
+def _without_name_hints(op: task.GridOp):
+    region = op.body.clone()
+    for block in region.blocks:
+        for arg in block.args:
+            arg.name_hint = None
+    for inner in region.walk():
+        for result in inner.results:
+            result.name_hint = None
+        for nested in inner.regions:
+            for block in nested.blocks:
+                for arg in block.args:
+                    arg.name_hint = None
+    return region
+
+
+def bodies_of(module: ModuleOp) -> tuple[Body, ...]:
+    """The distinct bodies of a module's families, in order of first use."""
+    groups: dict[str, list[task.GridOp]] = {}
+    for op in module.walk():
+        if isinstance(op, task.GridOp):
+            groups.setdefault(_code_key(op), []).append(op)
+    return tuple(
+        Body(
+            index,
+            ops[0].grid,
+            _operands(ops[0].reads, ops[0].read_boxes),
+            _operands(ops[0].writes, ops[0].write_boxes),
+            ops[0],
+            tuple(op.sym_name.data for op in ops),
+        )
+        for index, ops in enumerate(groups.values())
+    )

@@ -1,0 +1,392 @@
+"""mpk_task: families of tasks, each one worker's work, on regions of buffers.
+
+One op states a whole family: a grid of tasks, the region of each buffer that a task reads or writes as an affine function of its
+grid index, and as body the tensor operator on tiles of those sizes. Later levels add to a family what it waits for and signals
+(edges of `mpk_event`), where its tasks stand in the linear order, and on which worker each runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import auto
+from math import prod
+
+from xdsl.dialects.builtin import (
+    I64,
+    AffineMapAttr,
+    ArrayAttr,
+    DenseArrayBase,
+    IntegerAttr,
+    MemRefType,
+    StringAttr,
+    SymbolNameConstraint,
+    TensorType,
+    i64,
+)
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import (
+    Attribute,
+    Block,
+    Dialect,
+    ParametrizedAttribute,
+    Region,
+    SpacedOpaqueSyntaxAttribute,
+    SSAValue,
+)
+from xdsl.ir.affine import AffineExpr, AffineMap
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    param_def,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.parser import AttrParser
+from xdsl.printer import Printer
+from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure, SymbolOpInterface
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.str_enum import StrEnum
+
+from mpkir.dialects.event import EdgeAttr
+
+
+class BufferKind(StrEnum):
+    """Who owns a buffer's contents.
+
+    weight: bound when the program is loaded, never written; state: kept across steps; input, output: written or read by the host
+    between launches; scratch: an activation.
+    """
+
+    WEIGHT = auto()
+    STATE = auto()
+    INPUT = auto()
+    OUTPUT = auto()
+    SCRATCH = auto()
+
+
+@irdl_attr_definition
+class BufferKindAttr(EnumAttribute[BufferKind], SpacedOpaqueSyntaxAttribute):
+    name = "mpk_task.kind"
+
+
+@irdl_op_definition
+class BufferOp(IRDLOperation):
+    """A contiguous row-major array in global memory; `initial` fills a state before the first step.
+
+    ```mlir
+    %k0 = mpk_task.buffer state "k0" initial 0 : memref<1x3x512x64xbf16>
+    ```
+    """
+
+    name = "mpk_task.buffer"
+
+    kind = prop_def(BufferKindAttr)
+    sym = prop_def(StringAttr, prop_name="name")
+    initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    result = result_def(MemRefType.constr())
+
+    traits = traits_def(MemoryWriteEffect())
+
+    assembly_format = "$kind $name (`initial` $initial^)? attr-dict `:` type($result)"
+
+    def __init__(self, kind: BufferKind, name: str, type: Attribute, initial: int = 0):
+        super().__init__(
+            properties={
+                "kind": BufferKindAttr(kind),
+                "name": StringAttr(name),
+                "initial": IntegerAttr(initial, i64),
+            },
+            result_types=[type],
+        )
+
+
+@irdl_op_definition
+class ViewOp(IRDLOperation):
+    """The same buffer, row-major, under another shape."""
+
+    name = "mpk_task.view"
+
+    source = operand_def(MemRefType.constr())
+    result = result_def(MemRefType.constr())
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$source attr-dict `:` type($source) `to` type($result)"
+
+    def __init__(self, source: SSAValue, shape: Sequence[int]):
+        assert isinstance(source.type, MemRefType)
+        super().__init__(
+            operands=[source],
+            result_types=[MemRefType(source.type.get_element_type(), shape)],
+        )
+
+    def verify_(self) -> None:
+        assert isinstance(self.source.type, MemRefType)
+        assert isinstance(self.result.type, MemRefType)
+        if prod(self.source.type.get_shape()) != prod(self.result.type.get_shape()):
+            raise VerifyException(
+                f"view keeps the number of elements, got {self.source.type} to {self.result.type}"
+            )
+
+
+@irdl_attr_definition
+class RegionAttr(ParametrizedAttribute):
+    """The box of a buffer that a task touches: offsets as a function of the grid index, constant sizes.
+
+    A box that reaches over the buffer's end is cut there: reads find zeros outside, writes outside are dropped.
+
+    ```mlir
+    #mpk_task.region<affine_map<(d0) -> (d0 * 16, 0)>, [16, 2048]>
+    ```
+    """
+
+    name = "mpk_task.region"
+
+    offsets: AffineMapAttr = param_def()
+    sizes: DenseArrayBase[I64] = param_def()
+
+    def __init__(
+        self, offsets: AffineMap | AffineMapAttr, sizes: Sequence[int] | DenseArrayBase[I64]
+    ):
+        super().__init__(
+            AffineMapAttr(offsets) if isinstance(offsets, AffineMap) else offsets,
+            sizes
+            if isinstance(sizes, DenseArrayBase)
+            else DenseArrayBase.from_list(i64, list(sizes)),
+        )
+
+    @classmethod
+    def whole(cls, shape: Sequence[int], grid_rank: int) -> RegionAttr:
+        """The region that covers a buffer of this shape, for every task of a grid."""
+        zeros = tuple(AffineExpr.constant(0) for _ in shape)
+        return cls(AffineMap(grid_rank, 0, zeros), shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the box."""
+        return tuple(int(size) for size in self.sizes.get_values())
+
+    def offsets_at(self, coordinates: Sequence[int]) -> tuple[int, ...]:
+        """Where the box of the task at these grid coordinates begins."""
+        return tuple(self.offsets.data.eval(list(coordinates), []))
+
+    @classmethod
+    def parse_parameters(cls, parser: AttrParser) -> Sequence[AffineMapAttr | DenseArrayBase[I64]]:
+        with parser.in_angle_brackets():
+            offsets = parser.parse_attribute()
+            parser.parse_punctuation(",")
+            sizes = parser.parse_comma_separated_list(parser.Delimiter.SQUARE, parser.parse_integer)
+        if not isinstance(offsets, AffineMapAttr):
+            parser.raise_error("expected an affine map of offsets")
+        return (offsets, DenseArrayBase.from_list(i64, sizes))
+
+    def print_parameters(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            printer.print_attribute(self.offsets)
+            printer.print_string(", [")
+            printer.print_list(self.shape, lambda size: printer.print_string(str(size)))
+            printer.print_string("]")
+
+    def verify(self) -> None:
+        if len(self.offsets.data.results) != len(self.shape):
+            raise VerifyException("a region has one offset for each size")
+        if any(size < 1 for size in self.shape):
+            raise VerifyException(f"sizes of a region are positive, got {self.shape}")
+
+
+@irdl_op_definition
+class IndexOp(IRDLOperation):
+    """In a grid's body: the task's grid coordinate along `dim`, as tensor<1xi64>."""
+
+    name = "mpk_task.index"
+
+    dim = prop_def(IntegerAttr[I64])
+    result = result_def(TensorType.constr())
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$dim attr-dict `:` type($result)"
+
+    def __init__(self, dim: int):
+        super().__init__(
+            properties={"dim": IntegerAttr(dim, i64)}, result_types=[TensorType(i64, [1])]
+        )
+
+
+@irdl_op_definition
+class YieldOp(IRDLOperation):
+    """Ends a grid's body: one tile for each buffer it writes."""
+
+    name = "mpk_task.yield"
+
+    tiles = var_operand_def(TensorType.constr())
+
+    traits = traits_def(IsTerminator(), Pure())
+
+    assembly_format = "($tiles^ `:` type($tiles))? attr-dict"
+
+    def __init__(self, *tiles: SSAValue):
+        super().__init__(operands=[tiles])
+
+
+@irdl_op_definition
+class GridOp(IRDLOperation):
+    """A family of tasks.
+
+    `shape` is the grid; `boxes` says for each read and then each written buffer which box a task touches. The body takes one
+    tile for each read and yields one for each write; it is the tensor operator on tiles, so that a family can be executed by slicing,
+    evaluating, storing. A state that is updated in place is both read and written. A family without buffers joins events.
+
+    `waits`, `signals`: edges (event level). `first`: where the family begins in the linear order. `workers`, `slots`: for each
+    task, row-major in the grid, its worker and its place in that worker's list.
+
+    ```mlir
+    mpk_task.grid @l3.down [128] reads(%h, %w) writes(%x) boxes [..] {
+    ^bb0(%0 : tensor<1x8192xbf16>, %1 : tensor<16x8192xbf16>):
+      %2 = mpk_tensor.linear %0, [%1] : ...
+      mpk_task.yield %2 : tensor<1x16xbf16>
+    } : (memref<1x8192xbf16>, memref<2048x8192xbf16>) -> (memref<1x2048xbf16>)
+    ```
+    """
+
+    name = "mpk_task.grid"
+
+    sym_name = prop_def(SymbolNameConstraint())
+    shape = prop_def(DenseArrayBase.constr(i64))
+    reads = var_operand_def(MemRefType.constr())
+    writes = var_operand_def(MemRefType.constr())
+    boxes = prop_def(ArrayAttr[RegionAttr])
+    waits = opt_prop_def(ArrayAttr[EdgeAttr])
+    signals = opt_prop_def(ArrayAttr[EdgeAttr])
+    first = opt_prop_def(IntegerAttr[I64])
+    workers = opt_prop_def(DenseArrayBase.constr(i64))
+    slots = opt_prop_def(DenseArrayBase.constr(i64))
+    body = region_def("single_block")
+
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    traits = traits_def(SymbolOpInterface(), MemoryWriteEffect())
+
+    assembly_format = (
+        "$sym_name $shape (`reads` `(` $reads^ `:` type($reads) `)`)? "
+        "(`writes` `(` $writes^ `:` type($writes) `)`)? `boxes` $boxes "
+        "(`waits` $waits^)? (`signals` $signals^)? (`first` $first^)? "
+        "(`workers` $workers^)? (`slots` $slots^)? $body attr-dict"
+    )
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        reads: Sequence[SSAValue],
+        writes: Sequence[SSAValue],
+        boxes: Sequence[RegionAttr],
+        body: Region | Block,
+    ):
+        super().__init__(
+            operands=[reads, writes],
+            properties={
+                "sym_name": StringAttr(name),
+                "shape": DenseArrayBase.from_list(i64, list(shape)),
+                "boxes": ArrayAttr(boxes),
+            },
+            regions=[Region(body) if isinstance(body, Block) else body],
+        )
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Sizes of the grid."""
+        return tuple(int(size) for size in self.shape.get_values())
+
+    @property
+    def size(self) -> int:
+        """Number of tasks."""
+        return prod(self.grid)
+
+    @property
+    def read_boxes(self) -> tuple[RegionAttr, ...]:
+        """The region of each read buffer."""
+        return self.boxes.data[: len(self.reads)]
+
+    @property
+    def write_boxes(self) -> tuple[RegionAttr, ...]:
+        """The region of each written buffer."""
+        return self.boxes.data[len(self.reads) :]
+
+    def coordinates(self, index: int) -> tuple[int, ...]:
+        """Grid coordinates of the task with this row-major index."""
+        result: list[int] = []
+        for size in reversed(self.grid):
+            index, remainder = divmod(index, size)
+            result.append(remainder)
+        return tuple(reversed(result))
+
+    def verify_(self) -> None:
+        reads, writes = tuple(self.reads), tuple(self.writes)
+        if not self.grid or min(self.grid) < 1:
+            raise VerifyException(f"grid @{self.sym_name.data} has sizes {self.grid}")
+        if len(self.boxes.data) != len(reads) + len(writes):
+            raise VerifyException(
+                f"grid @{self.sym_name.data} touches {len(reads) + len(writes)} buffers "
+                f"and has {len(self.boxes.data)} boxes"
+            )
+        for value, box in zip((*reads, *writes), self.boxes.data, strict=True):
+            assert isinstance(value.type, MemRefType)
+            if len(box.shape) != len(value.type.get_shape()):
+                raise VerifyException(f"box {box} has not the rank of {value.type}")
+            if box.offsets.data.num_dims != len(self.grid):
+                raise VerifyException(f"box {box} does not map a grid of rank {len(self.grid)}")
+        last = self.body.block.last_op
+        if not isinstance(last, YieldOp):
+            raise VerifyException("the body of a grid ends with mpk_task.yield")
+        _verify_tiles("takes", reads, self.read_boxes, self.body.block.args)
+        _verify_tiles("yields", writes, self.write_boxes, last.tiles)
+        for edge in (*(self.waits or ()), *(self.signals or ())):
+            if edge.index.data.num_dims != len(self.grid):
+                raise VerifyException(f"{edge} does not map a grid of rank {len(self.grid)}")
+        for placed in (self.workers, self.slots):
+            if placed is not None and len(placed) != self.size:
+                raise VerifyException(f"{len(placed)} placements for {self.size} tasks")
+
+
+def _verify_tiles(
+    verb: str,
+    buffers: Sequence[SSAValue],
+    boxes: Sequence[RegionAttr],
+    tiles: Sequence[SSAValue],
+) -> None:
+    expected: list[Attribute] = []
+    for buffer, box in zip(buffers, boxes, strict=True):
+        assert isinstance(buffer.type, MemRefType)
+        expected.append(TensorType(buffer.type.get_element_type(), box.shape))
+    found = [tile.type for tile in tiles]
+    if found != expected:
+        raise VerifyException(
+            f"the body {verb} ({', '.join(map(str, found))}) "
+            f"when its boxes say ({', '.join(map(str, expected))})"
+        )
+
+
+Task = Dialect(
+    "mpk_task",
+    [BufferOp, ViewOp, GridOp, IndexOp, YieldOp],
+    [BufferKindAttr, RegionAttr],
+)
+
+__all__ = [
+    "BufferKind",
+    "BufferKindAttr",
+    "BufferOp",
+    "GridOp",
+    "IndexOp",
+    "RegionAttr",
+    "Task",
+    "ViewOp",
+    "YieldOp",
+]

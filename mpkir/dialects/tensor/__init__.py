@@ -1,0 +1,105 @@
+"""mpk_tensor: operators that a model's author would name, on ranked tensors with value semantics."""
+
+from xdsl.ir import Dialect
+
+from mpkir.dialects.tensor import attention, norms, pointwise, products, program, tokens, views
+from mpkir.dialects.tensor.attention import (
+    AttentionMergeOp,
+    AttentionOp,
+    AttentionSplitOp,
+    CacheAppendOp,
+    RotaryOp,
+    SdpaOp,
+)
+from mpkir.dialects.tensor.norms import (
+    LayerNormOp,
+    ReduceOp,
+    ReductionKind,
+    ReductionKindAttr,
+    RmsNormOp,
+    SoftmaxOp,
+)
+from mpkir.dialects.tensor.pointwise import ElementwiseOp, broadcast_shape
+from mpkir.dialects.tensor.products import ArgmaxOp, EmbeddingOp, LinearOp, MatmulOp
+from mpkir.dialects.tensor.program import (
+    FullOp,
+    InputOp,
+    IotaOp,
+    OutputOp,
+    PositionOp,
+    StateOp,
+    StoreStateOp,
+    WeightOp,
+    YieldOp,
+    element_type_of,
+    shape_of,
+)
+from mpkir.dialects.tensor.tokens import (
+    ArgmaxMergeOp,
+    ArgmaxPartialOp,
+    SequenceAppendOp,
+    SequenceReadOp,
+)
+from mpkir.dialects.tensor.views import (
+    BroadcastOp,
+    ConcatOp,
+    ReshapeOp,
+    SliceOp,
+    TransposeOp,
+)
+
+Tensor = Dialect(
+    "mpk_tensor",
+    [
+        *program.OPS,
+        *views.OPS,
+        *pointwise.OPS,
+        *products.OPS,
+        *norms.OPS,
+        *attention.OPS,
+        *tokens.OPS,
+    ],
+    [ReductionKindAttr],
+)
+
+__all__ = [
+    "ArgmaxMergeOp",
+    "ArgmaxOp",
+    "ArgmaxPartialOp",
+    "AttentionMergeOp",
+    "AttentionOp",
+    "AttentionSplitOp",
+    "BroadcastOp",
+    "CacheAppendOp",
+    "ConcatOp",
+    "ElementwiseOp",
+    "EmbeddingOp",
+    "FullOp",
+    "InputOp",
+    "IotaOp",
+    "LayerNormOp",
+    "LinearOp",
+    "MatmulOp",
+    "OutputOp",
+    "PositionOp",
+    "ReduceOp",
+    "ReductionKind",
+    "ReductionKindAttr",
+    "ReshapeOp",
+    "RmsNormOp",
+    "RotaryOp",
+    "SdpaOp",
+    "SequenceAppendOp",
+    "SequenceReadOp",
+    "SliceOp",
+    "SoftmaxOp",
+    "StateOp",
+    "StoreStateOp",
+    "Tensor",
+    "TransposeOp",
+    "WeightOp",
+    "YieldOp",
+    "broadcast_shape",
+    "element_type_of",
+    "shape_of",
+]

@@ -1,0 +1,396 @@
+"""Attention and what surrounds it: rotary embedding, cache append, split and merged forms.
+
+Layouts: queries, keys, values of the step are token-major [B, T, heads, D], as linear layers write them;
+caches are head-major [B, KV, C, D], as they are read. B = 1 in a decode step of one sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import (
+    I64,
+    Float64Type,
+    FloatAttr,
+    IntegerAttr,
+    TensorType,
+    UnitAttr,
+    f32,
+    f64,
+    i64,
+)
+from xdsl.ir import Attribute, Region, SSAValue
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    AttrSizedRegionSegments,
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_prop_def,
+    opt_region_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+
+from mpkir.dialects.tensor.products import verify_prologue
+from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
+
+
+@irdl_op_definition
+class SdpaOp(IRDLOperation):
+    """PyTorch's scaled_dot_product_attention, head-major, before raising.
+
+    q: [B, H, T, D]; k, v: [B, H or KV, L, D] (KV divides H: grouped queries); mask: bool or float, broadcasts to
+    [B, H, T, L]; result: [B, H, T, D]. `causal` masks j > i.
+    """
+
+    name = "mpk_tensor.sdpa"
+
+    q = operand_def(TENSOR)
+    k = operand_def(TENSOR)
+    v = operand_def(TENSOR)
+    mask = opt_operand_def(TENSOR)
+    scale = prop_def(FloatAttr[Float64Type])
+    causal = opt_prop_def(UnitAttr)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "(`causal` $causal^)? $q `,` $k `,` $v (`mask` $mask^)? `scale` $scale attr-dict "
+        "`:` functional-type(operands, results)"
+    )
+
+    def __init__(
+        self,
+        q: SSAValue,
+        k: SSAValue,
+        v: SSAValue,
+        mask: SSAValue | None,
+        scale: float,
+        causal: bool = False,
+    ):
+        super().__init__(
+            operands=[q, k, v, mask],
+            properties={"scale": FloatAttr(scale, f64), "causal": UnitAttr() if causal else None},
+            result_types=[q.type],
+        )
+
+    def verify_(self) -> None:
+        q, k, v = shape_of(self.q), shape_of(self.k), shape_of(self.v)
+        if len(q) != 4 or k != v or len(k) != 4 or q[0] != k[0] or q[3] != k[3] or q[1] % k[1]:
+            raise VerifyException(f"attention of {self.q.type}, {self.k.type}, {self.v.type}")
+
+
+@irdl_op_definition
+class CacheAppendOp(IRDLOperation):
+    """The cache with rows `position[t]` replaced: `result[b, h, position[t], d] = new[b, h, t, d]`.
+
+    cache: [B, KV, C, D]; new: [B, KV, T, D]; position: i64 [T]. A position outside the cache is refused by the runtime.
+    """
+
+    name = "mpk_tensor.cache_append"
+
+    cache = operand_def(TENSOR)
+    new = operand_def(TENSOR)
+    position = operand_def(TENSOR)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "$cache `,` $new `at` $position attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(self, cache: SSAValue, new: SSAValue, position: SSAValue):
+        super().__init__(operands=[cache, new, position], result_types=[cache.type])
+
+    def verify_(self) -> None:
+        cache, new = shape_of(self.cache), shape_of(self.new)
+        if len(cache) != 4 or new != (*cache[:2], *shape_of(self.position), cache[3]):
+            raise VerifyException(f"cannot append {self.new.type} to {self.cache.type}")
+
+
+@irdl_op_definition
+class RotaryOp(IRDLOperation):
+    """Rotary position embedding (arXiv 2104.09864) of the first R = 2 * len(inv_freq) of D dimensions.
+
+    x: [B, T, heads, D]; position: i64 [T]; inv_freq: f32 [R / 2]. With angle a = position[t] * inv_freq[i], the pair
+    (x_i, x_j) turns to scale * (x_i cos a - x_j sin a, x_j cos a + x_i sin a), where j = i + R / 2, or,
+    `interleaved`, the pair is (2i, 2i + 1).
+    """
+
+    name = "mpk_tensor.rotary"
+
+    x = operand_def(TENSOR)
+    position = operand_def(TENSOR)
+    inv_freq = operand_def(TENSOR)
+    scale = prop_def(FloatAttr[Float64Type], default_value=FloatAttr(1.0, f64))
+    interleaved = opt_prop_def(UnitAttr)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "(`interleaved` $interleaved^)? $x `,` $position `,` $inv_freq (`scale` $scale^)? attr-dict "
+        "`:` functional-type(operands, results)"
+    )
+
+    def __init__(
+        self,
+        x: SSAValue,
+        position: SSAValue,
+        inv_freq: SSAValue,
+        scale: float = 1.0,
+        interleaved: bool = False,
+        element_type: Attribute | None = None,
+    ):
+        super().__init__(
+            operands=[x, position, inv_freq],
+            properties={
+                "scale": FloatAttr(scale, f64),
+                "interleaved": UnitAttr() if interleaved else None,
+            },
+            result_types=[TensorType(element_type or element_type_of(x), shape_of(x))],
+        )
+
+    def verify_(self) -> None:
+        x = shape_of(self.x)
+        if len(x) != 4 or shape_of(self.position) != (x[1],) or shape_of(self.result) != x:
+            raise VerifyException(f"rotary of {self.x.type} at {self.position.type}")
+        if 2 * shape_of(self.inv_freq)[0] > x[3]:
+            raise VerifyException(f"{self.inv_freq.type} turns more than {x[3]} dimensions")
+
+
+class _CachedAttention(IRDLOperation):
+    """Operands that whole and split attention share.
+
+    q: [B, T, H, D]; k, v: [B, T, KV, D], the step's own; caches: [B, KV, C, D]; position: i64 [T].
+    `q_prologue` and `k_prologue` are regions of tensor ops (head norm, rotary) on q and k. The step's keys and values are
+    appended at `position`; query t attends to cache rows j <= position[t] and, with a window, j > position[t] - window.
+    Scores are `scale * q.k`, then `soft_cap * tanh(score / soft_cap)` if given.
+    """
+
+    q = operand_def(TENSOR)
+    k = operand_def(TENSOR)
+    v = operand_def(TENSOR)
+    k_cache = operand_def(TENSOR)
+    v_cache = operand_def(TENSOR)
+    position = operand_def(TENSOR)
+    q_args = var_operand_def(TENSOR)
+    k_args = var_operand_def(TENSOR)
+    scale = prop_def(FloatAttr[Float64Type])
+    window = opt_prop_def(IntegerAttr[I64])
+    soft_cap = opt_prop_def(FloatAttr[Float64Type])
+    q_prologue = opt_region_def("single_block")
+    k_prologue = opt_region_def("single_block")
+
+    irdl_options = (
+        AttrSizedOperandSegments(as_property=True),
+        AttrSizedRegionSegments(as_property=True),
+    )
+    traits = traits_def(Pure())
+
+    def verify_operands(self) -> None:
+        q, k, cache = shape_of(self.q), shape_of(self.k), shape_of(self.k_cache)
+        if len(q) != 4 or len(k) != 4 or len(cache) != 4:
+            raise VerifyException(f"{self.name} operands have rank 4")
+        if shape_of(self.v) != k or shape_of(self.v_cache) != cache:
+            raise VerifyException(f"{self.name} keys and values have the same shapes")
+        if k != (q[0], q[1], cache[1], q[3]) or cache[0] != q[0] or cache[3] != q[3]:
+            raise VerifyException(
+                f"{self.name} of {self.q.type}, {self.k.type}, {self.k_cache.type}"
+            )
+        if q[2] % k[2]:
+            raise VerifyException(f"{q[2]} query heads are no multiple of {k[2]} key heads")
+        if self.q_prologue is not None:
+            verify_prologue("q_prologue", self.q_prologue, self.q, self.q_args)
+        if self.k_prologue is not None:
+            verify_prologue("k_prologue", self.k_prologue, self.k, self.k_args)
+
+
+_OPERANDS = (
+    "$q `,` $k `,` $v `cache` $k_cache `,` $v_cache `at` $position "
+    "(`q_prologue` $q_prologue^)? (`with` $q_args^ `:` type($q_args))? "
+    "(`k_prologue` $k_prologue^)? (`with` $k_args^ `:` type($k_args))? "
+    "`scale` $scale (`window` $window^)? (`soft_cap` $soft_cap^)? "
+)
+_OPERAND_TYPES = (
+    "attr-dict `:` `(` type($q) `,` type($k) `,` type($v) `,` type($k_cache) `,` type($v_cache) `,` "
+    "type($position) `)` `->` "
+)
+
+
+@irdl_op_definition
+class AttentionOp(_CachedAttention):
+    __doc__ = f"""Attention of a step's queries over a cache to which the step's keys and values are appended.
+
+    Results: y [B, T, H, D] and both caches. {_CachedAttention.__doc__}"""
+
+    name = "mpk_tensor.attention"
+
+    result = result_def(TENSOR)
+    k_result = result_def(TENSOR)
+    v_result = result_def(TENSOR)
+
+    assembly_format = _OPERANDS + _OPERAND_TYPES + "`(` type(results) `)`"
+
+    def __init__(
+        self,
+        q: SSAValue,
+        k: SSAValue,
+        v: SSAValue,
+        k_cache: SSAValue,
+        v_cache: SSAValue,
+        position: SSAValue,
+        scale: float,
+        *,
+        window: int | None = None,
+        soft_cap: float | None = None,
+        q_prologue: Region | None = None,
+        q_args: Sequence[SSAValue] = (),
+        k_prologue: Region | None = None,
+        k_args: Sequence[SSAValue] = (),
+        element_type: Attribute | None = None,
+    ):
+        super().__init__(
+            operands=[q, k, v, k_cache, v_cache, position, q_args, k_args],
+            properties={
+                "scale": FloatAttr(scale, f64),
+                "window": None if window is None else IntegerAttr(window, i64),
+                "soft_cap": None if soft_cap is None else FloatAttr(soft_cap, f64),
+            },
+            regions=[
+                [] if q_prologue is None else [q_prologue],
+                [] if k_prologue is None else [k_prologue],
+            ],
+            result_types=[
+                TensorType(element_type or element_type_of(q), shape_of(q)),
+                k_cache.type,
+                v_cache.type,
+            ],
+        )
+
+    def verify_(self) -> None:
+        self.verify_operands()
+        if shape_of(self.result) != shape_of(self.q):
+            raise VerifyException(
+                f"attention of {self.q.type} gives its shape, not {self.result.type}"
+            )
+
+
+@irdl_op_definition
+class AttentionSplitOp(_CachedAttention):
+    __doc__ = f"""Attention over consecutive chunks of the cache, each by itself: flash decoding's first half.
+
+    Chunk s covers cache rows [s * chunk, (s + 1) * chunk). Results, all f32: acc [B, T, H, S, D], the sum of
+    exp(score - top) * v, and stats [B, T, H, S, 2], (top, sum of exp(score - top)); an empty chunk gives
+    (0, -inf, 0). A tile of it has caches cut to its chunks; `origin` (tensor<1xi64>) is the number of its first chunk.
+    {_CachedAttention.__doc__}"""
+
+    name = "mpk_tensor.attention_split"
+
+    chunk = prop_def(IntegerAttr[I64])
+    origin = opt_operand_def(TENSOR)
+    acc = result_def(TENSOR)
+    stats = result_def(TENSOR)
+    k_result = result_def(TENSOR)
+    v_result = result_def(TENSOR)
+
+    assembly_format = (
+        "`chunk` $chunk (`origin` $origin^ `:` type($origin))? "
+        + _OPERANDS
+        + _OPERAND_TYPES
+        + "`(` type(results) `)`"
+    )
+
+    def __init__(self, attention: _CachedAttention, chunk: int):
+        """The split form of an attention, its regions moved here by cloning."""
+        q, cache = shape_of(attention.q), shape_of(attention.k_cache)
+        splits = -(-cache[2] // chunk)
+        super().__init__(
+            operands=[
+                attention.q,
+                attention.k,
+                attention.v,
+                attention.k_cache,
+                attention.v_cache,
+                attention.position,
+                attention.q_args,
+                attention.k_args,
+                None,
+            ],
+            properties={
+                "scale": attention.scale,
+                "window": attention.window,
+                "soft_cap": attention.soft_cap,
+                "chunk": IntegerAttr(chunk, i64),
+            },
+            regions=[
+                [] if attention.q_prologue is None else [attention.q_prologue.clone()],
+                [] if attention.k_prologue is None else [attention.k_prologue.clone()],
+            ],
+            result_types=[
+                TensorType(f32, [*q[:3], splits, q[3]]),
+                TensorType(f32, [*q[:3], splits, 2]),
+                attention.k_cache.type,
+                attention.v_cache.type,
+            ],
+        )
+
+    def verify_(self) -> None:
+        self.verify_operands()
+        q = shape_of(self.q)
+        splits = -(-shape_of(self.k_cache)[2] // self.chunk.value.data)
+        if shape_of(self.acc) != (*q[:3], splits, q[3]):
+            raise VerifyException(f"{splits} chunks do not give {self.acc.type}")
+        if shape_of(self.stats) != (*q[:3], splits, 2):
+            raise VerifyException(f"{splits} chunks do not give {self.stats.type}")
+
+
+@irdl_op_definition
+class AttentionMergeOp(IRDLOperation):
+    """Joins the chunks of a split attention: flash decoding's second half.
+
+    acc: f32 [B, T, H, S, D]; stats: f32 [B, T, H, S, 2]; result: [B, T, H, D].
+    """
+
+    name = "mpk_tensor.attention_merge"
+
+    acc = operand_def(TENSOR)
+    stats = operand_def(TENSOR)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$acc `,` $stats attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, acc: SSAValue, stats: SSAValue, element_type: Attribute):
+        shape = shape_of(acc)
+        super().__init__(
+            operands=[acc, stats],
+            result_types=[TensorType(element_type, [*shape[:3], shape[4]])],
+        )
+
+    def verify_(self) -> None:
+        acc = shape_of(self.acc)
+        if len(acc) != 5 or shape_of(self.stats) != (*acc[:4], 2):
+            raise VerifyException(f"cannot merge {self.acc.type} and {self.stats.type}")
+        if shape_of(self.result) != (*acc[:3], acc[4]):
+            raise VerifyException(f"merge of {self.acc.type} does not give {self.result.type}")
+
+
+OPS = (
+    SdpaOp,
+    CacheAppendOp,
+    RotaryOp,
+    AttentionOp,
+    AttentionSplitOp,
+    AttentionMergeOp,
+)
+__all__ = [op.__name__ for op in OPS]

@@ -1,0 +1,235 @@
+"""Products: linear layers with what is fused around them, batched matrix products, embedding look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from xdsl.dialects.builtin import TensorType, f32, i64
+from xdsl.ir import Attribute, Region, SSAValue
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    AttrSizedRegionSegments,
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_region_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+
+from mpkir.dialects.tensor.pointwise import broadcast_shape, verify_scalar_region
+from mpkir.dialects.tensor.program import TENSOR, YieldOp, element_type_of, shape_of
+
+
+def verify_prologue(what: str, region: Region, source: SSAValue, extra: Sequence[SSAValue]) -> None:
+    """Check a region of tensor ops that maps a tensor (and extra operands) to one of the same shape."""
+    block = region.block
+    if [arg.type for arg in block.args] != [source.type, *(v.type for v in extra)]:
+        raise VerifyException(f"{what} takes the operand and its extra operands, types unchanged")
+    last = block.last_op
+    if not isinstance(last, YieldOp) or len(last.arguments) != 1:
+        raise VerifyException(f"{what} must yield one tensor")
+    if shape_of(last.arguments[0]) != shape_of(source):
+        raise VerifyException(
+            f"{what} must keep the shape {shape_of(source)}, yields {last.arguments[0].type}"
+        )
+
+
+@irdl_op_definition
+class LinearOp(IRDLOperation):
+    """`acc_j[.., n] = sum_k prologue(x)[.., k] * weights[j][n, k]`, then `y = epilogue(acc_0, acc_1, .., extra)`.
+
+    x: [.., K]; each weight: [N, K]; result: [.., N]. Products accumulate in fp32.
+    `prologue` is a region of tensor ops on x (a norm, say); `epilogue` a region of scalar arithmetic whose
+    arguments are one f32 accumulator for each weight and one scalar for each extra operand, which broadcasts
+    to the result (bias, residual). Without an epilogue the one accumulator is rounded to the result's type.
+    Two weights and `silu(acc_0) * acc_1` are a gated MLP's first half.
+
+    ```mlir
+    %y = mpk_tensor.linear %x, [%gate, %up] prologue {
+    ^bb0(%0 : tensor<1x8xbf16>, %1 : tensor<8xbf16>):
+      %2 = mpk_tensor.rms_norm %0, %1 eps 1.0e-5 : ...
+      mpk_tensor.yield %2 : tensor<1x8xbf16>
+    } with %g : tensor<8xbf16> epilogue {
+    ^bb0(%a : f32, %b : f32): ...
+    } : tensor<1x8xbf16>, [tensor<16x8xbf16>, tensor<16x8xbf16>] to tensor<1x16xbf16>
+    ```
+    """
+
+    name = "mpk_tensor.linear"
+    NOTATION: ClassVar[str] = "y[r, n] += x[r, k] * w[n, k]"
+
+    x = operand_def(TENSOR)
+    weights = var_operand_def(TENSOR)
+    prologue_args = var_operand_def(TENSOR)
+    epilogue_args = var_operand_def(TENSOR)
+    prologue = opt_region_def("single_block")
+    epilogue = opt_region_def("single_block")
+    result = result_def(TENSOR)
+
+    irdl_options = (
+        AttrSizedOperandSegments(as_property=True),
+        AttrSizedRegionSegments(as_property=True),
+    )
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "$x `,` `[` $weights `]` "
+        "(`prologue` $prologue^)? (`with` $prologue_args^ `:` type($prologue_args))? "
+        "(`epilogue` $epilogue^)? (`with` $epilogue_args^ `:` type($epilogue_args))? "
+        "attr-dict `:` type($x) `,` `[` type($weights) `]` `to` type($result)"
+    )
+
+    def __init__(
+        self,
+        x: SSAValue,
+        weights: Sequence[SSAValue],
+        element_type: Attribute,
+        *,
+        prologue: Region | None = None,
+        prologue_args: Sequence[SSAValue] = (),
+        epilogue: Region | None = None,
+        epilogue_args: Sequence[SSAValue] = (),
+    ):
+        shape = [*shape_of(x)[:-1], shape_of(weights[0])[0]]
+        super().__init__(
+            operands=[x, weights, prologue_args, epilogue_args],
+            regions=[
+                [] if prologue is None else [prologue],
+                [] if epilogue is None else [epilogue],
+            ],
+            result_types=[TensorType(element_type, shape)],
+        )
+
+    def verify_(self) -> None:
+        weights = self.weights
+        if not weights:
+            raise VerifyException("linear needs at least one weight")
+        n, k = shape_of(self.result)[-1], shape_of(self.x)[-1]
+        for weight in weights:
+            if shape_of(weight) != (n, k):
+                raise VerifyException(
+                    f"linear from {self.x.type} to {self.result.type} needs weights of shape "
+                    f"{n}x{k}, got {weight.type}"
+                )
+        if shape_of(self.x)[:-1] != shape_of(self.result)[:-1]:
+            raise VerifyException(
+                f"linear maps rows to rows, got {self.x.type} to {self.result.type}"
+            )
+        if self.prologue is not None:
+            verify_prologue("prologue", self.prologue, self.x, self.prologue_args)
+        elif self.prologue_args:
+            raise VerifyException("prologue operands without a prologue")
+        if self.epilogue is None:
+            if len(weights) > 1 or self.epilogue_args:
+                raise VerifyException("several weights or extra operands need an epilogue")
+            return
+        for extra in self.epilogue_args:
+            if broadcast_shape(shape_of(extra), shape_of(self.result)) != shape_of(self.result):
+                raise VerifyException(f"{extra.type} does not broadcast to {self.result.type}")
+        verify_scalar_region(
+            "epilogue",
+            self.epilogue,
+            [f32] * len(weights) + [element_type_of(v) for v in self.epilogue_args],
+            element_type_of(self.result),
+        )
+
+
+@irdl_op_definition
+class MatmulOp(IRDLOperation):
+    """Batched matrix product of two activations, NumPy's rules for the batch dimensions, fp32 accumulation.
+
+    lhs: [.., M, K]; rhs: [.., K, N]; result: [.., M, N].
+    """
+
+    name = "mpk_tensor.matmul"
+    NOTATION: ClassVar[str] = "y[b, m, n] += a[b, m, k] * c[b, k, n]"
+
+    lhs = operand_def(TENSOR)
+    rhs = operand_def(TENSOR)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$lhs `,` $rhs attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, lhs: SSAValue, rhs: SSAValue):
+        a, b = shape_of(lhs), shape_of(rhs)
+        shape = [*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1]]
+        super().__init__(
+            operands=[lhs, rhs], result_types=[TensorType(element_type_of(lhs), shape)]
+        )
+
+    def verify_(self) -> None:
+        a, b = shape_of(self.lhs), shape_of(self.rhs)
+        if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+            raise VerifyException(f"matmul of {self.lhs.type} and {self.rhs.type}")
+        if shape_of(self.result) != (*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1]):
+            raise VerifyException(f"matmul does not give {self.result.type}")
+
+
+@irdl_op_definition
+class EmbeddingOp(IRDLOperation):
+    """`y[.., h] = table[ids[..], h]`.
+
+    With `position` (tensor<Txi64>), ids is the whole sequence [C] and the op looks up `ids[position[t]]`; the result is
+    then [1, T, H]. An id outside the table is the caller's error; backends clamp it to the table.
+    """
+
+    name = "mpk_tensor.embedding"
+    NOTATION: ClassVar[str] = "y[t, h] = table[ids[t], h]"
+
+    table = operand_def(TENSOR)
+    ids = operand_def(TENSOR)
+    position = opt_operand_def(TENSOR)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "$table `,` $ids (`at` $position^)? attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(self, table: SSAValue, ids: SSAValue, position: SSAValue | None = None):
+        rows = shape_of(ids) if position is None else (1, *shape_of(position))
+        super().__init__(
+            operands=[table, ids, position],
+            result_types=[TensorType(element_type_of(table), [*rows, shape_of(table)[1]])],
+        )
+
+    def verify_(self) -> None:
+        if len(shape_of(self.table)) != 2:
+            raise VerifyException(f"embedding table has rank 2, got {self.table.type}")
+        rows = shape_of(self.ids) if self.position is None else (1, *shape_of(self.position))
+        if shape_of(self.result)[:-1] != rows:
+            raise VerifyException(f"embedding of rows {rows} does not give {self.result.type}")
+
+
+@irdl_op_definition
+class ArgmaxOp(IRDLOperation):
+    """Index of the largest element along the last dimension; the lowest of equals. x: [.., V]; result: i64 [..]."""
+
+    name = "mpk_tensor.argmax"
+
+    x = operand_def(TENSOR)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$x attr-dict `:` type($x) `to` type($result)"
+
+    def __init__(self, x: SSAValue):
+        super().__init__(operands=[x], result_types=[TensorType(i64, shape_of(x)[:-1])])
+
+    def verify_(self) -> None:
+        if shape_of(self.result) != shape_of(self.x)[:-1] or element_type_of(self.result) != i64:
+            raise VerifyException(f"argmax of {self.x.type} does not give {self.result.type}")
+
+
+OPS = (LinearOp, MatmulOp, EmbeddingOp, ArgmaxOp)
+__all__ = [op.__name__ for op in OPS] + ["verify_prologue"]

@@ -1,0 +1,219 @@
+"""What a step program is made of: weights, states, inputs, outputs, run-time scalars.
+
+A program is one `func.func` without arguments; names tie its values to the outside world, so that a
+large model has no argument list of hundreds of entries.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from xdsl.dialects.builtin import I64, IntegerAttr, StringAttr, TensorType, i64
+from xdsl.ir import Attribute, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    prop_def,
+    result_def,
+    traits_def,
+    var_operand_def,
+)
+from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure
+from xdsl.utils.exceptions import VerifyException
+
+TENSOR: ClassVar = TensorType.constr()
+
+
+def shape_of(value: SSAValue) -> tuple[int, ...]:
+    """The static shape of a ranked tensor value."""
+    assert isinstance(value.type, TensorType)
+    return value.type.get_shape()
+
+
+def element_type_of(value: SSAValue) -> Attribute:
+    """The element type of a ranked tensor value."""
+    assert isinstance(value.type, TensorType)
+    return value.type.get_element_type()
+
+
+class _NamedSource(IRDLOperation):
+    """A value that comes from outside under a name."""
+
+    sym = prop_def(StringAttr, prop_name="name")
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$name attr-dict `:` type($result)"
+
+    def __init__(self, name: str, type: Attribute):
+        super().__init__(properties={"name": StringAttr(name)}, result_types=[type])
+
+
+@irdl_op_definition
+class WeightOp(_NamedSource):
+    """A constant of the model, bound by name when a program is loaded; never written.
+
+    ```mlir
+    %w = mpk_tensor.weight "model.embed_tokens.weight" : tensor<49152x576xbf16>
+    ```
+    """
+
+    name = "mpk_tensor.weight"
+
+
+@irdl_op_definition
+class InputOp(_NamedSource):
+    """An input of the step, written by the host before each launch."""
+
+    name = "mpk_tensor.input"
+
+
+@irdl_op_definition
+class StateOp(IRDLOperation):
+    """The value that a state (a KV cache, the token sequence) has when the step begins.
+
+    `initial` fills the state before the first step.
+    """
+
+    name = "mpk_tensor.state"
+
+    sym = prop_def(StringAttr, prop_name="name")
+    initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$name (`initial` $initial^)? attr-dict `:` type($result)"
+
+    def __init__(self, name: str, type: Attribute, initial: int = 0):
+        super().__init__(
+            properties={"name": StringAttr(name), "initial": IntegerAttr(initial, i64)},
+            result_types=[type],
+        )
+
+
+class _NamedSink(IRDLOperation):
+    """Hands a value to the outside under a name."""
+
+    sym = prop_def(StringAttr, prop_name="name")
+    value = operand_def(TENSOR)
+
+    traits = traits_def(MemoryWriteEffect())
+
+    assembly_format = "$name `,` $value attr-dict `:` type($value)"
+
+    def __init__(self, name: str, value: SSAValue):
+        super().__init__(operands=[value], properties={"name": StringAttr(name)})
+
+
+@irdl_op_definition
+class StoreStateOp(_NamedSink):
+    """The value that a state has when the step ends; at most once for each state.
+
+    ```mlir
+    mpk_tensor.store_state "k0", %k1 : tensor<1x3x512x64xbf16>
+    ```
+    """
+
+    name = "mpk_tensor.store_state"
+
+
+@irdl_op_definition
+class OutputOp(_NamedSink):
+    """A result of the step, readable by the host after each launch."""
+
+    name = "mpk_tensor.output"
+
+
+@irdl_op_definition
+class PositionOp(IRDLOperation):
+    """Indices in the sequence of the step's T tokens: p, p + 1, ..., where p advances by T a step."""
+
+    name = "mpk_tensor.position"
+
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "attr-dict `:` type($result)"
+
+    def __init__(self, tokens: int = 1):
+        super().__init__(result_types=[TensorType(i64, [tokens])])
+
+    def verify_(self) -> None:
+        if len(shape_of(self.result)) != 1 or element_type_of(self.result) != i64:
+            raise VerifyException(f"position is tensor<Txi64>, got {self.result.type}")
+
+
+@irdl_op_definition
+class YieldOp(IRDLOperation):
+    """Ends a region of a tensor operator and gives its values."""
+
+    name = "mpk_tensor.yield"
+
+    arguments = var_operand_def()
+
+    traits = traits_def(IsTerminator(), Pure())
+
+    assembly_format = "($arguments^ `:` type($arguments))? attr-dict"
+
+    def __init__(self, *arguments: SSAValue):
+        super().__init__(operands=[arguments])
+
+
+@irdl_op_definition
+class IotaOp(IRDLOperation):
+    """`result[i] = start + i * step`, rank 1, i64 or f32."""
+
+    name = "mpk_tensor.iota"
+
+    start = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    step = prop_def(IntegerAttr[I64], default_value=IntegerAttr(1, i64))
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "(`start` $start^)? (`step` $step^)? attr-dict `:` type($result)"
+
+    def __init__(self, type: Attribute, start: int = 0, step: int = 1):
+        super().__init__(
+            properties={"start": IntegerAttr(start, i64), "step": IntegerAttr(step, i64)},
+            result_types=[type],
+        )
+
+    def verify_(self) -> None:
+        if len(shape_of(self.result)) != 1:
+            raise VerifyException(f"iota has rank 1, got {self.result.type}")
+
+
+@irdl_op_definition
+class FullOp(IRDLOperation):
+    """A tensor with one value everywhere (a literal of the model's source)."""
+
+    name = "mpk_tensor.full"
+
+    value = prop_def()
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$value attr-dict `:` type($result)"
+
+    def __init__(self, value: Attribute, type: Attribute):
+        super().__init__(properties={"value": value}, result_types=[type])
+
+
+OPS = (
+    WeightOp,
+    InputOp,
+    StateOp,
+    StoreStateOp,
+    OutputOp,
+    PositionOp,
+    YieldOp,
+    IotaOp,
+    FullOp,
+)
+__all__ = [op.__name__ for op in OPS] + ["element_type_of", "shape_of"]

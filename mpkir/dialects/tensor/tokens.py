@@ -1,0 +1,173 @@
+"""The token sequence of a generation loop: reading the step's token, choosing and appending the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects.builtin import I64, DenseArrayBase, IntegerAttr, TensorType, f32, i64
+from xdsl.ir import SSAValue
+from xdsl.irdl import (
+    AttrSizedOperandSegments,
+    AttrSizedResultSegments,
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    opt_operand_def,
+    opt_result_def,
+    prop_def,
+    result_def,
+    traits_def,
+)
+from xdsl.traits import Pure
+from xdsl.utils.exceptions import VerifyException
+
+from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
+
+
+@irdl_op_definition
+class SequenceReadOp(IRDLOperation):
+    """The step's tokens: `result[0, t] = sequence[position[t]]`. sequence: i64 [C + 1]; result: i64 [1, T]."""
+
+    name = "mpk_tensor.sequence_read"
+
+    sequence = operand_def(TENSOR)
+    position = operand_def(TENSOR)
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$sequence `at` $position attr-dict `:` functional-type(operands, results)"
+
+    def __init__(self, sequence: SSAValue, position: SSAValue):
+        super().__init__(
+            operands=[sequence, position],
+            result_types=[TensorType(i64, [1, *shape_of(position)])],
+        )
+
+
+@irdl_op_definition
+class SequenceAppendOp(IRDLOperation):
+    """Writes the chosen token after the step's last, unless it is known already (a prompt).
+
+    sequence: i64 [C + 1], -1 where unknown; token: i64, its last element counts; the write goes to
+    `position[T - 1] + 1`. A token among `stop` ends the loop after this step.
+    """
+
+    name = "mpk_tensor.sequence_append"
+
+    sequence = operand_def(TENSOR)
+    token = operand_def(TENSOR)
+    position = operand_def(TENSOR)
+    stop = prop_def(DenseArrayBase.constr(i64), default_value=DenseArrayBase.from_list(i64, []))
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "$sequence `,` $token `at` $position (`stop` $stop^)? attr-dict "
+        "`:` functional-type(operands, results)"
+    )
+
+    def __init__(
+        self, sequence: SSAValue, token: SSAValue, position: SSAValue, stop: Sequence[int] = ()
+    ):
+        super().__init__(
+            operands=[sequence, token, position],
+            properties={"stop": DenseArrayBase.from_list(i64, stop)},
+            result_types=[sequence.type],
+        )
+
+
+@irdl_op_definition
+class ArgmaxPartialOp(IRDLOperation):
+    """Largest element of each chunk of the last dimension, and its index in the whole.
+
+    x: [.., V]; results: value f32 [.., S], index i64 [.., S], where S = ceil(V / chunk). A tile of it has x cut to its chunks;
+    `origin` (tensor<1xi64>) is the number of its first chunk.
+    """
+
+    name = "mpk_tensor.argmax_partial"
+
+    x = operand_def(TENSOR)
+    origin = opt_operand_def(TENSOR)
+    chunk = prop_def(IntegerAttr[I64])
+    value = result_def(TENSOR)
+    index = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "`chunk` $chunk $x (`origin` $origin^)? attr-dict `:` functional-type(operands, results)"
+    )
+
+    def __init__(self, x: SSAValue, chunk: int, origin: SSAValue | None = None):
+        shape = [*shape_of(x)[:-1], -(-shape_of(x)[-1] // chunk)]
+        super().__init__(
+            operands=[x, origin],
+            properties={"chunk": IntegerAttr(chunk, i64)},
+            result_types=[TensorType(f32, shape), TensorType(i64, shape)],
+        )
+
+    def verify_(self) -> None:
+        shape = (*shape_of(self.x)[:-1], -(-shape_of(self.x)[-1] // self.chunk.value.data))
+        if shape_of(self.value) != shape or shape_of(self.index) != shape:
+            raise VerifyException(f"chunks of {self.chunk.value.data} of {self.x.type}")
+
+
+@irdl_op_definition
+class ArgmaxMergeOp(IRDLOperation):
+    """Joins partial argmaxes (lowest index of equals) and, given a sequence, appends the token to it.
+
+    value: f32 [.., S]; index: i64 [.., S]; result: i64 [..]. With `sequence` and `position`, the second result is the sequence
+    after `sequence_append`.
+    """
+
+    name = "mpk_tensor.argmax_merge"
+
+    value = operand_def(TENSOR)
+    index = operand_def(TENSOR)
+    sequence = opt_operand_def(TENSOR)
+    position = opt_operand_def(TENSOR)
+    stop = prop_def(DenseArrayBase.constr(i64), default_value=DenseArrayBase.from_list(i64, []))
+    result = result_def(TENSOR)
+    sequence_result = opt_result_def(TENSOR)
+
+    irdl_options = (
+        AttrSizedOperandSegments(as_property=True),
+        AttrSizedResultSegments(as_property=True),
+    )
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "$value `,` $index `:` type($value) `,` type($index) `to` type($result) "
+        "(`append` $sequence^ `at` $position `:` type($sequence) `,` type($position) "
+        "`to` type($sequence_result))? (`stop` $stop^)? attr-dict"
+    )
+
+    def __init__(
+        self,
+        value: SSAValue,
+        index: SSAValue,
+        sequence: SSAValue | None = None,
+        position: SSAValue | None = None,
+        stop: Sequence[int] = (),
+    ):
+        super().__init__(
+            operands=[value, index, sequence, position],
+            properties={"stop": DenseArrayBase.from_list(i64, stop)},
+            result_types=[
+                TensorType(i64, shape_of(value)[:-1]),
+                None if sequence is None else sequence.type,
+            ],
+        )
+
+    def verify_(self) -> None:
+        if shape_of(self.value) != shape_of(self.index) or element_type_of(self.index) != i64:
+            raise VerifyException(f"cannot merge {self.value.type} and {self.index.type}")
+        given = (self.sequence, self.position, self.sequence_result)
+        if len({value is None for value in given}) != 1:
+            raise VerifyException("sequence, position and the sequence's result go together")
+
+
+OPS = (SequenceReadOp, SequenceAppendOp, ArgmaxPartialOp, ArgmaxMergeOp)
+__all__ = [op.__name__ for op in OPS]
