@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from xdsl.dialects.builtin import I64, DenseArrayBase, IntegerAttr, TensorType, i64
+from xdsl.interfaces import HasCanonicalizationPatternsInterface
 from xdsl.ir import SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -16,6 +17,7 @@ from xdsl.irdl import (
     traits_def,
     var_operand_def,
 )
+from xdsl.pattern_rewriter import RewritePattern
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
@@ -23,7 +25,7 @@ from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
 
 @irdl_op_definition
-class ReshapeOp(IRDLOperation):
+class ReshapeOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """The same elements in row-major order under another shape (view, unsqueeze, squeeze, flatten)."""
 
     name = "mpk_tensor.reshape"
@@ -40,6 +42,12 @@ class ReshapeOp(IRDLOperation):
             operands=[source], result_types=[TensorType(element_type_of(source), shape)]
         )
 
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import views
+
+        return views.RESHAPE
+
     def verify_(self) -> None:
         if prod(shape_of(self.source)) != prod(shape_of(self.result)):
             raise VerifyException(
@@ -48,7 +56,7 @@ class ReshapeOp(IRDLOperation):
 
 
 @irdl_op_definition
-class TransposeOp(IRDLOperation):
+class TransposeOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """`result` dimension d is `source` dimension permutation[d]."""
 
     name = "mpk_tensor.transpose"
@@ -69,6 +77,12 @@ class TransposeOp(IRDLOperation):
             result_types=[TensorType(element_type_of(source), [shape[p] for p in permutation])],
         )
 
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import views
+
+        return views.TRANSPOSE
+
     def verify_(self) -> None:
         permutation = self.permutation.get_values()
         shape = shape_of(self.source)
@@ -79,7 +93,7 @@ class TransposeOp(IRDLOperation):
 
 
 @irdl_op_definition
-class SliceOp(IRDLOperation):
+class SliceOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """`result[.., i, ..] = source[.., start + i * step, ..]` along `dim`."""
 
     name = "mpk_tensor.slice"
@@ -110,6 +124,12 @@ class SliceOp(IRDLOperation):
             result_types=[TensorType(element_type_of(source), shape)],
         )
 
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import views
+
+        return views.SLICE
+
     def verify_(self) -> None:
         shape, result = list(shape_of(self.source)), list(shape_of(self.result))
         dim = self.dim.value.data
@@ -123,7 +143,7 @@ class SliceOp(IRDLOperation):
 
 
 @irdl_op_definition
-class BroadcastOp(IRDLOperation):
+class BroadcastOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """NumPy's broadcast of `source` to a larger shape (expand)."""
 
     name = "mpk_tensor.broadcast"
@@ -140,6 +160,12 @@ class BroadcastOp(IRDLOperation):
             operands=[source], result_types=[TensorType(element_type_of(source), shape)]
         )
 
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import views
+
+        return views.BROADCAST
+
     def verify_(self) -> None:
         source, result = shape_of(self.source), shape_of(self.result)
         tail = result[len(result) - len(source) :]
@@ -150,7 +176,7 @@ class BroadcastOp(IRDLOperation):
 
 
 @irdl_op_definition
-class ConcatOp(IRDLOperation):
+class ConcatOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """Sources one after another along `dim`."""
 
     name = "mpk_tensor.concat"
@@ -171,6 +197,12 @@ class ConcatOp(IRDLOperation):
             properties={"dim": IntegerAttr(dim, i64)},
             result_types=[TensorType(element_type_of(sources[0]), shape)],
         )
+
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import views
+
+        return views.CONCAT
 
     def verify_(self) -> None:
         if not self.sources:
