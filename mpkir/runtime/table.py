@@ -1,0 +1,269 @@
+"""The table of a compiled program: which worker runs which task when, as four int32 arrays.
+
+    tasks    [n, 8]   family, index, wait_event, wait_arrivals, wait_lag,
+                      signal_event, signal_amount, 0
+    workers  [w + 1]  worker k runs tasks[workers[k] : workers[k + 1]] in this order
+    families [f, 16]  body, grid_size, stream_rows, stream_weights, buffer ids x 12 (padded with -1)
+    events   [e]      arrivals per step
+
+A wait or signal of -1 means none. The kernel reads the arrays as they are (see docs/table.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mpkir.errors import MpkirError
+
+Ints: TypeAlias = npt.NDArray[np.int32]
+
+ARRAYS = ("tasks", "workers", "families", "events")
+FIRST_OPERAND = 4
+MAX_OPERANDS = 12
+_COMPILE_AGAIN = "the artifact is damaged or was edited by hand: compile it again"
+
+
+class TaskField(IntEnum):
+    """The columns of `Table.tasks`."""
+
+    FAMILY = 0
+    INDEX = 1
+    WAIT_EVENT = 2
+    WAIT_ARRIVALS = 3
+    WAIT_LAG = 4
+    SIGNAL_EVENT = 5
+    SIGNAL_AMOUNT = 6
+    RESERVED = 7
+
+
+class FamilyField(IntEnum):
+    """The first columns of `Table.families`; buffer ids follow from FIRST_OPERAND on."""
+
+    BODY = 0
+    GRID_SIZE = 1
+    STREAM_ROWS = 2
+    STREAM_WEIGHTS = 3
+
+
+@dataclass(frozen=True)
+class TableNames:
+    """What the ids in a table stand for; an id is a position in one of these tuples."""
+
+    buffers: tuple[str, ...]
+    bodies: tuple[str, ...]
+    families: tuple[str, ...]
+    events: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The four arrays and the names of their ids; equal if all of that is equal."""
+
+    tasks: Ints
+    workers: Ints
+    families: Ints
+    events: Ints
+    names: TableNames
+
+    @property
+    def worker_count(self) -> int:
+        return len(self.workers) - 1
+
+    @property
+    def task_count(self) -> int:
+        return len(self.tasks)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Table):
+            return NotImplemented
+        return self.names == other.names and all(
+            np.array_equal(getattr(self, name), getattr(other, name)) for name in ARRAYS
+        )
+
+    def task_label(self, task: int) -> str:
+        """Name task number `task` for a message, e.g. "l3.gate_up[5]"."""
+        row = self.tasks[task]
+        return f"{self.names.families[row[TaskField.FAMILY]]}[{row[TaskField.INDEX]}]"
+
+    def operands(self, family: int) -> tuple[int, ...]:
+        """Buffer ids of a family: what its body reads, then what it writes."""
+        return tuple(int(b) for b in self.families[family, FIRST_OPERAND:] if b >= 0)
+
+    def validate(self) -> None:
+        """Raise MpkirError unless the arrays are whole and agree with each other and the names."""
+        self._check_shapes()
+        self._check_names()
+        self._check_workers()
+        self._check_families()
+        self._check_tasks()
+        self._check_events()
+
+    def save(self, folder: Path) -> None:
+        """Write tasks.npy, workers.npy, families.npy and events.npy; the names are not written."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ARRAYS:
+            np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
+
+    @staticmethod
+    def load(folder: Path, names: TableNames) -> Table:
+        """Read what `save` wrote and validate it against `names`."""
+        arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
+        table = Table(**arrays, names=names)
+        table.validate()
+        return table
+
+    def _check_shapes(self) -> None:
+        wanted = {"tasks": (None, 8), "workers": (None,), "families": (None, 16), "events": (None,)}
+        for name, shape in wanted.items():
+            array: npt.NDArray[np.generic] = getattr(self, name)
+            if array.dtype != np.int32 or not array.flags.c_contiguous:
+                _refuse(f"table array '{name}' is {array.dtype}, expected contiguous int32")
+            if array.ndim != len(shape) or any(
+                want is not None and have != want
+                for have, want in zip(array.shape, shape, strict=False)
+            ):
+                text = ", ".join("n" if want is None else str(want) for want in shape)
+                _refuse(f"table array '{name}' has shape {list(array.shape)}, expected [{text}]")
+
+    def _check_names(self) -> None:
+        for kind, count in (("families", len(self.families)), ("events", len(self.events))):
+            names: tuple[str, ...] = getattr(self.names, kind)
+            if len(names) != count:
+                _refuse(f"the table has {count} {kind}, but {len(names)} names for them")
+        for kind in ("buffers", "bodies", "families", "events"):
+            names = getattr(self.names, kind)
+            if len(set(names)) != len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                _refuse(f"two {kind} are named {twice!r}")
+
+    def _check_workers(self) -> None:
+        offsets = self.workers
+        if len(offsets) < 2:
+            _refuse("the table has no worker")
+        if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
+            _refuse("the worker offsets do not start at 0 and rise")
+        if offsets[-1] != len(self.tasks):
+            _refuse(f"the workers run {offsets[-1]} tasks, but the table has {len(self.tasks)}")
+
+    def _check_families(self) -> None:
+        families = self.families
+        _in_range(families[:, FamilyField.BODY], 0, len(self.names.bodies), "family", "body")
+        _in_range(families[:, FamilyField.GRID_SIZE], 1, None, "family", "grid size")
+        _in_range(families[:, FamilyField.STREAM_ROWS], 0, None, "family", "stream rows")
+        _in_range(families[:, FamilyField.STREAM_WEIGHTS], 0, None, "family", "stream weights")
+        operands = families[:, FIRST_OPERAND:]
+        _in_range(operands, -1, len(self.names.buffers), "family", "operand buffer")
+        gap = np.argwhere((operands[:, :-1] < 0) & (operands[:, 1:] >= 0))
+        if len(gap):
+            _refuse(f"family {gap[0, 0]} has a buffer after its last operand")
+
+    def _check_tasks(self) -> None:
+        tasks, f = self.tasks, TaskField
+        _in_range(tasks[:, f.FAMILY], 0, len(self.families), "task", "family")
+        sizes = self.families[:, FamilyField.GRID_SIZE].astype(np.int64)
+        outside = (tasks[:, f.INDEX] < 0) | (tasks[:, f.INDEX] >= sizes[tasks[:, f.FAMILY]])
+        if outside.any():
+            at = int(outside.argmax())
+            size = sizes[tasks[at, f.FAMILY]]
+            _refuse(f"task {at} is {self.task_label(at)}, but that grid has {size} tasks")
+        site = (np.cumsum(sizes) - sizes)[tasks[:, f.FAMILY]] + tasks[:, f.INDEX]
+        order = np.argsort(site, kind="stable")
+        same = np.flatnonzero(np.diff(site[order]) == 0)
+        if len(same):
+            _refuse(f"{self.task_label(int(order[same[0]]))} is in the table twice")
+        if len(tasks) != sizes.sum():
+            _refuse(f"the table has {len(tasks)} tasks, but its grids have {sizes.sum()}")
+        if tasks[:, f.RESERVED].any():
+            _refuse("the last column of a task is not 0")
+
+    def _check_events(self) -> None:
+        tasks, f, events = self.tasks, TaskField, self.events
+        _in_range(events, 1, None, "event", "arrivals per step")
+        for what, column in (("wait", f.WAIT_EVENT), ("signal", f.SIGNAL_EVENT)):
+            _in_range(tasks[:, column], -1, len(events), "task", f"{what} event")
+
+        waits = tasks[:, f.WAIT_EVENT] >= 0
+        if tasks[~waits, f.WAIT_ARRIVALS].any() or tasks[~waits, f.WAIT_LAG].any():
+            _refuse("a task that waits for no event has a number of arrivals or a lag")
+        wanted = tasks[waits, f.WAIT_ARRIVALS]
+        arrivals = events[tasks[waits, f.WAIT_EVENT]]
+        if np.any(wanted != arrivals):
+            at = int((wanted != arrivals).argmax())
+            task = int(np.flatnonzero(waits)[at])
+            _refuse(
+                f"{self.task_label(task)} waits for {wanted[at]} arrivals of event "
+                f"{self.names.events[tasks[task, f.WAIT_EVENT]]!r}, which has {arrivals[at]} a step"
+            )
+        _in_range(tasks[:, f.WAIT_LAG], 0, 2, "task", "wait lag")
+
+        signals = tasks[:, f.SIGNAL_EVENT] >= 0
+        if tasks[~signals, f.SIGNAL_AMOUNT].any():
+            _refuse("a task that signals no event has an amount")
+        _in_range(tasks[signals, f.SIGNAL_AMOUNT], 1, None, "signal", "amount")
+        raised = np.zeros(len(events), np.int64)
+        np.add.at(raised, tasks[signals, f.SIGNAL_EVENT], tasks[signals, f.SIGNAL_AMOUNT])
+        if np.any(raised != events):
+            at = int((raised != events).argmax())
+            _refuse(
+                f"event {self.names.events[at]!r} has {events[at]} arrivals a step, "
+                f"but its tasks signal {raised[at]}"
+            )
+
+
+def build_table(
+    worker_tasks: Sequence[Sequence[Sequence[int]]],
+    families: Sequence[Sequence[int]],
+    events: Sequence[int],
+    names: TableNames,
+) -> Table:
+    """Pack lists into a validated table.
+
+    worker_tasks  per worker, in order, rows of `Table.tasks`
+    families      rows of `Table.families`; the buffer ids need no padding
+    events        arrivals per step
+    """
+    rows = [row for tasks in worker_tasks for row in tasks]
+    width = FIRST_OPERAND + MAX_OPERANDS
+    padded = [[*family, *[-1] * (width - len(family))] for family in families]
+    table = Table(
+        tasks=np.array(rows, np.int32).reshape(len(rows), len(TaskField)),
+        workers=np.cumsum([0, *map(len, worker_tasks)], dtype=np.int32),
+        families=np.array(padded, np.int32).reshape(len(families), width),
+        events=np.array(events, np.int32),
+        names=names,
+    )
+    table.validate()
+    return table
+
+
+def _load_array(path: Path) -> Ints:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise MpkirError(
+            "this part of the table is missing", where=str(path), hint=_COMPILE_AGAIN
+        ) from None
+    except (ValueError, EOFError, OSError) as error:
+        raise MpkirError(
+            f"this part of the table cannot be read ({error})", where=str(path), hint=_COMPILE_AGAIN
+        ) from error
+
+
+def _in_range(values: Ints, low: int, end: int | None, owner: str, what: str) -> None:
+    """Refuse the first of `values` (one row per owner) that is not in [low, end)."""
+    bad = values < low if end is None else (values < low) | (values >= end)
+    if bad.any():
+        at = np.argwhere(bad)[0]
+        limit = f"at least {low}" if end is None else f"in [{low}, {end})"
+        _refuse(f"{owner} {at[0]} has {what} {values[tuple(at)]}, expected {limit}")
+
+
+def _refuse(what: str) -> None:
+    raise MpkirError(what, where="table", hint=_COMPILE_AGAIN)
