@@ -1,1 +1,1 @@
-"""Canonicalization patterns, one file for each family of operators; operators import them when asked."""
+"""Canonicalization patterns, a file for each family of operators; operators import them lazily."""

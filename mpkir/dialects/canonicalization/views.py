@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from math import prod
 
-from xdsl.dialects.builtin import TensorType
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import SSAValue
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
 from mpkir.dialects.tensor.program import FullOp, IotaOp, shape_of
@@ -19,11 +18,6 @@ from mpkir.dialects.tensor.views import (
     SliceOp,
     TransposeOp,
 )
-
-
-def _like(source: SSAValue, shape: tuple[int, ...]) -> TensorType[Attribute]:
-    assert isinstance(source.type, TensorType)
-    return TensorType(source.type.get_element_type(), shape)
 
 
 class DropIdentityView(RewritePattern):
@@ -75,7 +69,8 @@ class MergeTransposes(RewritePattern):
 
 
 class TransposeOfUnitDims(RewritePattern):
-    """A transpose that moves only dimensions of size 1 is a reshape: no element changes its place."""
+    """A transpose that moves only dimensions of size 1 is a reshape: no element changes its
+    place."""
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: TransposeOp, rewriter: PatternRewriter, /) -> None:

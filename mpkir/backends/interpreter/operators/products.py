@@ -1,0 +1,53 @@
+"""Kernels of products: fp32 accumulation, one rounding at the result."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpkir.backends.interpreter.kernels import Kernel, Scalars, block_kernel, builder
+from mpkir.backends.interpreter.values import Array, rounding_to
+from mpkir.dialects import tensor as t
+
+
+@builder(t.LinearOp)
+def _linear(op: t.LinearOp) -> Kernel:
+    prologue = None if op.prologue is None else block_kernel(op.prologue.block)
+    epilogue = None if op.epilogue is None else block_kernel(op.epilogue.block)
+    weights = len(op.weights)
+    first_epilogue_arg = 1 + weights + len(op.prologue_args)
+    shape, columns = t.shape_of(op.result), t.shape_of(op.x)[-1]
+    to_type = rounding_to(t.element_type_of(op.result))
+
+    def run(scalars: Scalars, x: Array, *rest: Array) -> tuple[Array, ...]:
+        if prologue is not None:
+            (x,) = prologue(scalars, (x, *rest[weights : first_epilogue_arg - 1]))
+        rows = x.reshape(-1, columns)
+        sums = [(rows @ w.T).reshape(shape) for w in rest[:weights]]
+        if epilogue is None:
+            return (to_type(sums[0]),)
+        (y,) = epilogue(scalars, (*sums, *rest[first_epilogue_arg - 1 :]))
+        return (np.broadcast_to(y, shape),)
+
+    return run
+
+
+@builder(t.MatmulOp)
+def _matmul(op: t.MatmulOp) -> Kernel:
+    to_type = rounding_to(t.element_type_of(op.result))
+    return lambda _, a, b: (to_type(a @ b),)
+
+
+@builder(t.EmbeddingOp)
+def _embedding(op: t.EmbeddingOp) -> Kernel:
+    shape, last = t.shape_of(op.result), t.shape_of(op.table)[0] - 1
+
+    def run(_: Scalars, table: Array, ids: Array, position: Array | None = None):
+        chosen = ids if position is None else ids.reshape(-1)[position]
+        return (table[np.clip(chosen, 0, last)].reshape(shape),)
+
+    return run
+
+
+@builder(t.ArgmaxOp)
+def _argmax(op: t.ArgmaxOp) -> Kernel:
+    return lambda _, x: (np.argmax(x, axis=-1),)

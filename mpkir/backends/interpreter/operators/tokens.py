@@ -1,0 +1,80 @@
+"""Kernels of the generation loop: the token sequence and the two halves of argmax."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mpkir.backends.interpreter.kernels import Kernel, Scalars, builder
+from mpkir.backends.interpreter.values import Array
+from mpkir.dialects import tensor as t
+from mpkir.errors import MpkirError
+
+_UNKNOWN = -1
+
+
+def _append(
+    scalars: Scalars, sequence: Array, token: Array, position: Array, stop: frozenset[int]
+) -> Array:
+    """The sequence with `token`'s last element after the step's last, if that place is unknown."""
+    place, chosen = int(position[-1]) + 1, int(token.reshape(-1)[-1])
+    if place >= len(sequence):
+        raise MpkirError(f"position {place - 1} is outside a sequence for {len(sequence) - 1}")
+    if sequence[place] != _UNKNOWN:
+        return sequence
+    scalars.stop = scalars.stop or chosen in stop
+    result = sequence.copy()
+    result[place] = chosen
+    return result
+
+
+@builder(t.SequenceReadOp)
+def _sequence_read(op: t.SequenceReadOp) -> Kernel:
+    return lambda _, sequence, position: (sequence[position][np.newaxis],)
+
+
+@builder(t.SequenceAppendOp)
+def _sequence_append(op: t.SequenceAppendOp) -> Kernel:
+    stop = frozenset(op.stop.get_values())
+    return lambda scalars, sequence, token, position: (
+        _append(scalars, sequence, token, position, stop),
+    )
+
+
+@builder(t.ArgmaxPartialOp)
+def _argmax_partial(op: t.ArgmaxPartialOp) -> Kernel:
+    chunk = op.chunk.value.data
+    *rows, size = t.shape_of(op.x)
+    chunks = -(-size // chunk)
+    padding = [(0, 0)] * len(rows) + [(0, chunks * chunk - size)]
+
+    def run(_: Scalars, x: Array, origin: Array | None = None) -> tuple[Array, ...]:
+        if chunks * chunk != size:
+            x = np.pad(x, padding, constant_values=-np.inf)
+        x = x.reshape(*rows, chunks, chunk)
+        local = np.argmax(x, axis=-1)
+        value = np.take_along_axis(x, local[..., np.newaxis], axis=-1)[..., 0]
+        first = 0 if origin is None else int(origin[0])
+        return value, local + (first + np.arange(chunks)) * chunk
+
+    return run
+
+
+@builder(t.ArgmaxMergeOp)
+def _argmax_merge(op: t.ArgmaxMergeOp) -> Kernel:
+    stop = frozenset(op.stop.get_values())
+
+    def run(
+        scalars: Scalars,
+        value: Array,
+        index: Array,
+        sequence: Array | None = None,
+        position: Array | None = None,
+    ) -> tuple[Array, ...]:
+        # Chunks are in ascending order of index: the first of equal values has the lowest index.
+        best = np.argmax(value, axis=-1)[..., np.newaxis]
+        token = np.take_along_axis(index, best, axis=-1)[..., 0]
+        if sequence is None or position is None:
+            return (token,)
+        return token, _append(scalars, sequence, token, position, stop)
+
+    return run
