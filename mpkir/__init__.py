@@ -13,12 +13,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mpkir.errors import MpkirError
+from mpkir.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from mpkir.pipeline import LanguageModel, compile
     from mpkir.runtime.program import load
 
-__version__ = "0.1.0"
+
 __all__ = ["LanguageModel", "MpkirError", "__version__", "compile", "load"]
 
 _HOME = {

@@ -16,6 +16,7 @@ TOP = {"pipeline", "universe", "__init__"}
 # package or module of mpkir -> what it may import of mpkir (any module under these) besides itself
 MAY_IMPORT = {
     "errors": set[str](),
+    "version": set[str](),
     "machine": {"errors"},
     "dialects": {"errors", "machine"},
     "analysis": {"errors", "machine", "dialects"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
         "runtime.table_text",
         "runtime.manifest",
     },
-    "runtime": {"errors"},
+    "runtime": {"errors", "version"},
 }
 COMPILER_ONLY = {"xdsl", "transformers", "ml_dtypes"}
 """Not to be imported by the runtime, so that an artifact runs where they are not installed."""

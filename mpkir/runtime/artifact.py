@@ -1,0 +1,225 @@
+"""An artifact: the directory that holds a compiled program (docs/artifact.md lists its files)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.manifest import MANIFEST, FileRecord, Manifest
+from mpkir.runtime.table import Table
+from mpkir.runtime.table_text import disassemble
+from mpkir.runtime.weights import TensorFiles, check_record, record_of, write_tensors
+
+TABLE = "table"
+TABLE_TEXT = "table.mpkt"
+CONSTANTS = "constants.safetensors"
+WEIGHTS = "weights.safetensors"
+
+_COMPILE_AGAIN = "compile the model again"
+_FETCH_AGAIN = "restore that file, or compile the model again with the weights as they are now"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checked artifact directory."""
+
+    path: Path
+    manifest: Manifest
+    table: Table
+
+    @property
+    def source_path(self) -> Path:
+        return self.path / self.manifest.source
+
+    @property
+    def binary_path(self) -> Path:
+        return self.path / self.manifest.binary
+
+    def constants(self) -> TensorFiles:
+        """The small tensors kept in the artifact, by name."""
+        return TensorFiles([self.path / CONSTANTS])
+
+    def weights(self) -> TensorFiles:
+        """The weights that the artifact holds or refers to, by name; none if it has none."""
+        return TensorFiles(self.path / name for name in self.manifest.weight_files)
+
+
+def write_artifact(
+    path: str | Path,
+    manifest: Manifest,
+    table: Table,
+    *,
+    source: str,
+    binary: bytes,
+    constants: Mapping[str, torch.Tensor] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    weight_files: Iterable[str | Path] = (),
+) -> Artifact:
+    """Write a directory at `path`, whole or not at all, in place of an older artifact there.
+
+    manifest      everything but the file records, which are filled in here
+    constants     for the buffers of kind constant, by `source`
+    weights       to be stored in the artifact, by `source`
+    weight_files  safetensors files to refer to instead; with neither, whoever loads the artifact
+                  hands the weights over
+
+    Raises MpkirError if the parts do not fit each other or `path` holds something else.
+    """
+    path = Path(os.path.abspath(path))
+    _check_replaceable(path)
+    _check_parts(manifest, table, constants or {})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        _write_text(draft / manifest.source, source)
+        (draft / manifest.binary).write_bytes(binary)
+        table.save(draft / TABLE)
+        _write_text(draft / TABLE_TEXT, disassemble(table))
+        write_tensors(draft / CONSTANTS, constants or {})
+        manifest = dataclasses.replace(
+            manifest,
+            files={
+                file.relative_to(draft).as_posix(): record_of(file)
+                for file in sorted(draft.rglob("*"))
+                if file.is_file()
+            },
+            weight_files=_record_weights(draft, weights, weight_files),
+        )
+        _write_text(draft / MANIFEST, manifest.to_json())
+        draft.chmod(0o755)
+        _move_into_place(draft, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return Artifact(path, manifest, table)
+
+
+def load_artifact(path: str | Path) -> Artifact:
+    """Read and check an artifact: its manifest, each file's hash, and the table.
+
+    The weights are checked too. Raises MpkirError at the first thing that is not as it was written.
+    """
+    path = Path(os.path.abspath(path))
+    manifest = read_manifest(path)
+    for name, record in manifest.files.items():
+        check_record(_inside(path, name), record, _COMPILE_AGAIN)
+    for name in (manifest.source, manifest.binary, TABLE_TEXT, CONSTANTS):
+        if name not in manifest.files:
+            raise MpkirError(
+                f"it lists no file {name!r}", where=str(path / MANIFEST), hint=_COMPILE_AGAIN
+            )
+    for name, record in manifest.weight_files.items():
+        check_record(path / name, record, _FETCH_AGAIN)
+    table = Table.load(path / TABLE, manifest.names)
+    if table.worker_count != manifest.target.workers:
+        raise MpkirError(
+            f"the table is for {table.worker_count} workers, the manifest for "
+            f"{manifest.target.workers}",
+            where=str(path),
+            hint=_COMPILE_AGAIN,
+        )
+    return Artifact(path, manifest, table)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of the artifact at `path` without looking at the other files."""
+    file = path / MANIFEST
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"no {MANIFEST} here" if path.is_dir() else "there is no such directory"
+        raise MpkirError(
+            what, where=str(path), hint="give the directory that `mpk compile` wrote"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MpkirError(f"the file cannot be read ({error})", where=str(file)) from error
+    return Manifest.from_json(text, str(file))
+
+
+def _check_replaceable(path: Path) -> None:
+    """Only nothing, an empty directory, or an artifact of any version may be replaced."""
+    if not os.path.lexists(path):
+        return
+    if path.is_dir() and not path.is_symlink():
+        if not any(path.iterdir()):
+            return
+        try:
+            if '"mpkir-artifact"' in (path / MANIFEST).read_text(encoding="utf-8"):
+                return
+        except (OSError, UnicodeDecodeError):
+            pass
+    raise MpkirError(
+        "this exists and is no mpkir artifact, so it is not overwritten",
+        where=str(path),
+        hint="give another output directory",
+    )
+
+
+def _check_parts(manifest: Manifest, table: Table, constants: Mapping[str, torch.Tensor]) -> None:
+    manifest.validate()
+    table.validate()
+    if table.names != manifest.names:
+        raise MpkirError("the names in the table are not those in the manifest")
+    if table.worker_count != manifest.target.workers:
+        raise MpkirError("the table and the manifest have different numbers of workers")
+    wanted = {buffer.source for buffer in manifest.buffers if buffer.kind == "constant"}
+    if missing := wanted - constants.keys():
+        raise MpkirError(f"constant {min(map(str, missing))!r} has no value")
+
+
+def _record_weights(
+    draft: Path,
+    weights: Mapping[str, torch.Tensor] | None,
+    weight_files: Iterable[str | Path],
+) -> dict[str, FileRecord]:
+    records = {os.path.abspath(file): record_of(Path(file)) for file in weight_files}
+    if weights is not None:
+        write_tensors(draft / WEIGHTS, weights)
+        records[WEIGHTS] = record_of(draft / WEIGHTS)
+    return records
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _move_into_place(draft: Path, path: Path) -> None:
+    if not path.exists():
+        draft.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / "old"
+    path.rename(old)
+    try:
+        draft.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    finally:
+        shutil.rmtree(old.parent, ignore_errors=True)
+
+
+def _inside(path: Path, name: str) -> Path:
+    file = path / name
+    if not file.resolve().is_relative_to(path.resolve()):
+        raise MpkirError(f"file {name!r} is outside the artifact", where=str(path / MANIFEST))
+    return file
+
+
+def _cannot_write(path: Path, error: OSError) -> MpkirError:
+    return MpkirError(
+        f"the artifact cannot be written ({error.strerror})",
+        where=str(path),
+        hint="give another output directory or make room",
+    )

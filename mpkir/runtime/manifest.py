@@ -1,0 +1,208 @@
+"""What an artifact says about itself: manifest.json as dataclasses (see docs/artifact.md)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.json_records import decode, encode
+from mpkir.runtime.table import TableNames
+from mpkir.version import VERSION
+
+FORMAT = "mpkir-artifact"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+BufferKind: TypeAlias = Literal["weight", "constant", "state", "input", "output", "scratch"]
+
+DTYPE_BYTES = {
+    "bf16": 2,
+    "f16": 2,
+    "f32": 4,
+    "f64": 8,
+    "i1": 1,
+    "i8": 1,
+    "ui8": 1,
+    "i16": 2,
+    "i32": 4,
+    "i64": 8,
+}
+"""Element types of buffers by their IR names, with the bytes of one element."""
+
+_CUDA_ARCH = re.compile(r"sm_\d{2,3}[af]?")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the binary runs on.
+
+    arch      cpu: the machine as `uname -m` says it; cuda: "sm_90a", "sm_80"
+    features  cpu flags that the code may use
+    workers   threads, or CTAs that must all be resident at once
+    threads   of one worker; shared_bytes: dynamic shared memory of one worker (cuda)
+    """
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    arch: str
+    workers: int
+    features: tuple[str, ...] = ()
+    threads: int = 1
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One contiguous row-major allocation; its id in the table is its place in the manifest.
+
+    kind     weight: a parameter, found by name at load; constant: a small tensor kept in the
+             artifact; state: lives on between steps; input, output; scratch: an activation
+    source   name of the tensor that fills a weight or constant
+    initial  what fills a state at first and after a reset; None is 0
+    """
+
+    name: str
+    kind: BufferKind
+    dtype: str
+    shape: tuple[int, ...]
+    source: str | None = None
+    initial: int | float | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How to call the program like the module it was made from, by buffer names.
+
+    in_tree, out_tree  torch pytree specs of (args, kwargs) and of the result, as torch writes them
+                       in JSON; None: tensors by position, and one tensor or a tuple
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    in_tree: str | None = None
+    out_tree: str | None = None
+
+
+@dataclass(frozen=True)
+class LanguageRoles:
+    """Which buffers make the program a language model.
+
+    tokens    state i64[capacity + 1]: prompt and generated ids, -1 where not known yet
+    logits    f32 output of the last token of a step
+    """
+
+    tokens: str
+    logits: str
+    capacity: int
+    vocabulary: int
+    stop_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Content of a file when the artifact was written."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a loader needs besides the files themselves.
+
+    bodies, families, events  names in the order of their ids in the table
+    tokens_per_step           by how much `position` rises from step to step
+    source, binary            file names in the artifact
+    info                      free remarks of the compiler, e.g. bytes read in one step
+    files                     each other file of the artifact; filled in by `write_artifact`
+    weight_files              safetensors with the weights: relative to the artifact or absolute;
+                              empty: whoever loads the artifact hands them over
+    """
+
+    target: Target
+    buffers: tuple[Buffer, ...]
+    bodies: tuple[str, ...]
+    families: tuple[str, ...]
+    events: tuple[str, ...]
+    source: str
+    binary: str
+    tokens_per_step: int = 1
+    signature: Signature | None = None
+    language: LanguageRoles | None = None
+    info: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])
+    files: dict[str, FileRecord] = field(default_factory=dict[str, FileRecord])
+    weight_files: dict[str, FileRecord] = field(default_factory=dict[str, FileRecord])
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+    mpkir_version: str = VERSION
+
+    @property
+    def names(self) -> TableNames:
+        """The names that the table's ids stand for."""
+        buffers = tuple(buffer.name for buffer in self.buffers)
+        return TableNames(buffers, self.bodies, self.families, self.events)
+
+    def to_json(self) -> str:
+        return json.dumps(encode(self), indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str, where: str) -> Manifest:
+        """Read a manifest. Raises MpkirError for another format, a newer version, or a misfit.
+
+        where: its file name, for messages
+        """
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise MpkirError(f"this is not JSON ({error})", where=where) from error
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise MpkirError("this is not the manifest of an mpkir artifact", where=where)
+        version = value.get("format_version")
+        if version != FORMAT_VERSION:
+            raise MpkirError(
+                f"the artifact has format version {version} (written by mpkir "
+                f"{value.get('mpkir_version')}), this mpkir {VERSION} reads {FORMAT_VERSION}",
+                where=where,
+                hint="load it with that mpkir, or compile the model again with this one",
+            )
+        manifest = decode(Manifest, value, where)
+        manifest.validate(where)
+        return manifest
+
+    def validate(self, where: str = MANIFEST) -> None:
+        """Raise MpkirError unless all parts fit each other."""
+        for buffer in self.buffers:
+            _check_buffer(buffer, f"{where}: buffer {buffer.name!r}")
+        names = {buffer.name for buffer in self.buffers}
+        for role, name in self._named_roles():
+            if name not in names:
+                raise MpkirError(f"{role} is {name!r}, but no buffer has this name", where=where)
+        if self.target.kind == "cuda" and not _CUDA_ARCH.fullmatch(self.target.arch):
+            raise MpkirError(f"{self.target.arch!r} is no GPU architecture", where=where)
+        if self.tokens_per_step < 1 or self.target.workers < 1:
+            raise MpkirError("tokens_per_step and workers must be at least 1", where=where)
+
+    def _named_roles(self) -> list[tuple[str, str]]:
+        roles: list[tuple[str, str]] = []
+        if self.signature is not None:
+            roles += [("an input", name) for name in self.signature.inputs]
+            roles += [("an output", name) for name in self.signature.outputs]
+        if self.language is not None:
+            roles += [("'tokens'", self.language.tokens), ("'logits'", self.language.logits)]
+        return roles
+
+
+def _check_buffer(buffer: Buffer, where: str) -> None:
+    if buffer.dtype not in DTYPE_BYTES:
+        raise MpkirError(
+            f"unknown dtype {buffer.dtype!r}, expected one of {', '.join(DTYPE_BYTES)}", where=where
+        )
+    if any(size < 0 for size in buffer.shape):
+        raise MpkirError(f"shape {list(buffer.shape)} has a negative size", where=where)
+    if (buffer.kind in ("weight", "constant")) != (buffer.source is not None):
+        raise MpkirError("weights and constants have a source, other buffers none", where=where)
+    if buffer.initial is not None and buffer.kind != "state":
+        raise MpkirError("only a state has an initial value", where=where)

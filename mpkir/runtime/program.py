@@ -1,0 +1,178 @@
+"""A loaded program: an artifact bound to memory. Needs neither xDSL nor a compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch.utils import _pytree as pytree
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.artifact import Artifact, load_artifact
+from mpkir.runtime.buffers import allocate, bind, check_fits
+from mpkir.runtime.host import check_host
+from mpkir.runtime.manifest import Signature, Target
+from mpkir.runtime.table import Table
+
+
+class Launcher(Protocol):
+    """Runs a binary on bound memory; one for each kind of target."""
+
+    def run(self, position: int, steps: int) -> int:
+        """Run up to `steps` steps from `position` on; the number of steps done."""
+        ...
+
+
+class Program:
+    """A compiled program with its memory.
+
+    artifact  where it came from
+    weights   tensors by source name, instead of those the artifact holds or refers to; a tensor
+              on the right device is used in place, not copied
+    device    of a GPU program; None is the current one
+
+    Raises MpkirError if this machine is not the target, or a weight is missing or misfits.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        weights: Mapping[str, torch.Tensor] | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.artifact = artifact
+        self.manifest = artifact.manifest
+        self.table = artifact.table
+        self.device = _device_of(self.manifest.target, device)
+        check_host(self.manifest.target, self.device, str(artifact.path))
+        self._buffers = self._allocate(artifact.weights() if weights is None else weights)
+        self._launcher = _launcher(
+            self.manifest.target, artifact.binary_path, self.table, list(self._buffers.values())
+        )
+
+    def run(self, position: int = 0, steps: int = 1) -> int:
+        """Run up to `steps` steps, the first at token `position`, in one launch.
+
+        Returns the number of steps done, which is smaller where the program stopped by itself.
+        """
+        if position < 0 or steps < 1:
+            raise MpkirError(f"cannot run {steps} steps from position {position}")
+        language = self.manifest.language
+        end = position + steps * self.manifest.tokens_per_step
+        if language is not None and end > language.capacity:
+            raise MpkirError(
+                f"{steps} steps from position {position} end at {end}, but the program was "
+                f"compiled for {language.capacity} positions",
+                hint="run fewer steps, or compile again with a larger capacity",
+            )
+        return self._launcher.run(position, steps)
+
+    def buffer(self, name: str) -> torch.Tensor:
+        """The memory of a buffer; what is written to it is what the next run reads."""
+        if name not in self._buffers:
+            raise MpkirError(
+                f"the program has no buffer {name!r}", hint="`mpk inspect` lists the buffers"
+            )
+        return self._buffers[name]
+
+    def reset(self) -> None:
+        """Give every state (caches, token sequence) its initial value again."""
+        for buffer in self.manifest.buffers:
+            if buffer.kind == "state":
+                self._buffers[buffer.name].fill_(buffer.initial or 0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one step like the module that was compiled; the results are copies.
+
+        Raises MpkirError if the arguments differ from those it was exported with.
+        """
+        signature = self.manifest.signature
+        if signature is None:
+            raise MpkirError(
+                "this program has no call signature", hint="set its buffers and use run()"
+            )
+        specs = {buffer.name: buffer for buffer in self.manifest.buffers}
+        tensors = _flatten_arguments(signature, args, kwargs)
+        for name, tensor in zip(signature.inputs, tensors, strict=True):
+            check_fits(specs[name], tensor, f"input {name!r}")
+        for name, tensor in zip(signature.inputs, tensors, strict=True):
+            self._buffers[name].copy_(tensor)
+        self.run()
+        results = [self._buffers[name].clone() for name in signature.outputs]
+        if signature.out_tree is not None:
+            return pytree.tree_unflatten(results, pytree.treespec_loads(signature.out_tree))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _allocate(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Memory by buffer name, in the order of the buffers' ids."""
+        tensors = {"weight": weights, "constant": self.artifact.constants()}
+        if not weights and any(buffer.kind == "weight" for buffer in self.manifest.buffers):
+            raise MpkirError(
+                "the artifact holds no weights and refers to none",
+                where=str(self.artifact.path),
+                hint="hand them over: load(path, weights={name: tensor, ...})",
+            )
+        return {
+            buffer.name: bind(buffer, tensors[buffer.kind], self.device)
+            if buffer.kind in tensors
+            else allocate(buffer, self.device)
+            for buffer in self.manifest.buffers
+        }
+
+
+def load(
+    path: str | Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+    device: torch.device | str | None = None,
+) -> Program:
+    """Load an artifact directory; the arguments are those of `Program`.
+
+    Raises MpkirError if anything in it is missing, changed, or made for another machine.
+    """
+    return Program(load_artifact(path), weights, device)
+
+
+def _device_of(target: Target, device: torch.device | str | None) -> torch.device:
+    kind = torch.device(device) if device is not None else torch.device(target.kind)
+    if kind.type != target.kind:
+        raise MpkirError(
+            f"a program for {target.name} ({target.kind}) cannot run on device {str(device)!r}",
+            hint=f"compile it for {kind.type}",
+        )
+    if kind.type == "cuda" and kind.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return kind
+
+
+def _launcher(
+    target: Target, binary: Path, table: Table, buffers: Sequence[torch.Tensor]
+) -> Launcher:
+    if target.kind == "cpu":
+        from mpkir.runtime.cpu import CpuProgram
+
+        return CpuProgram(binary, table, buffers)
+    from mpkir.runtime.cuda import CudaProgram
+
+    return CudaProgram(binary, table, buffers)
+
+
+def _flatten_arguments(
+    signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[torch.Tensor]:
+    leaves, tree = pytree.tree_flatten((args, kwargs))
+    if signature.in_tree is not None and tree != pytree.treespec_loads(signature.in_tree):
+        raise MpkirError(
+            "the arguments are not arranged as in the example that was exported",
+            hint="pass the same positional and keyword arguments",
+        )
+    if len(leaves) != len(signature.inputs):
+        raise MpkirError(
+            f"found {len(leaves)} tensors, expected {len(signature.inputs)}: "
+            f"{', '.join(signature.inputs)}"
+        )
+    for name, leaf in zip(signature.inputs, leaves, strict=True):
+        if not isinstance(leaf, torch.Tensor):
+            raise MpkirError(f"input {name!r} is {type(leaf).__name__}, expected a tensor")
+    return leaves

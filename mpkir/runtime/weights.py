@@ -1,0 +1,80 @@
+"""Tensors in safetensors files: written, looked up by name, and known by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.manifest import FileRecord
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and sha256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileRecord(sha256=digest, size=path.stat().st_size)
+
+
+def check_record(path: Path, wanted: FileRecord, hint: str) -> None:
+    """Raise MpkirError unless `path` has the content it had when the artifact was written."""
+    try:
+        size = path.stat().st_size
+        if size < wanted.size:
+            what = f"the file was truncated: it has {size} bytes of {wanted.size}"
+        elif size != wanted.size or record_of(path).sha256 != wanted.sha256:
+            what = "the file has changed since the artifact was written"
+        else:
+            return
+    except FileNotFoundError:
+        what = "the file is missing"
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror})"
+    raise MpkirError(what, where=str(path), hint=hint)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file; of tensors that share memory each gets a copy."""
+    seen: set[int] = set()
+    unshared: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage()
+        # safetensors refuses to write two names for one storage.
+        if storage.data_ptr() in seen or storage.nbytes() != plain.nbytes:
+            plain = plain.clone()
+        seen.add(storage.data_ptr())
+        unshared[name] = plain
+    save_file(unshared, path)
+
+
+class TensorFiles(Mapping[str, torch.Tensor]):
+    """The tensors of several safetensors files by name, each read when it is asked for."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._file_of: dict[str, Path] = {}
+        for path in paths:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    self._file_of.update(dict.fromkeys(file.keys(), path))
+            except (SafetensorError, OSError) as error:
+                raise MpkirError(
+                    f"not a readable safetensors file ({error})",
+                    where=str(path),
+                    hint="fetch the weights again",
+                ) from error
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
+
+    def __len__(self) -> int:
+        return len(self._file_of)
