@@ -1,0 +1,23 @@
+"""From PyTorch and Hugging Face to the tensor dialect; names are imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "decode_step": "mpkir.frontend.decode",
+    "import_program": "mpkir.frontend.torch_export",
+    "model_from_config": "mpkir.frontend.huggingface",
+    "load_model": "mpkir.frontend.huggingface",
+    "register_lowering": "mpkir.frontend.aten.registry",
+    "weights_of": "mpkir.frontend.huggingface",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mpkir.frontend' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,15 @@
+"""How ATen operators become operators of the tensor dialect: one table, one file for each family."""
+
+from mpkir.frontend.aten import (
+    creation,
+    pointwise,
+    products,
+    reductions,
+    states,
+    views,
+)
+from mpkir.frontend.aten.registry import LOWERINGS, Lowering, register_lowering, tensor_type
+
+FAMILIES = (creation, pointwise, products, reductions, states, views)
+
+__all__ = ["FAMILIES", "LOWERINGS", "Lowering", "register_lowering", "tensor_type"]

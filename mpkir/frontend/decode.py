@@ -1,0 +1,174 @@
+"""A causal language model's decode step: token in, token out, caches as states.
+
+The model is any that transformers builds: it is exported with a cache of our own whose layers are plain tensors of
+fixed capacity, so that the exported graph writes rows of buffers and masks by position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.configuration_utils import get_head_shapes
+from xdsl.dialects.builtin import ModuleOp, TensorType, i64
+from xdsl.ir import SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from mpkir.dialects import tensor
+from mpkir.errors import MpkirError
+from mpkir.frontend.torch_export import import_program
+
+SEQUENCE = "tokens"
+"""The state that holds the token sequence: i64 [capacity + 1], -1 where unknown."""
+ROUND = 16
+"""Cache capacities are multiples of this, so that a cache divides into equal chunks."""
+
+
+def decode_step(
+    model: PreTrainedModel, capacity: int, tokens: int = 1, stop: Sequence[int] = ()
+) -> ModuleOp:
+    """The program of one step of a generation loop, at positions p .. p + tokens - 1.
+
+    Reads the step's tokens from the state "tokens", appends keys and values to the states "k0", "v0", .., gives
+    `output "logits"` (f32 [1, tokens, V]) and appends the most likely next token unless it is known; a token in
+    `stop` ends the loop. `capacity` (rounded up to a multiple of 16) is the longest sequence. Weight names are the
+    model's own. The model may lie on the meta device. MpkirError where it cannot be exported.
+    """
+    if capacity < 1 or not 1 <= tokens <= capacity:
+        raise MpkirError(f"a step of {tokens} tokens with capacity {capacity}")
+    capacity = -(-capacity // ROUND) * ROUND
+    step = _DecodeStep(model, capacity).eval()
+    device = next(model.parameters()).device
+    example = (
+        torch.zeros(1, tokens, dtype=torch.long, device=device),
+        torch.zeros(tokens, dtype=torch.long, device=device),
+    )
+    with _buffers_on(model, device):
+        try:
+            program = torch.export.export(step, example, strict=False)
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise MpkirError(
+                f"{model.config.model_type} cannot be exported with a static cache: {reason[0]}",
+                hint="models with one key-value cache of full length for each layer are supported",
+            ) from error
+    module = import_program(program, below="model")
+    _close_loop(module, capacity, tokens, stop)
+    return module
+
+
+class _CacheLayer(CacheLayerMixin):
+    """Keys and values of one layer: whole tensors of which a step writes its rows."""
+
+    is_compileable = True
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.position = keys, values, position
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        raise AssertionError("the cache exists before the model runs")
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys.index_copy_(2, self.position, key_states)
+        self.values.index_copy_(2, self.position, value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.keys.shape[2], 0
+
+    def get_seq_length(self) -> torch.Tensor:
+        # A tensor, not a number: the model's mask code then compares positions in the graph.
+        return self.position[0]
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class _DecodeStep(nn.Module):
+    """`model` with a static cache in buffers k0, v0, k1, ..; gives f32 logits."""
+
+    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+        super().__init__()
+        self.model = model
+        config = model.config.get_text_config()
+        self.layers = int(config.num_hidden_layers)
+        heads, size = get_head_shapes(config)
+        weight = next(model.parameters())
+        for i in range(self.layers):
+            kv = heads if isinstance(heads, int) else heads[i]
+            dim = size if isinstance(size, int) else size[i]
+            for name in (f"k{i}", f"v{i}"):
+                cache = torch.zeros(1, kv, capacity, dim, dtype=weight.dtype, device=weight.device)
+                self.register_buffer(name, cache, persistent=False)
+
+    def forward(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        layers = [
+            _CacheLayer(getattr(self, f"k{i}"), getattr(self, f"v{i}"), position)
+            for i in range(self.layers)
+        ]
+        result = self.model(
+            input_ids=token,
+            position_ids=position[None],
+            past_key_values=Cache(layers=layers),
+            use_cache=True,
+        )
+        return result.logits.float()
+
+
+class _buffers_on:
+    """For a while, a model's buffers are on the device of its parameters (values of meta buffers are never needed)."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.places = [
+            (owner, name, buffer)
+            for owner in model.modules()
+            for name, buffer in owner.named_buffers(recurse=False)
+            if buffer.device != device
+        ]
+        self.device = device
+
+    def __enter__(self) -> None:
+        for owner, name, buffer in self.places:
+            owner._buffers[name] = buffer.to(self.device)
+
+    def __exit__(self, *_: object) -> None:
+        for owner, name, buffer in self.places:
+            owner._buffers[name] = buffer
+
+
+def _close_loop(module: ModuleOp, capacity: int, tokens: int, stop: Sequence[int]) -> None:
+    """Replace the step's inputs by position and token sequence, and append the chosen token to it."""
+    inputs = {op.sym.data: op for op in module.walk() if isinstance(op, tensor.InputOp)}
+    (logits,) = (op for op in module.walk() if isinstance(op, tensor.OutputOp))
+    block = logits.parent_block()
+    assert block is not None and block.first_op is not None
+    position = tensor.PositionOp(tokens)
+    sequence = tensor.StateOp(SEQUENCE, TensorType(i64, [capacity + 1]), initial=-1)
+    read = tensor.SequenceReadOp(sequence.result, position.result)
+    Rewriter.insert_op([position, sequence, read], InsertPoint.at_start(block))
+    for name, value in (("position", position.result), ("token", read.result)):
+        _replace(inputs[name].result, value)
+    chosen = tensor.ArgmaxOp(logits.value)
+    appended = tensor.SequenceAppendOp(sequence.result, chosen.result, position.result, stop)
+    named = tensor.OutputOp("logits", logits.value)
+    for op in (chosen, appended):
+        op.location = logits.location
+    store = tensor.StoreStateOp(SEQUENCE, appended.result)
+    Rewriter.replace_op(logits, [named, chosen, appended, store], [])
+
+
+def _replace(old: SSAValue, new: SSAValue) -> None:
+    old.replace_all_uses_with(new)
+    op = old.owner
+    assert isinstance(op, tensor.InputOp)
+    op.detach()
+    op.erase()
