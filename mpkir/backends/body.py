@@ -1,8 +1,10 @@
-"""Bodies: what a backend prints code for. Families whose tiles, shapes and region maps agree share one.
+"""Bodies: what a backend prints code for. Families whose tiles, shapes and region maps agree share
+one.
 
-A body is a representative `mpk_task.grid` stripped of its names and its schedule; all its shapes are compile-time constants. Its
-operands are the grid's reads, then its writes; operand k of a task is the whole buffer number `families[f].operand[k]`, seen in the
-shape of `operands[k]`, in which the task touches the box at `operands[k].offsets(coordinates)`.
+A body is a representative `mpk_task.grid` stripped of its names and its schedule; all its shapes
+are compile-time constants. Its operands are the grid's reads, then its writes; operand k of a task
+is the whole buffer number `families[f].operand[k]`, seen in the shape of `operands[k]`, in which
+the task touches the box at `operands[k].offsets(coordinates)`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class Operand:
 
     @property
     def is_clipped(self) -> bool:
-        """Whether the last box may reach over the buffer's end (its size does not divide the buffer's)."""
+        """Whether the last box may reach over the buffer's end (its size does not divide the
+        buffer's).
+        """
         return any(size % box for size, box in zip(self.shape, self.sizes, strict=True))
 
 

@@ -1,8 +1,9 @@
 """mpk_event: event tensors, and the edges by which task families wait for them and signal them.
 
-An event tensor is an array of counters. A counter fires in a step when `arrivals` signals have come in; it is never reset, so in
-step e (from 0) it has fired when it reached arrivals * (e + 1). What a family of tasks waits for and signals stands on its
-`mpk_task.grid` as a list of edges, each with a map from the task's grid index to one counter.
+An event tensor is an array of counters. A counter fires in a step when `arrivals` signals have come
+in; it is never reset, so in step e (from 0) it has fired when it reached arrivals * (e + 1). What a
+family of tasks waits for and signals stands on its `mpk_task.grid` as a list of edges, each with a
+map from the task's grid index to one counter.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from xdsl.utils.str_enum import StrEnum
 class Handoff(StrEnum):
     """How data goes from the signalling to the waiting task.
 
-    local: same worker, program order is enough; counter: a counter in global memory, release and acquire;
-    flag: the data carries its own mark; peer: a counter or flag in another GPU's memory.
+    local: same worker, program order is enough; counter: a counter in global memory, release and
+    acquire; flag: the data carries its own mark; peer: a counter or flag in another GPU's memory.
     """
 
     LOCAL = auto()
@@ -124,7 +125,8 @@ class EdgeAttr(ParametrizedAttribute):
 
 @irdl_op_definition
 class TensorOp(IRDLOperation):
-    """An array of `counters` counters, each of which fires once a step after its number of arrivals.
+    """An array of `counters` counters, each of which fires once a step after its number of
+    arrivals.
 
     ```mlir
     mpk_event.tensor @e7 counters 16 arrivals [64] handoff counter

@@ -1,8 +1,9 @@
 """mpk_task: families of tasks, each one worker's work, on regions of buffers.
 
-One op states a whole family: a grid of tasks, the region of each buffer that a task reads or writes as an affine function of its
-grid index, and as body the tensor operator on tiles of those sizes. Later levels add to a family what it waits for and signals
-(edges of `mpk_event`), where its tasks stand in the linear order, and on which worker each runs.
+One op states a whole family: a grid of tasks, the region of each buffer that a task reads or writes
+as an affine function of its grid index, and as body the tensor operator on tiles of those sizes.
+Later levels add to a family what it waits for and signals (edges of `mpk_event`), where its tasks
+stand in the linear order, and on which worker each runs.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ from mpkir.dialects.event import EdgeAttr
 class BufferKind(StrEnum):
     """Who owns a buffer's contents.
 
-    weight: bound when the program is loaded, never written; state: kept across steps; input, output: written or read by the host
-    between launches; scratch: an activation.
+    weight: bound when the program is loaded, never written; state: kept across steps; input,
+    output: written or read by the host between launches; scratch: an activation.
     """
 
     WEIGHT = auto()
@@ -139,9 +140,11 @@ class ViewOp(IRDLOperation):
 
 @irdl_attr_definition
 class RegionAttr(ParametrizedAttribute):
-    """The box of a buffer that a task touches: offsets as a function of the grid index, constant sizes.
+    """The box of a buffer that a task touches: offsets as a function of the grid index, constant
+    sizes.
 
-    A box that reaches over the buffer's end is cut there: reads find zeros outside, writes outside are dropped.
+    A box that reaches over the buffer's end is cut there: reads find zeros outside, writes outside
+    are dropped.
 
     ```mlir
     #mpk_task.region<affine_map<(d0) -> (d0 * 16, 0)>, [16, 2048]>
@@ -206,8 +209,9 @@ class RegionAttr(ParametrizedAttribute):
 class StreamAttr(ParametrizedAttribute):
     """How a task's weights pass through the worker's shared-memory ring.
 
-    `operands`: which reads are streamed, in this order; each task's box of such a buffer is contiguous. A stage is `rows` rows of one
-    operand, or, where a row is longer than a slot of the ring, one of `parts` equal parts of a row.
+    `operands`: which reads are streamed, in this order; each task's box of such a buffer is
+    contiguous. A stage is `rows` rows of one operand, or, where a row is longer than a slot of the
+    ring, one of `parts` equal parts of a row.
 
     ```mlir
     #mpk_task.stream<[1, 2], rows 4, parts 1>
@@ -266,7 +270,9 @@ class StreamAttr(ParametrizedAttribute):
 
 @irdl_op_definition
 class RingOp(IRDLOperation):
-    """The shared-memory ring of every worker: `slots` stages of `bytes`, at most `in_flight` of them not landed yet."""
+    """The shared-memory ring of every worker: `slots` stages of `bytes`, at most `in_flight` of
+    them not landed yet.
+    """
 
     name = "mpk_task.ring"
 
@@ -335,12 +341,14 @@ class YieldOp(IRDLOperation):
 class GridOp(IRDLOperation):
     """A family of tasks.
 
-    `shape` is the grid; `boxes` says for each read and then each written buffer which box a task touches. The body takes one
-    tile for each read and yields one for each write; it is the tensor operator on tiles, so that a family can be executed by slicing,
-    evaluating, storing. A state that is updated in place is both read and written. A family without buffers joins events.
+    `shape` is the grid; `boxes` says for each read and then each written buffer which box a task
+    touches. The body takes one tile for each read and yields one for each write; it is the tensor
+    operator on tiles, so that a family can be executed by slicing, evaluating, storing. A state
+    that is updated in place is both read and written. A family without buffers joins events.
 
-    `waits`, `signals`: edges (event level). `first`: where the family begins in the linear order. `workers`, `slots`: for each
-    task, row-major in the grid, its worker and its place in that worker's list. `stream`: its weights go through the ring.
+    `waits`, `signals`: edges (event level). `first`: where the family begins in the linear order.
+    `workers`, `slots`: for each task, row-major in the grid, its worker and its place in that
+    worker's list. `stream`: its weights go through the ring.
 
     ```mlir
     mpk_task.grid @l3.down [128] reads(%h, %w) writes(%x) boxes [..] {

@@ -1,7 +1,7 @@
 """Attention and what surrounds it: rotary embedding, cache append, split and merged forms.
 
-Layouts: queries, keys, values of the step are token-major [B, T, heads, D], as linear layers write them;
-caches are head-major [B, KV, C, D], as they are read. B = 1 in a decode step of one sequence.
+Layouts: queries, keys, values of the step are token-major [B, T, heads, D], as linear layers write
+them; caches are head-major [B, KV, C, D], as they are read. B = 1 in a decode step of one sequence.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 class SdpaOp(IRDLOperation):
     """PyTorch's scaled_dot_product_attention, head-major, before raising.
 
-    q: [B, H, T, D]; k, v: [B, H or KV, L, D] (KV divides H: grouped queries); mask: bool or float, broadcasts to
-    [B, H, T, L]; result: [B, H, T, D]. `causal` masks j > i.
+    q: [B, H, T, D]; k, v: [B, H or KV, L, D] (KV divides H: grouped queries); mask: bool or float,
+    broadcasts to [B, H, T, L]; result: [B, H, T, D]. `causal` masks j > i.
     """
 
     name = "mpk_tensor.sdpa"
@@ -91,7 +91,8 @@ class SdpaOp(IRDLOperation):
 class CacheAppendOp(IRDLOperation):
     """The cache with rows `position[t]` replaced: `result[b, h, position[t], d] = new[b, h, t, d]`.
 
-    cache: [B, KV, C, D]; new: [B, KV, T, D]; position: i64 [T]. A position outside the cache is refused by the runtime.
+    cache: [B, KV, C, D]; new: [B, KV, T, D]; position: i64 [T]. A position outside the cache is
+    refused by the runtime.
     """
 
     name = "mpk_tensor.cache_append"
@@ -118,11 +119,12 @@ class CacheAppendOp(IRDLOperation):
 
 @irdl_op_definition
 class RotaryOp(IRDLOperation):
-    """Rotary position embedding (arXiv 2104.09864) of the first R = 2 * len(inv_freq) of D dimensions.
+    """Rotary position embedding (arXiv 2104.09864) of the first R = 2 * len(inv_freq) of D
+    dimensions.
 
-    x: [B, T, heads, D]; position: i64 [T]; inv_freq: f32 [R / 2]. With angle a = position[t] * inv_freq[i], the pair
-    (x_i, x_j) turns to scale * (x_i cos a - x_j sin a, x_j cos a + x_i sin a), where j = i + R / 2, or,
-    `interleaved`, the pair is (2i, 2i + 1).
+    x: [B, T, heads, D]; position: i64 [T]; inv_freq: f32 [R / 2]. With angle a = position[t] *
+    inv_freq[i], the pair (x_i, x_j) turns to scale * (x_i cos a - x_j sin a, x_j cos a + x_i sin
+    a), where j = i + R / 2, or, `interleaved`, the pair is (2i, 2i + 1).
     """
 
     name = "mpk_tensor.rotary"
@@ -171,9 +173,10 @@ class _CachedAttention(IRDLOperation):
     """Operands that whole and split attention share.
 
     q: [B, T, H, D]; k, v: [B, T, KV, D], the step's own; caches: [B, KV, C, D]; position: i64 [T].
-    `q_prologue` and `k_prologue` are regions of tensor ops (head norm, rotary) on q and k. The step's keys and values are
-    appended at `position`; query t attends to cache rows j <= position[t] and, with a window, j > position[t] - window.
-    Scores are `scale * q.k`, then `soft_cap * tanh(score / soft_cap)` if given.
+    `q_prologue` and `k_prologue` are regions of tensor ops (head norm, rotary) on q and k. The
+    step's keys and values are appended at `position`; query t attends to cache rows j <=
+    position[t] and, with a window, j > position[t] - window. Scores are `scale * q.k`, then
+    `soft_cap * tanh(score / soft_cap)` if given.
     """
 
     q = operand_def(TENSOR)
@@ -228,7 +231,8 @@ _OPERAND_TYPES = (
 
 @irdl_op_definition
 class AttentionOp(_CachedAttention):
-    __doc__ = f"""Attention of a step's queries over a cache to which the step's keys and values are appended.
+    __doc__ = f"""Attention of a step's queries over a cache to which the step's keys and values are
+    appended.
 
     Results: y [B, T, H, D] and both caches. {_CachedAttention.__doc__}"""
 
@@ -286,12 +290,14 @@ class AttentionOp(_CachedAttention):
 
 @irdl_op_definition
 class AttentionSplitOp(_CachedAttention):
-    __doc__ = f"""Attention over consecutive chunks of the cache, each by itself: flash decoding's first half.
+    __doc__ = f"""Attention over consecutive chunks of the cache, each by itself: flash decoding's
+    first half.
 
-    Chunk s covers cache rows [s * chunk, (s + 1) * chunk). Results, all f32: acc [B, T, H, S, D], the sum of
-    exp(score - top) * v, and stats [B, T, H, S, 2], (top, sum of exp(score - top)); an empty chunk gives
-    (0, -inf, 0). A tile of it has caches cut to its chunks; `origin` (tensor<1xi64>) is the number of its first chunk.
-    {_CachedAttention.__doc__}"""
+    Chunk s covers cache rows [s * chunk, (s + 1) * chunk). Results, all f32: acc [B, T, H, S, D],
+    the sum of exp(score - top) * v, and stats [B, T, H, S, 2], (top, sum of exp(score - top)); an
+    empty chunk gives (0, -inf, 0). A tile of it has caches cut to its chunks; `origin`
+    (tensor<1xi64>) is the number of its first chunk. {_CachedAttention.__doc__}
+    """
 
     name = "mpk_tensor.attention_split"
 
@@ -315,6 +321,7 @@ class AttentionSplitOp(_CachedAttention):
         splits = -(-cache[2] // chunk)
         super().__init__(
             operands=[
+                None,
                 attention.q,
                 attention.k,
                 attention.v,
@@ -323,7 +330,6 @@ class AttentionSplitOp(_CachedAttention):
                 attention.position,
                 attention.q_args,
                 attention.k_args,
-                None,
             ],
             properties={
                 "scale": attention.scale,

@@ -151,7 +151,9 @@ class ReductionKindAttr(EnumAttribute[ReductionKind], SpacedOpaqueSyntaxAttribut
 
 @irdl_op_definition
 class ReduceOp(IRDLOperation):
-    """Joins the elements along `dims` (ascending); the result keeps them with size 1. Accumulates in fp32."""
+    """Joins the elements along `dims` (ascending); the result keeps them with size 1. Accumulates
+    in fp32.
+    """
 
     name = "mpk_tensor.reduce"
 

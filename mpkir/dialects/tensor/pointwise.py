@@ -29,7 +29,9 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
 def verify_scalar_region(
     what: str, region: Region, arguments: Sequence[Attribute], result: Attribute
 ) -> None:
-    """Check the signature of a region of scalar arithmetic: its arguments and its one yielded value."""
+    """Check the signature of a region of scalar arithmetic: its arguments and its one yielded
+    value.
+    """
     block = region.block
     if [arg.type for arg in block.args] != list(arguments):
         found = ", ".join(str(arg.type) for arg in block.args)
@@ -44,7 +46,8 @@ def verify_scalar_region(
 class ElementwiseOp(IRDLOperation):
     """Scalar arithmetic on corresponding elements of operands that broadcast to the result's shape.
 
-    The region holds `arith` and `math` ops on scalars; one argument for each operand, of its element type.
+    The region holds `arith` and `math` ops on scalars; one argument for each operand, of its
+    element type.
 
     ```mlir
     %y = mpk_tensor.elementwise %a, %b {

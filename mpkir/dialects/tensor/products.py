@@ -1,4 +1,6 @@
-"""Products: linear layers with what is fused around them, batched matrix products, embedding look-ups."""
+"""Products: linear layers with what is fused around them, batched matrix products, embedding look-
+ups.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from mpkir.dialects.tensor.program import TENSOR, YieldOp, element_type_of, shap
 
 
 def verify_prologue(what: str, region: Region, source: SSAValue, extra: Sequence[SSAValue]) -> None:
-    """Check a region of tensor ops that maps a tensor (and extra operands) to one of the same shape."""
+    """Check a region of tensor ops that maps a tensor (and extra operands) to one of the same
+    shape.
+    """
     block = region.block
     if [arg.type for arg in block.args] != [source.type, *(v.type for v in extra)]:
         raise VerifyException(f"{what} takes the operand and its extra operands, types unchanged")
@@ -42,13 +46,15 @@ def verify_prologue(what: str, region: Region, source: SSAValue, extra: Sequence
 
 @irdl_op_definition
 class LinearOp(IRDLOperation):
-    """`acc_j[.., n] = sum_k prologue(x)[.., k] * weights[j][n, k]`, then `y = epilogue(acc_0, acc_1, .., extra)`.
+    """`acc_j[.., n] = sum_k prologue(x)[.., k] * weights[j][n, k]`, then `y = epilogue(acc_0,
+    acc_1, .., extra)`.
 
     x: [.., K]; each weight: [N, K]; result: [.., N]. Products accumulate in fp32.
-    `prologue` is a region of tensor ops on x (a norm, say); `epilogue` a region of scalar arithmetic whose
-    arguments are one f32 accumulator for each weight and one scalar for each extra operand, which broadcasts
-    to the result (bias, residual). Without an epilogue the one accumulator is rounded to the result's type.
-    Two weights and `silu(acc_0) * acc_1` are a gated MLP's first half.
+    `prologue` is a region of tensor ops on x (a norm, say); `epilogue` a region of scalar
+    arithmetic whose arguments are one f32 accumulator for each weight and one scalar for each extra
+    operand, which broadcasts to the result (bias, residual). Without an epilogue the one
+    accumulator is rounded to the result's type. Two weights and `silu(acc_0) * acc_1` are a gated
+    MLP's first half.
 
     ```mlir
     %y = mpk_tensor.linear %x, [%gate, %up] prologue {
@@ -142,7 +148,8 @@ class LinearOp(IRDLOperation):
 
 @irdl_op_definition
 class MatmulOp(IRDLOperation):
-    """Batched matrix product of two activations, NumPy's rules for the batch dimensions, fp32 accumulation.
+    """Batched matrix product of two activations, NumPy's rules for the batch dimensions, fp32
+    accumulation.
 
     lhs: [.., M, K]; rhs: [.., K, N]; result: [.., M, N].
     """
@@ -177,8 +184,9 @@ class MatmulOp(IRDLOperation):
 class EmbeddingOp(IRDLOperation):
     """`y[.., h] = table[ids[..], h]`.
 
-    With `position` (tensor<Txi64>), ids is the whole sequence [C] and the op looks up `ids[position[t]]`; the result is
-    then [1, T, H]. An id outside the table is the caller's error; backends clamp it to the table.
+    With `position` (tensor<Txi64>), ids is the whole sequence [C] and the op looks up
+    `ids[position[t]]`; the result is then [1, T, H]. An id outside the table is the caller's error;
+    backends clamp it to the table.
     """
 
     name = "mpk_tensor.embedding"
@@ -212,7 +220,9 @@ class EmbeddingOp(IRDLOperation):
 
 @irdl_op_definition
 class ArgmaxOp(IRDLOperation):
-    """Index of the largest element along the last dimension; the lowest of equals. x: [.., V]; result: i64 [..]."""
+    """Index of the largest element along the last dimension; the lowest of equals. x: [.., V];
+    result: i64 [..].
+    """
 
     name = "mpk_tensor.argmax"
 

@@ -1,4 +1,6 @@
-"""The token sequence of a generation loop: reading the step's token, choosing and appending the next."""
+"""The token sequence of a generation loop: reading the step's token, choosing and appending the
+next.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
 @irdl_op_definition
 class SequenceReadOp(IRDLOperation):
-    """The step's tokens: `result[0, t] = sequence[position[t]]`. sequence: i64 [C + 1]; result: i64 [1, T]."""
+    """The step's tokens: `result[0, t] = sequence[position[t]]`. sequence: i64 [C + 1]; result: i64
+    [1, T].
+    """
 
     name = "mpk_tensor.sequence_read"
 
@@ -82,8 +86,8 @@ class SequenceAppendOp(IRDLOperation):
 class ArgmaxPartialOp(IRDLOperation):
     """Largest element of each chunk of the last dimension, and its index in the whole.
 
-    x: [.., V]; results: value f32 [.., S], index i64 [.., S], where S = ceil(V / chunk). A tile of it has x cut to its chunks;
-    `origin` (tensor<1xi64>) is the number of its first chunk.
+    x: [.., V]; results: value f32 [.., S], index i64 [.., S], where S = ceil(V / chunk). A tile of
+    it has x cut to its chunks; `origin` (tensor<1xi64>) is the number of its first chunk.
     """
 
     name = "mpk_tensor.argmax_partial"
@@ -116,10 +120,11 @@ class ArgmaxPartialOp(IRDLOperation):
 
 @irdl_op_definition
 class ArgmaxMergeOp(IRDLOperation):
-    """Joins partial argmaxes (lowest index of equals) and, given a sequence, appends the token to it.
+    """Joins partial argmaxes (lowest index of equals) and, given a sequence, appends the token to
+    it.
 
-    value: f32 [.., S]; index: i64 [.., S]; result: i64 [..]. With `sequence` and `position`, the second result is the sequence
-    after `sequence_append`.
+    value: f32 [.., S]; index: i64 [.., S]; result: i64 [..]. With `sequence` and `position`, the
+    second result is the sequence after `sequence_append`.
     """
 
     name = "mpk_tensor.argmax_merge"

@@ -1,4 +1,6 @@
-"""Views: the same elements under other indices. They cost nothing where a consumer can read through them."""
+"""Views: the same elements under other indices. They cost nothing where a consumer can read through
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,258 @@
+"""partition-tiles: operators on tensors become families of tasks on buffers.
+
+Every value gets a buffer; a reshape is another view of its source's; a state that an operator
+updates stays in its buffer. Each operator becomes a `mpk_task.grid` whose body is the same operator
+on tiles, with the boxes that its tiling rule gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    FunctionType,
+    LocationAttr,
+    MemRefType,
+    ModuleOp,
+    NameLoc,
+    TensorType,
+    i32,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from mpkir.dialects import task, tensor
+from mpkir.dialects.task import BufferKind, BufferOp, GridOp, RegionAttr, ViewOp
+from mpkir.passes.tiling.rules import Limits, tiling_of
+from mpkir.passes.tiling.tiling import Tiling, whole
+
+# Results that live in the buffer of one of the operands: result index -> operand.
+_IN_PLACE: dict[type[Operation], dict[int, str]] = {
+    tensor.AttentionOp: {1: "k_cache", 2: "v_cache"},
+    tensor.AttentionSplitOp: {2: "k_cache", 3: "v_cache"},
+    tensor.CacheAppendOp: {0: "cache"},
+    tensor.SequenceAppendOp: {0: "sequence"},
+    tensor.ArgmaxMergeOp: {1: "sequence"},
+}
+
+
+def _buffer_type(type: Attribute) -> MemRefType:
+    assert isinstance(type, TensorType)
+    return MemRefType(type.get_element_type(), type.get_shape())
+
+
+def _name_of(location: LocationAttr) -> str | None:
+    return location.desc.data if isinstance(location, NameLoc) and location.desc.data else None
+
+
+def _retype(region: Region, old: tuple[int, ...], new: tuple[int, ...]) -> None:
+    """Give every value of a prologue that has the whole operand's shape the shape of its tile."""
+    for block in region.blocks:
+        values = [*block.args, *(result for op in block.ops for result in op.results)]
+        for value in values:
+            if isinstance(value.type, TensorType) and value.type.get_shape() == old:
+                Rewriter.replace_value_with_new_type(
+                    value, TensorType(value.type.get_element_type(), new)
+                )
+
+
+def _tile_type(type: Attribute, box: RegionAttr) -> TensorType:
+    assert isinstance(type, TensorType)
+    return TensorType(type.get_element_type(), box.shape)
+
+
+@dataclass
+class _Partition:
+    """The task-level step under construction."""
+
+    limits: Limits
+    block: Block = field(default_factory=Block)
+    buffers: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
+    named: dict[tuple[BufferKind, str], SSAValue] = field(
+        default_factory=dict[tuple[BufferKind, str], SSAValue]
+    )
+    names: set[str] = field(default_factory=set[str])
+    outputs: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
+
+    def buffer(self, kind: BufferKind, name: str, type: Attribute, initial: int = 0) -> SSAValue:
+        """The buffer of this kind and name, made when it is first asked for."""
+        if (kind, name) not in self.named:
+            op = BufferOp(kind, name, _buffer_type(type), initial)
+            self.block.add_op(op)
+            self.named[kind, name] = op.result
+        return self.named[kind, name]
+
+    def fresh(self, name: str) -> str:
+        """A name that no family has yet."""
+        number, candidate = 1, name
+        while candidate in self.names:
+            number, candidate = number + 1, f"{name}.{number}"
+        self.names.add(candidate)
+        return candidate
+
+    def lower(self, op: Operation) -> None:
+        """Lower one operator of the step."""
+        match op:
+            case tensor.WeightOp():
+                self.buffers[op.result] = self.buffer(
+                    BufferKind.WEIGHT, op.sym.data, op.result.type
+                )
+            case tensor.InputOp():
+                self.buffers[op.result] = self.buffer(BufferKind.INPUT, op.sym.data, op.result.type)
+            case tensor.StateOp():
+                self.buffers[op.result] = self.buffer(
+                    BufferKind.STATE, op.sym.data, op.result.type, op.initial.value.data
+                )
+            case tensor.PositionOp():
+                pass  # each body that needs it has its own
+            case tensor.ReshapeOp() if op.source in self.buffers and op.result not in self.outputs:
+                view = ViewOp(self.buffers[op.source], tensor.shape_of(op.result))
+                self.block.add_op(view)
+                self.buffers[op.result] = view.result
+            case tensor.StoreStateOp():
+                state = self.buffer(BufferKind.STATE, op.sym.data, op.value.type)
+                self.store(op, state)
+            case tensor.OutputOp():
+                if self.outputs.get(op.value) != op.sym.data:
+                    self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value.type))
+            case _:
+                self.lower_operator(op)
+
+    def store(self, op: tensor.StoreStateOp | tensor.OutputOp, target: SSAValue) -> None:
+        """Copy a value to a named buffer, unless it is there already."""
+        if self.buffers.get(op.value) is target:
+            return
+        shape = tensor.shape_of(op.value)
+        copy = tensor.ReshapeOp(op.value, shape)
+        copy.location = op.location
+        self.add_grid(copy, whole(copy.operands, copy.results), [target], f"store.{op.sym.data}")
+        copy.erase()
+
+    def lower_operator(self, op: Operation) -> None:
+        """An operator becomes a family; its results get buffers."""
+        name = _name_of(op.location) or op.name.removeprefix("mpk_tensor.")
+        in_place = _IN_PLACE.get(type(op), {})
+        targets: list[SSAValue] = []
+        family = self.fresh(name)
+        for index, result in enumerate(op.results):
+            if index in in_place:
+                target = self.buffers[getattr(op, in_place[index])]
+            elif result in self.outputs:
+                target = self.buffer(BufferKind.OUTPUT, self.outputs[result], result.type)
+            else:
+                suffix = f".{index}" if len(op.results) > 1 else ""
+                target = self.buffer(BufferKind.SCRATCH, family + suffix, result.type)
+            self.buffers[result] = target
+            targets.append(target)
+        self.add_grid(op, tiling_of(op, self.limits), targets, family)
+
+    def add_grid(
+        self, op: Operation, tiling: Tiling, targets: Sequence[SSAValue], name: str
+    ) -> None:
+        """Add the family of one operator."""
+        reads: list[SSAValue] = []
+        boxes: list[RegionAttr] = []
+        body = Block()
+        mapper: dict[SSAValue, SSAValue] = {}
+        tiles: list[SSAValue] = []
+        for value, box in zip(op.operands, tiling.operands, strict=True):
+            if isinstance(value.owner, tensor.PositionOp):
+                if value not in mapper:
+                    body.add_op(position := value.owner.clone())
+                    mapper[value] = position.result
+                tiles.append(mapper[value])
+                continue
+            tiles.append(body.insert_arg(_tile_type(value.type, box), len(body.args)))
+            reads.append(self.buffers[value])
+            boxes.append(box)
+        inner = op.clone()
+        inner.operands = tiles
+        if tiling.origin is not None:
+            body.add_op(index := task.IndexOp(tiling.origin))
+            _set_origin(inner, index.result)
+        for whole_, result, box in zip(op.results, inner.results, tiling.results, strict=True):
+            Rewriter.replace_value_with_new_type(result, _tile_type(whole_.type, box))
+        self.retile_prologues(op, inner)
+        body.add_ops([inner, task.YieldOp(*inner.results)])
+        grid = GridOp(name, tiling.grid, reads, targets, [*boxes, *tiling.results], body)
+        grid.location = op.location
+        self.block.add_op(grid)
+
+    @staticmethod
+    def retile_prologues(op: Operation, inner: Operation) -> None:
+        """Attention's prologues see tiles of q and k; a linear's sees all of x."""
+        if isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp):
+            assert isinstance(inner, tensor.AttentionOp | tensor.AttentionSplitOp)
+            for region, before, after in (
+                (inner.q_prologue, op.q, inner.q),
+                (inner.k_prologue, op.k, inner.k),
+            ):
+                if region is not None:
+                    _retype(region, tensor.shape_of(before), tensor.shape_of(after))
+
+
+def _set_origin(op: Operation, origin: SSAValue) -> None:
+    """Give a tile of a split operator the number of its first chunk."""
+    if isinstance(op, tensor.ArgmaxPartialOp):
+        op.operands = [*op.operands, origin]
+        return
+    assert isinstance(op, tensor.AttentionSplitOp)
+    segments = op.properties["operandSegmentSizes"]
+    assert isinstance(segments, DenseArrayBase)
+    op.operands = [origin, *op.operands]
+    op.properties["operandSegmentSizes"] = DenseArrayBase.from_list(
+        i32, [1, *segments.get_values()[1:]]
+    )
+
+
+def _outputs_of(block: Block) -> dict[SSAValue, str]:
+    """Values that an operator can write straight to an output: each output's, once."""
+    result: dict[SSAValue, str] = {}
+    for op in block.ops:
+        if not isinstance(op, tensor.OutputOp) or op.value in result:
+            continue
+        owner = op.value.owner
+        if isinstance(owner, Operation) and not isinstance(
+            owner, tensor.WeightOp | tensor.InputOp | tensor.StateOp | tensor.PositionOp
+        ):
+            result[op.value] = op.sym.data
+    return result
+
+
+@dataclass(frozen=True)
+class PartitionTilesPass(ModulePass):
+    """Turn the operators of a step into families of tasks.
+
+    `workers`: SMs or threads to fill; `max_rows`: most output features of one task of a linear;
+    `task_overhead`: cost of one more task in bytes of weights; `min_elements`: fewest elements
+    worth a task of a pointwise operator.
+    """
+
+    name = "mpk-partition-tiles"
+
+    workers: int = 132
+    max_rows: int = 32
+    task_overhead: int = 8192
+    min_elements: int = 2048
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        limits = Limits(self.workers, self.max_rows, self.task_overhead, self.min_elements)
+        for step in tuple(op.body.block.ops):
+            if not isinstance(step, func.FuncOp):
+                continue
+            source = step.body.block
+            partition = _Partition(limits, outputs=_outputs_of(source))
+            for inner in source.ops:
+                if not isinstance(inner, func.ReturnOp):
+                    partition.lower(inner)
+            partition.block.add_op(func.ReturnOp())
+            lowered = func.FuncOp(
+                step.sym_name.data, FunctionType.from_lists([], []), Region(partition.block)
+            )
+            lowered.location = step.location
+            Rewriter.replace_op(step, lowered)

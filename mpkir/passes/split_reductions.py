@@ -1,0 +1,98 @@
+"""split-reductions: cut reductions that one worker would do alone into parts and a merge.
+
+Attention over a long cache becomes attention over chunks of it and a merge (flash decoding); argmax
+over the vocabulary becomes partial argmaxes and a merge, to which appending the chosen token is
+folded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.pattern_rewriter import (
+    GreedyRewritePatternApplier,
+    PatternRewriter,
+    PatternRewriteWalker,
+    RewritePattern,
+    op_type_rewrite_pattern,
+)
+from xdsl.transforms.dead_code_elimination import dce
+
+from mpkir.dialects import tensor
+
+
+@dataclass(frozen=True)
+class SplitAttention(RewritePattern):
+    """attention over more than one chunk of the cache -> attention_split, attention_merge."""
+
+    chunk: int
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.AttentionOp, rewriter: PatternRewriter, /) -> None:
+        capacity = tensor.shape_of(op.k_cache)[2]
+        if capacity <= self.chunk or capacity % self.chunk:
+            return
+        split = tensor.AttentionSplitOp(op, self.chunk)
+        merge = tensor.AttentionMergeOp(split.acc, split.stats, tensor.element_type_of(op.result))
+        split.location = merge.location = op.location
+        rewriter.replace(op, [split, merge], [merge.result, split.k_result, split.v_result])
+
+
+@dataclass(frozen=True)
+class SplitArgmax(RewritePattern):
+    """argmax of a long row -> argmax_partial, argmax_merge, with the append of its result."""
+
+    chunks: int
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.ArgmaxOp, rewriter: PatternRewriter, /) -> None:
+        partial = tensor.ArgmaxPartialOp(op.x, -(-tensor.shape_of(op.x)[-1] // self.chunks))
+        append = next(
+            (
+                u.operation
+                for u in op.result.uses
+                if isinstance(u.operation, tensor.SequenceAppendOp)
+            ),
+            None,
+        )
+        if append is None:
+            merge = tensor.ArgmaxMergeOp(partial.value, partial.index)
+            partial.location = merge.location = op.location
+            rewriter.replace(op, [partial, merge], [merge.result])
+            return
+        merge = tensor.ArgmaxMergeOp(
+            partial.value,
+            partial.index,
+            append.sequence,
+            append.position,
+            append.stop.get_values(),
+        )
+        assert merge.sequence_result is not None
+        partial.location = merge.location = op.location
+        rewriter.insert(partial)
+        rewriter.replace(append, merge, [merge.sequence_result])
+        op.result.replace_all_uses_with(merge.result)
+        rewriter.erase(op)
+
+
+@dataclass(frozen=True)
+class SplitReductionsPass(ModulePass):
+    """Split attention into chunks of `attention_chunk` cache rows and argmax into `argmax_chunks`
+    parts.
+    """
+
+    name = "mpk-split-reductions"
+
+    attention_chunk: int = 256
+    argmax_chunks: int = 64
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        patterns: list[RewritePattern] = [
+            SplitAttention(self.attention_chunk),
+            SplitArgmax(self.argmax_chunks),
+        ]
+        PatternRewriteWalker(GreedyRewritePatternApplier(patterns, ctx=ctx)).rewrite_module(op)
+        dce(op)

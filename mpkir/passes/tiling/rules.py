@@ -1,0 +1,269 @@
+"""Tiling rules: for each operator, which dimensions are cut and how finely.
+
+A rule may cut only dimensions along which the operator's results are independent; what a rule does
+not know is done whole, by one task. Sizes are chosen so that the tasks of a family fill the workers
+evenly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, prod
+
+from xdsl.ir import Operation
+
+from mpkir.dialects import tensor
+from mpkir.passes.tiling.tiling import Cut, Tiling, box, broadcast_box, whole
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the machine wants of tiles."""
+
+    workers: int
+    max_rows: int
+    """Most output features of a linear's task, all its weights together."""
+    row_overhead_bytes: int
+    """Cost of one more task, as bytes of weights that could be read meanwhile."""
+    min_elements: int
+    """Fewest elements worth a task of a pointwise operator."""
+
+
+def features_per_task(features: int, row_bytes: int, weights: int, limits: Limits) -> int:
+    """Output features of one task: the fewest bytes on the busiest worker, the larger tile of
+    equals.
+
+    Time of the busiest worker is (tasks it gets) x (bytes of a task + overhead).
+    """
+    most = max(1, limits.max_rows // weights)
+    even = ceil(features / limits.workers)
+    candidates = {size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size <= most}
+    candidates |= {even} if even <= most else set()
+
+    def busiest(size: int) -> tuple[int, int]:
+        tasks = ceil(ceil(features / size) / limits.workers)
+        return (tasks * (size * weights * row_bytes + limits.row_overhead_bytes), -size)
+
+    return min(candidates, key=busiest)
+
+
+def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
+    shape = tensor.shape_of(op.result)
+    features, depth = tensor.shape_of(op.weights[0])
+    size = features_per_task(features, depth * _bytes_of(op.weights[0]), len(op.weights), limits)
+    last = {len(shape) - 1: Cut(0, size)}
+    return Tiling(
+        (ceil(features / size),),
+        (
+            box(tensor.shape_of(op.x), {}, 1),
+            *(box(tensor.shape_of(w), {0: Cut(0, size)}, 1) for w in op.weights),
+            *(box(tensor.shape_of(v), {}, 1) for v in op.prologue_args),
+            *(broadcast_box(v, shape, last, 1) for v in op.epilogue_args),
+        ),
+        (box(shape, last, 1),),
+    )
+
+
+def _bytes_of(value: tensor.SSAValue) -> int:
+    width = tensor.element_type_of(value).bitwidth  # pyright: ignore[reportAttributeAccessIssue]
+    return max(1, int(width) // 8)
+
+
+def _attention(op: tensor.AttentionOp, limits: Limits) -> Tiling:
+    batch, _, heads, _ = tensor.shape_of(op.q)
+    kv = tensor.shape_of(op.k)[2]
+    q = {0: Cut(0, 1), 2: Cut(1, heads // kv)}
+    k = {0: Cut(0, 1), 2: Cut(1, 1)}
+    cache = {0: Cut(0, 1), 1: Cut(1, 1)}
+    cached = box(tensor.shape_of(op.k_cache), cache, 2)
+    return Tiling(
+        (batch, kv),
+        (
+            box(tensor.shape_of(op.q), q, 2),
+            *(box(tensor.shape_of(v), k, 2) for v in (op.k, op.v)),
+            cached,
+            cached,
+            *(box(tensor.shape_of(v), {}, 2) for v in (op.position, *op.q_args, *op.k_args)),
+        ),
+        (box(tensor.shape_of(op.result), q, 2), cached, cached),
+    )
+
+
+def _attention_split(op: tensor.AttentionSplitOp, limits: Limits) -> Tiling:
+    batch, _, heads, _ = tensor.shape_of(op.q)
+    kv, chunk = tensor.shape_of(op.k)[2], op.chunk.value.data
+    splits = tensor.shape_of(op.acc)[3]
+    q = {0: Cut(1, 1), 2: Cut(2, heads // kv)}
+    k = {0: Cut(1, 1), 2: Cut(2, 1)}
+    cached = box(tensor.shape_of(op.k_cache), {0: Cut(1, 1), 1: Cut(2, 1), 2: Cut(0, chunk)}, 3)
+    part = {**q, 3: Cut(0, 1)}
+    return Tiling(
+        (splits, batch, kv),
+        (
+            box(tensor.shape_of(op.q), q, 3),
+            *(box(tensor.shape_of(v), k, 3) for v in (op.k, op.v)),
+            cached,
+            cached,
+            *(box(tensor.shape_of(v), {}, 3) for v in (op.position, *op.q_args, *op.k_args)),
+        ),
+        (
+            box(tensor.shape_of(op.acc), part, 3),
+            box(tensor.shape_of(op.stats), part, 3),
+            cached,
+            cached,
+        ),
+        origin=0,
+    )
+
+
+def _attention_merge(op: tensor.AttentionMergeOp, limits: Limits) -> Tiling:
+    heads = tensor.shape_of(op.acc)[2]
+    size = ceil(heads / limits.workers)
+    cut = {2: Cut(0, size)}
+    return Tiling(
+        (ceil(heads / size),),
+        tuple(box(tensor.shape_of(v), cut, 1) for v in (op.acc, op.stats)),
+        (box(tensor.shape_of(op.result), cut, 1),),
+    )
+
+
+def _argmax_partial(op: tensor.ArgmaxPartialOp, limits: Limits) -> Tiling:
+    shape = tensor.shape_of(op.x)
+    last = len(shape) - 1
+    part = {last: Cut(0, 1)}
+    return Tiling(
+        (tensor.shape_of(op.value)[-1],),
+        (box(shape, {last: Cut(0, op.chunk.value.data)}, 1),),
+        tuple(box(tensor.shape_of(v), part, 1) for v in (op.value, op.index)),
+        origin=0,
+    )
+
+
+def _pieces(size: int, others: int, limits: Limits) -> int:
+    """Elements along a dimension that one task of an independent-elements operator takes."""
+    fewest = ceil(limits.min_elements / max(1, others))
+    return min(size, max(fewest, ceil(size / limits.workers)))
+
+
+def _rows(op: tensor.RmsNormOp | tensor.LayerNormOp | tensor.SoftmaxOp, limits: Limits) -> Tiling:
+    shape = tensor.shape_of(op.result)
+    if len(shape) < 2:
+        return whole(op.operands, op.results)
+    dim = max(range(len(shape) - 1), key=lambda d: shape[d])
+    size = ceil(shape[dim] / limits.workers)
+    cut = {dim: Cut(0, size)}
+    return Tiling(
+        (ceil(shape[dim] / size),),
+        (
+            box(tensor.shape_of(op.x), cut, 1),
+            *(box(tensor.shape_of(v), {}, 1) for v in op.operands[1:]),
+        ),
+        (box(shape, cut, 1),),
+    )
+
+
+def _elementwise(op: tensor.ElementwiseOp, limits: Limits) -> Tiling:
+    shape = tensor.shape_of(op.result)
+    if not shape:
+        return whole(op.operands, op.results)
+    dim = max(range(len(shape)), key=lambda d: shape[d])
+    size = _pieces(shape[dim], prod(shape) // max(1, shape[dim]), limits)
+    cut = {dim: Cut(0, size)}
+    return Tiling(
+        (ceil(shape[dim] / size),),
+        tuple(broadcast_box(v, shape, cut, 1) for v in op.inputs),
+        (box(shape, cut, 1),),
+    )
+
+
+def _reduce(op: tensor.ReduceOp, limits: Limits) -> Tiling:
+    shape = tensor.shape_of(op.x)
+    reduced = op.dims.get_values()
+    kept = [d for d in range(len(shape)) if d not in reduced and shape[d] > 1]
+    if not kept:
+        return whole(op.operands, op.results)
+    dim = max(kept, key=lambda d: shape[d])
+    size = _pieces(shape[dim], prod(shape) // shape[dim], limits)
+    cut = {dim: Cut(0, size)}
+    return Tiling(
+        (ceil(shape[dim] / size),),
+        (box(shape, cut, 1),),
+        (box(tensor.shape_of(op.result), cut, 1),),
+    )
+
+
+def _matmul(op: tensor.MatmulOp, limits: Limits) -> Tiling:
+    shape, rank = tensor.shape_of(op.result), len(tensor.shape_of(op.result))
+    batch = [d for d in range(rank - 2) if shape[d] > 1]
+    if batch:
+        cut = {max(batch, key=lambda d: shape[d]): Cut(0, 1)}
+        dim = next(iter(cut))
+        return Tiling(
+            (shape[dim],),
+            tuple(broadcast_box(v, (*shape[:-2], 0, 0), cut, 1) for v in op.operands),
+            (box(shape, cut, 1),),
+        )
+    size = _pieces(shape[-1], shape[-2], limits)
+    rhs = tensor.shape_of(op.rhs)
+    return Tiling(
+        (ceil(shape[-1] / size),),
+        (
+            box(tensor.shape_of(op.lhs), {}, 1),
+            box(rhs, {len(rhs) - 1: Cut(0, size)}, 1),
+        ),
+        (box(shape, {rank - 1: Cut(0, size)}, 1),),
+    )
+
+
+def _sdpa(op: tensor.SdpaOp, limits: Limits) -> Tiling:
+    heads, kv = tensor.shape_of(op.q)[1], tensor.shape_of(op.k)[1]
+    q, k = {1: Cut(0, heads // kv)}, {1: Cut(0, 1)}
+    masks = () if op.mask is None else (broadcast_box(op.mask, (0, heads, 0, 0), q, 1),)
+    return Tiling(
+        (kv,),
+        (
+            box(tensor.shape_of(op.q), q, 1),
+            *(box(tensor.shape_of(v), k, 1) for v in (op.k, op.v)),
+            *masks,
+        ),
+        (box(tensor.shape_of(op.result), q, 1),),
+    )
+
+
+def _cache_append(op: tensor.CacheAppendOp, limits: Limits) -> Tiling:
+    cut = {1: Cut(0, 1)}
+    cache = box(tensor.shape_of(op.cache), cut, 1)
+    return Tiling(
+        (tensor.shape_of(op.cache)[1],),
+        (
+            cache,
+            box(tensor.shape_of(op.new), cut, 1),
+            box(tensor.shape_of(op.position), {}, 1),
+        ),
+        (cache,),
+    )
+
+
+RULES: dict[type[Operation], Callable[..., Tiling]] = {
+    tensor.LinearOp: _linear,
+    tensor.AttentionOp: _attention,
+    tensor.AttentionSplitOp: _attention_split,
+    tensor.AttentionMergeOp: _attention_merge,
+    tensor.ArgmaxPartialOp: _argmax_partial,
+    tensor.RmsNormOp: _rows,
+    tensor.LayerNormOp: _rows,
+    tensor.SoftmaxOp: _rows,
+    tensor.ElementwiseOp: _elementwise,
+    tensor.ReduceOp: _reduce,
+    tensor.MatmulOp: _matmul,
+    tensor.SdpaOp: _sdpa,
+    tensor.CacheAppendOp: _cache_append,
+}
+"""Rules by operator; third parties may add theirs. An operator without a rule is one task."""
+
+
+def tiling_of(op: Operation, limits: Limits) -> Tiling:
+    """The tiling of a tensor operator."""
+    rule = RULES.get(type(op))
+    return whole(op.operands, op.results) if rule is None else rule(op, limits)

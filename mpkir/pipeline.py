@@ -1,0 +1,117 @@
+"""The whole way down, as one flat list of passes with the reason for each.
+
+`stages(machine)` is that list; `mpk-pipeline{target=h100}` runs it from the command line;
+`lower(module, machine)` runs it for the compiler, telling whoever listens where it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.universe import Universe
+
+from mpkir.machine import Machine, machine_named
+from mpkir.passes.fuse_events import FuseEventsPass
+from mpkir.passes.fuse_operators import FuseOperatorsPass
+from mpkir.passes.linearize_tasks import LinearizeTasksPass
+from mpkir.passes.lower_dependencies import LowerDependenciesPass
+from mpkir.passes.normalize_events import NormalizeEventsPass
+from mpkir.passes.partition_tiles import PartitionTilesPass
+from mpkir.passes.pipeline_tasks import PipelineTasksPass
+from mpkir.passes.raise_operators import RaiseOperatorsPass
+from mpkir.passes.schedule_tasks import ScheduleTasksPass
+from mpkir.passes.split_reductions import SplitReductionsPass
+from mpkir.passes.verify_schedule import VerifySchedulePass
+
+
+def stages(machine: Machine) -> tuple[ModulePass, ...]:
+    """The passes from an imported module to a scheduled one, for a machine."""
+    workers = machine.workers
+    return (
+        # Tensor level: what the model's author would name, then what streams together.
+        RaiseOperatorsPass(),
+        FuseOperatorsPass(),
+        # One worker must not do alone what many can share.
+        SplitReductionsPass(
+            attention_chunk=machine.attention_chunk, argmax_chunks=min(workers, 64)
+        ),
+        # Task level: grids of tasks on buffers.
+        PartitionTilesPass(
+            workers=workers, max_rows=machine.max_rows, task_overhead=machine.task_overhead
+        ),
+        # Event level: who waits for whom, in as few events as that needs, one wait and one signal a
+        # task.
+        LowerDependenciesPass(),
+        FuseEventsPass(),
+        NormalizeEventsPass(),
+        LinearizeTasksPass(),
+        # Weights go through shared memory ahead of the tasks that need them.
+        *((PipelineTasksPass(machine=machine.name),) if machine.shared_memory else ()),
+        # A worker and a place for every task; then the proof that the result is safe.
+        ScheduleTasksPass(workers=workers),
+        VerifySchedulePass(),
+    )
+
+
+@dataclass(frozen=True)
+class PassTiming:
+    """How long one pass took, in seconds."""
+
+    name: str
+    seconds: float
+
+
+def context() -> Context:
+    """A context that knows every dialect of every installed universe."""
+    result = Context()
+    for name, factory in Universe.get_multiverse().all_dialects.items():
+        result.register_dialect(name, factory)
+    return result
+
+
+def lower(
+    module: ModuleOp,
+    machine: Machine,
+    *,
+    on_pass: Callable[[ModulePass], None] = lambda stage: None,
+    after_pass: Callable[[ModulePass, ModuleOp], None] = lambda stage, module: None,
+) -> tuple[PassTiming, ...]:
+    """Run the default pipeline in place; the time of each pass.
+
+    `on_pass` is called before each pass (progress), `after_pass` after it (dumps). The module is
+    verified at the end of each level.
+    """
+    ctx = context()
+    timings: list[PassTiming] = []
+    for stage in stages(machine):
+        on_pass(stage)
+        begin = perf_counter()
+        stage.apply(ctx, module)
+        timings.append(PassTiming(stage.name, perf_counter() - begin))
+        if isinstance(stage, SplitReductionsPass | PartitionTilesPass | ScheduleTasksPass):
+            module.verify()
+        after_pass(stage, module)
+    return tuple(timings)
+
+
+@dataclass(frozen=True)
+class DefaultPipelinePass(ModulePass):
+    """The default pipeline for a target, e.g. `mpk-pipeline{target=h100}`.
+
+    `workers` overrides the machine's number of SMs or threads.
+    """
+
+    name = "mpk-pipeline"
+
+    target: str = "h100"
+    workers: int | None = None
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        machine = machine_named(self.target, workers=self.workers)
+        for stage in stages(machine):
+            stage.apply(ctx, op)
