@@ -177,7 +177,7 @@ class TensorOp(IRDLOperation):
             raise VerifyException(f"event tensor needs at least one counter, got {counters}")
         if len(self.arrivals.get_values()) not in (1, counters):
             raise VerifyException(
-                f"event tensor of {counters} counters has {len(self.arrivals.get_values())} arrivals"
+                f"{counters} counters have {len(self.arrivals.get_values())} numbers of arrivals"
             )
         if min(self.arrivals.get_values()) < 1:
             raise VerifyException("event needs at least one arrival")

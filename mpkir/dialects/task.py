@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import auto
 from math import prod
+from typing import cast
 
 from xdsl.dialects.builtin import (
     I64,
@@ -57,6 +58,12 @@ from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
 from mpkir.dialects.event import EdgeAttr
+
+
+def memref_type_of(value: SSAValue) -> MemRefType[Attribute]:
+    """The type of a value that is known to be a buffer or a view of one."""
+    assert isinstance(value.type, MemRefType)
+    return cast(MemRefType[Attribute], value.type)
 
 
 class BufferKind(StrEnum):
@@ -123,16 +130,14 @@ class ViewOp(IRDLOperation):
     assembly_format = "$source attr-dict `:` type($source) `to` type($result)"
 
     def __init__(self, source: SSAValue, shape: Sequence[int]):
-        assert isinstance(source.type, MemRefType)
         super().__init__(
             operands=[source],
-            result_types=[MemRefType(source.type.get_element_type(), shape)],
+            result_types=[MemRefType(memref_type_of(source).get_element_type(), shape)],
         )
 
     def verify_(self) -> None:
-        assert isinstance(self.source.type, MemRefType)
-        assert isinstance(self.result.type, MemRefType)
-        if prod(self.source.type.get_shape()) != prod(self.result.type.get_shape()):
+        source, result = memref_type_of(self.source), memref_type_of(self.result)
+        if prod(source.get_shape()) != prod(result.get_shape()):
             raise VerifyException(
                 f"view keeps the number of elements, got {self.source.type} to {self.result.type}"
             )
@@ -441,8 +446,7 @@ class GridOp(IRDLOperation):
                 f"and has {len(self.boxes.data)} boxes"
             )
         for value, box in zip((*reads, *writes), self.boxes.data, strict=True):
-            assert isinstance(value.type, MemRefType)
-            if len(box.shape) != len(value.type.get_shape()):
+            if len(box.shape) != len(memref_type_of(value).get_shape()):
                 raise VerifyException(f"box {box} has not the rank of {value.type}")
             if box.offsets.data.num_dims != len(self.grid):
                 raise VerifyException(f"box {box} does not map a grid of rank {len(self.grid)}")
@@ -467,8 +471,7 @@ def _verify_tiles(
 ) -> None:
     expected: list[Attribute] = []
     for buffer, box in zip(buffers, boxes, strict=True):
-        assert isinstance(buffer.type, MemRefType)
-        expected.append(TensorType(buffer.type.get_element_type(), box.shape))
+        expected.append(TensorType(memref_type_of(buffer).get_element_type(), box.shape))
     found = [tile.type for tile in tiles]
     if found != expected:
         raise VerifyException(
@@ -495,4 +498,5 @@ __all__ = [
     "Task",
     "ViewOp",
     "YieldOp",
+    "memref_type_of",
 ]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from xdsl.context import Context
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import AnyFloat, ModuleOp, TensorType, f32
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
     GreedyRewritePatternApplier,
@@ -39,12 +39,6 @@ def _is_in_step(op: Operation) -> bool:
     """Whether the op stands in the step itself, not in a region of another tensor op."""
     parent = op.parent_op()
     return parent is not None and not parent.name.startswith("mpk_tensor.")
-
-
-def _scalar_type(block: Block) -> Attribute:
-    last = block.last_op
-    assert isinstance(last, tensor.YieldOp)
-    return last.arguments[0].type
 
 
 def _inline_scalars(source: Block, arguments: Sequence[SSAValue], into: Block) -> SSAValue:

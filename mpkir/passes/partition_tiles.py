@@ -41,8 +41,8 @@ _IN_PLACE: dict[type[Operation], dict[int, str]] = {
 }
 
 
-def _buffer_type(type: Attribute) -> MemRefType:
-    assert isinstance(type, TensorType)
+def _buffer_type(value: SSAValue) -> MemRefType[Attribute]:
+    type = tensor.tensor_type_of(value)
     return MemRefType(type.get_element_type(), type.get_shape())
 
 
@@ -55,15 +55,14 @@ def _retype(region: Region, old: tuple[int, ...], new: tuple[int, ...]) -> None:
     for block in region.blocks:
         values = [*block.args, *(result for op in block.ops for result in op.results)]
         for value in values:
-            if isinstance(value.type, TensorType) and value.type.get_shape() == old:
+            if isinstance(value.type, TensorType) and tensor.shape_of(value) == old:
                 Rewriter.replace_value_with_new_type(
-                    value, TensorType(value.type.get_element_type(), new)
+                    value, TensorType(tensor.element_type_of(value), new)
                 )
 
 
-def _tile_type(type: Attribute, box: RegionAttr) -> TensorType:
-    assert isinstance(type, TensorType)
-    return TensorType(type.get_element_type(), box.shape)
+def _tile_type(value: SSAValue, box: RegionAttr) -> TensorType[Attribute]:
+    return TensorType(tensor.element_type_of(value), box.shape)
 
 
 @dataclass
@@ -79,10 +78,10 @@ class _Partition:
     names: set[str] = field(default_factory=set[str])
     outputs: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
 
-    def buffer(self, kind: BufferKind, name: str, type: Attribute, initial: int = 0) -> SSAValue:
-        """The buffer of this kind and name, made when it is first asked for."""
+    def buffer(self, kind: BufferKind, name: str, like: SSAValue, initial: int = 0) -> SSAValue:
+        """The buffer of this kind and name for values like this, made when first asked for."""
         if (kind, name) not in self.named:
-            op = BufferOp(kind, name, _buffer_type(type), initial)
+            op = BufferOp(kind, name, _buffer_type(like), initial)
             self.block.add_op(op)
             self.named[kind, name] = op.result
         return self.named[kind, name]
@@ -99,14 +98,12 @@ class _Partition:
         """Lower one operator of the step."""
         match op:
             case tensor.WeightOp():
-                self.buffers[op.result] = self.buffer(
-                    BufferKind.WEIGHT, op.sym.data, op.result.type
-                )
+                self.buffers[op.result] = self.buffer(BufferKind.WEIGHT, op.sym.data, op.result)
             case tensor.InputOp():
-                self.buffers[op.result] = self.buffer(BufferKind.INPUT, op.sym.data, op.result.type)
+                self.buffers[op.result] = self.buffer(BufferKind.INPUT, op.sym.data, op.result)
             case tensor.StateOp():
                 self.buffers[op.result] = self.buffer(
-                    BufferKind.STATE, op.sym.data, op.result.type, op.initial.value.data
+                    BufferKind.STATE, op.sym.data, op.result, op.initial.value.data
                 )
             case tensor.PositionOp():
                 pass  # each body that needs it has its own
@@ -115,11 +112,11 @@ class _Partition:
                 self.block.add_op(view)
                 self.buffers[op.result] = view.result
             case tensor.StoreStateOp():
-                state = self.buffer(BufferKind.STATE, op.sym.data, op.value.type)
+                state = self.buffer(BufferKind.STATE, op.sym.data, op.value)
                 self.store(op, state)
             case tensor.OutputOp():
                 if self.outputs.get(op.value) != op.sym.data:
-                    self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value.type))
+                    self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value))
             case _:
                 self.lower_operator(op)
 
@@ -143,10 +140,10 @@ class _Partition:
             if index in in_place:
                 target = self.buffers[getattr(op, in_place[index])]
             elif result in self.outputs:
-                target = self.buffer(BufferKind.OUTPUT, self.outputs[result], result.type)
+                target = self.buffer(BufferKind.OUTPUT, self.outputs[result], result)
             else:
                 suffix = f".{index}" if len(op.results) > 1 else ""
-                target = self.buffer(BufferKind.SCRATCH, family + suffix, result.type)
+                target = self.buffer(BufferKind.SCRATCH, family + suffix, result)
             self.buffers[result] = target
             targets.append(target)
         self.add_grid(op, tiling_of(op, self.limits), targets, family)
@@ -167,7 +164,7 @@ class _Partition:
                     mapper[value] = position.result
                 tiles.append(mapper[value])
                 continue
-            tiles.append(body.insert_arg(_tile_type(value.type, box), len(body.args)))
+            tiles.append(body.insert_arg(_tile_type(value, box), len(body.args)))
             reads.append(self.buffers[value])
             boxes.append(box)
         inner = op.clone()
@@ -176,7 +173,7 @@ class _Partition:
             body.add_op(index := task.IndexOp(tiling.origin))
             _set_origin(inner, index.result)
         for whole_, result, box in zip(op.results, inner.results, tiling.results, strict=True):
-            Rewriter.replace_value_with_new_type(result, _tile_type(whole_.type, box))
+            Rewriter.replace_value_with_new_type(result, _tile_type(whole_, box))
         self.retile_prologues(op, inner)
         body.add_ops([inner, task.YieldOp(*inner.results)])
         grid = GridOp(name, tiling.grid, reads, targets, [*boxes, *tiling.results], body)

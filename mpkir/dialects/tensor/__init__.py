@@ -1,4 +1,4 @@
-"""mpk_tensor: operators that a model's author would name, on ranked tensors with value semantics."""
+"""mpk_tensor: operators that a model's author would name, on tensors with value semantics."""
 
 from xdsl.ir import Dialect
 
@@ -33,6 +33,7 @@ from mpkir.dialects.tensor.program import (
     YieldOp,
     element_type_of,
     shape_of,
+    tensor_type_of,
 )
 from mpkir.dialects.tensor.tokens import (
     ArgmaxMergeOp,
@@ -102,4 +103,5 @@ __all__ = [
     "broadcast_shape",
     "element_type_of",
     "shape_of",
+    "tensor_type_of",
 ]

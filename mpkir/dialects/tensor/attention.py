@@ -139,8 +139,8 @@ class RotaryOp(IRDLOperation):
     traits = traits_def(Pure())
 
     assembly_format = (
-        "(`interleaved` $interleaved^)? $x `,` $position `,` $inv_freq (`scale` $scale^)? attr-dict "
-        "`:` functional-type(operands, results)"
+        "(`interleaved` $interleaved^)? $x `,` $position `,` $inv_freq (`scale` $scale^)? "
+        "attr-dict `:` functional-type(operands, results)"
     )
 
     def __init__(
@@ -224,8 +224,8 @@ _OPERANDS = (
     "`scale` $scale (`window` $window^)? (`soft_cap` $soft_cap^)? "
 )
 _OPERAND_TYPES = (
-    "attr-dict `:` `(` type($q) `,` type($k) `,` type($v) `,` type($k_cache) `,` type($v_cache) `,` "
-    "type($position) `)` `->` "
+    "attr-dict `:` `(` type($q) `,` type($k) `,` type($v) `,` type($k_cache) `,` "
+    "type($v_cache) `,` type($position) `)` `->` "
 )
 
 
@@ -399,4 +399,12 @@ OPS = (
     AttentionSplitOp,
     AttentionMergeOp,
 )
-__all__ = [op.__name__ for op in OPS]
+__all__ = [
+    "OPS",
+    "AttentionMergeOp",
+    "AttentionOp",
+    "AttentionSplitOp",
+    "CacheAppendOp",
+    "RotaryOp",
+    "SdpaOp",
+]

@@ -189,4 +189,12 @@ class ReduceOp(IRDLOperation):
 
 
 OPS = (RmsNormOp, LayerNormOp, SoftmaxOp, ReduceOp)
-__all__ = [op.__name__ for op in OPS] + ["ReductionKind", "ReductionKindAttr"]
+__all__ = [
+    "OPS",
+    "LayerNormOp",
+    "ReduceOp",
+    "ReductionKind",
+    "ReductionKindAttr",
+    "RmsNormOp",
+    "SoftmaxOp",
+]

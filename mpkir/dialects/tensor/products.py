@@ -242,4 +242,4 @@ class ArgmaxOp(IRDLOperation):
 
 
 OPS = (LinearOp, MatmulOp, EmbeddingOp, ArgmaxOp)
-__all__ = [op.__name__ for op in OPS] + ["verify_prologue"]
+__all__ = ["OPS", "ArgmaxOp", "EmbeddingOp", "LinearOp", "MatmulOp", "verify_prologue"]

@@ -6,7 +6,7 @@ large model has no argument list of hundreds of entries.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import cast
 
 from xdsl.dialects.builtin import I64, IntegerAttr, StringAttr, TensorType, i64
 from xdsl.ir import Attribute, SSAValue
@@ -22,19 +22,23 @@ from xdsl.irdl import (
 from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
 
-TENSOR: ClassVar = TensorType.constr()
+TENSOR = TensorType.constr()
+
+
+def tensor_type_of(value: SSAValue) -> TensorType[Attribute]:
+    """The type of a value that is known to be a ranked tensor."""
+    assert isinstance(value.type, TensorType)
+    return cast(TensorType[Attribute], value.type)
 
 
 def shape_of(value: SSAValue) -> tuple[int, ...]:
     """The static shape of a ranked tensor value."""
-    assert isinstance(value.type, TensorType)
-    return value.type.get_shape()
+    return tensor_type_of(value).get_shape()
 
 
 def element_type_of(value: SSAValue) -> Attribute:
     """The element type of a ranked tensor value."""
-    assert isinstance(value.type, TensorType)
-    return value.type.get_element_type()
+    return tensor_type_of(value).get_element_type()
 
 
 class _NamedSource(IRDLOperation):
@@ -129,7 +133,7 @@ class OutputOp(_NamedSink):
 
 @irdl_op_definition
 class PositionOp(IRDLOperation):
-    """Indices in the sequence of the step's T tokens: p, p + 1, ..., where p advances by T a step."""
+    """Indices of the step's T tokens in the sequence: p, p + 1, ..; p advances by T a step."""
 
     name = "mpk_tensor.position"
 
@@ -216,4 +220,18 @@ OPS = (
     IotaOp,
     FullOp,
 )
-__all__ = [op.__name__ for op in OPS] + ["element_type_of", "shape_of"]
+__all__ = [
+    "OPS",
+    "FullOp",
+    "InputOp",
+    "IotaOp",
+    "OutputOp",
+    "PositionOp",
+    "StateOp",
+    "StoreStateOp",
+    "WeightOp",
+    "YieldOp",
+    "element_type_of",
+    "shape_of",
+    "tensor_type_of",
+]

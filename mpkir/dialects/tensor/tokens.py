@@ -175,4 +175,4 @@ class ArgmaxMergeOp(IRDLOperation):
 
 
 OPS = (SequenceReadOp, SequenceAppendOp, ArgmaxPartialOp, ArgmaxMergeOp)
-__all__ = [op.__name__ for op in OPS]
+__all__ = ["OPS", "ArgmaxMergeOp", "ArgmaxPartialOp", "SequenceAppendOp", "SequenceReadOp"]

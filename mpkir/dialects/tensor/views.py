@@ -28,7 +28,7 @@ from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
 @irdl_op_definition
 class ReshapeOp(IRDLOperation, HasCanonicalizationPatternsInterface):
-    """The same elements in row-major order under another shape (view, unsqueeze, squeeze, flatten)."""
+    """The same elements in row-major order under another shape (view, unsqueeze, flatten)."""
 
     name = "mpk_tensor.reshape"
 
@@ -218,4 +218,4 @@ class ConcatOp(IRDLOperation, HasCanonicalizationPatternsInterface):
 
 
 OPS = (ReshapeOp, TransposeOp, SliceOp, BroadcastOp, ConcatOp)
-__all__ = [op.__name__ for op in OPS]
+__all__ = ["OPS", "BroadcastOp", "ConcatOp", "ReshapeOp", "SliceOp", "TransposeOp"]

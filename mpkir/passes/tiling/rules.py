@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, prod
 
-from xdsl.ir import Operation
+from xdsl.dialects.builtin import FixedBitwidthType
+from xdsl.ir import Operation, SSAValue
 
 from mpkir.dialects import tensor
 from mpkir.passes.tiling.tiling import Cut, Tiling, box, broadcast_box, whole
@@ -65,9 +66,10 @@ def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
     )
 
 
-def _bytes_of(value: tensor.SSAValue) -> int:
-    width = tensor.element_type_of(value).bitwidth  # pyright: ignore[reportAttributeAccessIssue]
-    return max(1, int(width) // 8)
+def _bytes_of(value: SSAValue) -> int:
+    element_type = tensor.element_type_of(value)
+    assert isinstance(element_type, FixedBitwidthType)
+    return max(1, element_type.bitwidth // 8)
 
 
 def _attention(op: tensor.AttentionOp, limits: Limits) -> Tiling:
