@@ -21,7 +21,7 @@ def test_save_and_load_keep_every_bit(table: Table, tmp_path: Path):
 
 def test_labels_and_operands(table: Table):
     assert table.task_label(1) == "second[0]"
-    assert table.operands(1) == (1, 2)
+    assert table.operands(1) == (3, 2, 4)
     assert (table.worker_count, table.task_count) == (2, 3)
 
 
@@ -34,7 +34,7 @@ DAMAGE = [
     ("families", (0, 1), 3, "the table has 3 tasks, but its grids have 4"),
     ("families", (0, 2), -1, "family 0 has stream rows -1"),
     ("families", (0, 3), -1, "family 0 has stream weights -1"),
-    ("families", (0, 4), 3, "operand buffer 3, expected in [-1, 3)"),
+    ("families", (0, 4), 5, "operand buffer 5, expected in [-1, 5)"),
     ("families", (0, 4), -1, "family 0 has a buffer after its last operand"),
     ("tasks", (0, 0), 7, "task 0 has family 7"),
     ("tasks", (0, 1), 2, "task 0 is first[2], but that grid has 2 tasks"),
@@ -76,7 +76,7 @@ def test_wrong_array(table: Table, array: str, value: np.ndarray, message: str):
 
 
 def test_two_of_one_name(table: Table):
-    names = TableNames(("x", "x", "z"), *dataclasses.astuple(table.names)[1:])
+    names = TableNames(("x", "x"), *dataclasses.astuple(table.names)[1:])
     with pytest.raises(MpkirError, match="two buffers are named 'x'"):
         dataclasses.replace(table, names=names).validate()
 

@@ -16,17 +16,19 @@ TEXT = """\
 mpkt 1
 
 buffer x
+buffer w
+buffer scale
 buffer y
 buffer z
 
-body double_half
-body double_all
+body multiply
+body accumulate
 
 event e0 arrivals 2
 event done arrivals 1
 
-family first = double_half[2] (x, y)
-family second = double_all[1] stream 16 x 2 (y, z)
+family first = multiply[2] (x, w, y)
+family second = accumulate[1] stream 16 x 2 (y, scale, z)
 
 worker 0
   first[0]  wait done >= 1 lag 1  signal e0 += 1
@@ -96,26 +98,26 @@ BAD = [
     (
         ">= 2",
         "=> 2",
-        "a.mpkt:18:22: expected '>=' here\n  second[0]  wait e0 => 2  signal done += 1\n"
+        "a.mpkt:20:22: expected '>=' here\n  second[0]  wait e0 => 2  signal done += 1\n"
         + " " * 21
         + "^\nthe grammar is mpkir/runtime/table.lark",
     ),
     ("mpkt 1", "mpkt 2", "a.mpkt:1:6: version 2 of the text form, expected 1"),
     ("mpkt 1\n", "hello\n", "a.mpkt:1:1: expected 'mpkt'"),
-    ("buffer y", "buffer x", "a.mpkt:4:8: a second buffer with this name"),
-    ("buffer y", 'buffer "\\q"', "a.mpkt:4:8: this is no JSON string"),
-    ("buffer y", "buffer", "a.mpkt:4:7: expected a name or a name in quotes here"),
-    ("double_half[2]", "triple[2]", "a.mpkt:13:16: no body of this name above"),
-    ("(x, y)", "(x, w)", "a.mpkt:13:35: no buffer of this name above"),
-    ("(x, y)", "(" + ", ".join("x" * 13) + ")", "a family has at most 12 buffers"),
-    ("worker 1", "worker 2", "a.mpkt:20:8: expected worker 1 here"),
-    ("first[1]", "third[1]", "a.mpkt:21:3: no family of this name above"),
-    ("first[1]", "first[99999999999]", "a.mpkt:21:3: 99999999999 does not fit in 32 bits"),
+    ("buffer w", "buffer x", "a.mpkt:4:8: a second buffer with this name"),
+    ("buffer w", 'buffer "\\q"', "a.mpkt:4:8: this is no JSON string"),
+    ("buffer w", "buffer", "a.mpkt:4:7: expected a name or a name in quotes here"),
+    ("multiply[2]", "triple[2]", "a.mpkt:15:16: no body of this name above"),
+    ("(x, w, y)", "(x, w, v)", "a.mpkt:15:35: no buffer of this name above"),
+    ("(x, w, y)", "(" + ", ".join("x" * 13) + ")", "a family has at most 12 buffers"),
+    ("worker 1", "worker 2", "a.mpkt:22:8: expected worker 1 here"),
+    ("first[1]", "third[1]", "a.mpkt:23:3: no family of this name above"),
+    ("first[1]", "first[99999999999]", "a.mpkt:23:3: 99999999999 does not fit in 32 bits"),
     ("first[1]", "first[2]", "a.mpkt: task 2 is first[2], but that grid has 2 tasks"),
-    ("first[1]", "first[x]", "a.mpkt:21:3: expected"),
-    ("wait e0", "wait e9", "a.mpkt:18:19: no event of this name above"),
+    ("first[1]", "first[x]", "a.mpkt:23:3: expected"),
+    ("wait e0", "wait e9", "a.mpkt:20:19: no event of this name above"),
     ("signal done += 1", "signal done += 3", "event 'done' has 1 arrivals a step"),
-    ("arrivals 2", "arrivals ;", "a.mpkt:10:19: expected a number here"),
+    ("arrivals 2", "arrivals ;", "a.mpkt:12:19: expected a number here"),
 ]
 
 
