@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,15 +114,13 @@ def load_artifact(path: str | Path) -> Artifact:
     """
     path = Path(os.path.abspath(path))
     manifest = read_manifest(path)
-    for name, record in manifest.files.items():
-        check_record(_inside(path, name), record, _COMPILE_AGAIN)
+    _check_files({_inside(path, name): at for name, at in manifest.files.items()}, _COMPILE_AGAIN)
     for name in (manifest.source, manifest.binary, TABLE_TEXT, CONSTANTS):
         if name not in manifest.files:
             raise MpkirError(
                 f"it lists no file {name!r}", where=str(path / MANIFEST), hint=_COMPILE_AGAIN
             )
-    for name, record in manifest.weight_files.items():
-        check_record(path / name, record, _FETCH_AGAIN)
+    _check_files({path / name: at for name, at in manifest.weight_files.items()}, _FETCH_AGAIN)
     table = Table.load(path / TABLE, manifest.names)
     if table.worker_count != manifest.target.workers:
         raise MpkirError(
@@ -146,6 +145,13 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise MpkirError(f"the file cannot be read ({error})", where=str(file)) from error
     return Manifest.from_json(text, str(file))
+
+
+def _check_files(records: Mapping[Path, FileRecord], hint: str) -> None:
+    """Raise MpkirError for the first file that is not as recorded; hashes several at a time."""
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(lambda item: check_record(*item, hint), records.items()):
+            pass
 
 
 def _check_replaceable(path: Path) -> None:
