@@ -1,0 +1,92 @@
+"""Memory in *atoms*: the largest sets of a buffer's elements that no task touches in part.
+
+All tasks of a step touch the same boxes every step, so that facts about elements (who wrote them
+last) can be kept for atoms, a few for each task, without loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mpkir.backends.interpreter.families import Box, Family
+from mpkir.backends.interpreter.values import Array
+
+Ints: TypeAlias = npt.NDArray[np.int32]
+_Boxes: TypeAlias = Iterable[tuple[str, Array, Box]]
+"""Buffer name, the array in the shape in which it is touched, the box."""
+
+
+@dataclass(frozen=True)
+class Touched:
+    """The atoms that a task reads and writes, ascending."""
+
+    reads: Ints
+    writes: Ints
+
+
+class Atoms:
+    """The atoms of the buffers that some family writes; atoms are numbered from 0 through all
+    buffers."""
+
+    buffers: list[str]
+    """The buffer of each atom."""
+
+    def __init__(self, families: Sequence[Family]):
+        self.buffers = []
+        self._sizes: list[int] = []
+        self._labels: dict[str, Ints] = {}
+        for family in families:
+            for name, array in zip(family.write_buffers, family.writes, strict=True):
+                if name not in self._labels:
+                    self._labels[name] = np.full(array.size, self._add(name, array.size), np.int32)
+        self._split_all(families)
+
+    def touched(self, family: Family, index: int) -> Touched:
+        """The atoms of one task."""
+        return Touched(
+            self._atoms_in(_reads(family, index)), self._atoms_in(_writes(family, index))
+        )
+
+    def _atoms_in(self, boxes: _Boxes) -> Ints:
+        found = [
+            self._labels[name].reshape(array.shape)[box.inside].reshape(-1)
+            for name, array, box in boxes
+            if name in self._labels
+        ]
+        return np.unique(np.concatenate(found)) if found else np.empty(0, np.int32)
+
+    def _split_all(self, families: Sequence[Family]) -> None:
+        seen: set[tuple[object, ...]] = set()
+        for family in families:
+            for index in range(family.size):
+                for name, array, box in (*_reads(family, index), *_writes(family, index)):
+                    key = (name, array.shape, *((s.start, s.stop) for s in box.inside))
+                    if name in self._labels and key not in seen:
+                        seen.add(key)
+                        self._split(name, self._labels[name].reshape(array.shape)[box.inside])
+
+    def _split(self, name: str, labels: Ints) -> None:
+        """Cut every atom that this box (a view of its labels) touches in part."""
+        present, counts = np.unique(labels, return_counts=True)
+        for atom, count in zip(present.tolist(), counts.tolist(), strict=True):
+            if count < self._sizes[atom]:
+                self._sizes[atom] -= count
+                labels[labels == atom] = self._add(name, count)
+
+    def _add(self, name: str, size: int) -> int:
+        self.buffers.append(name)
+        self._sizes.append(size)
+        return len(self.buffers) - 1
+
+
+def _reads(family: Family, index: int) -> Iterator[tuple[str, Array, Box]]:
+    return zip(family.read_buffers, family.reads, family.access(index).reads, strict=True)
+
+
+def _writes(family: Family, index: int) -> Iterator[tuple[str, Array, Box]]:
+    return zip(family.write_buffers, family.writes, family.access(index).writes, strict=True)

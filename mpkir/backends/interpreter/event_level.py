@@ -1,0 +1,98 @@
+"""Runs a step program at event level: workers play concurrently, in a random or adversarial order.
+
+Counters work as in a compiled program: never reset, in step e a wait is satisfied when the counter
+has reached arrivals * (e + 1 - lag). A program whose grids have no `workers` yet runs each task on
+a worker of its own, so that only events order tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+
+from mpkir.backends.interpreter.atoms import Atoms
+from mpkir.backends.interpreter.families import families_of, tokens_per_step
+from mpkir.backends.interpreter.memory import Memory
+from mpkir.backends.interpreter.play import Play
+from mpkir.backends.interpreter.schedule import Schedule
+from mpkir.backends.interpreter.values import Array
+
+Order = Literal["random", "eager"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a launch of several steps gave."""
+
+    outputs: dict[str, Array]
+    """The outputs as the last step left them."""
+    steps_done: int
+    """Fewer than asked for if a stop token was appended."""
+
+
+class EventProgram:
+    """A module at event level with its weights, ready to run."""
+
+    def __init__(self, module: ModuleOp, weights: Mapping[str, Array]):
+        self._memory = Memory(module, weights)
+        self._schedule = Schedule.of(module, families_of(module, self._memory))
+        self._tokens = tokens_per_step(module)
+        self._atoms: Atoms | None = None
+
+    def run(
+        self,
+        states: Mapping[str, Array],
+        inputs: Mapping[str, Array],
+        position: int,
+        *,
+        steps: int = 1,
+        seed: int = 0,
+        check_races: bool = True,
+        order: Order = "random",
+    ) -> Run:
+        """Run `steps` steps from `position`; see `run_steps`."""
+        self._memory.load(states, inputs)
+        self._memory.poison()
+        if check_races and self._atoms is None:
+            self._atoms = Atoms(self._schedule.families)
+        play = Play(
+            self._schedule,
+            position=position,
+            tokens=self._tokens,
+            steps=steps,
+            seed=seed,
+            eager=order == "eager",
+            atoms=self._atoms if check_races else None,
+            scratch=self._memory.scratch(),
+        )
+        with np.errstate(all="ignore"):
+            play.run()
+        self._memory.store(states)
+        return Run(self._memory.outputs(), play.steps_done)
+
+
+def run_steps(
+    module: ModuleOp,
+    weights: Mapping[str, Array],
+    states: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    position: int,
+    steps: int = 1,
+    seed: int = 0,
+    check_races: bool = True,
+    order: Order = "random",
+) -> Run:
+    """Execute `steps` steps of a program at event level, its workers interleaved by `seed`.
+
+    `order` "eager" always runs the task furthest along of those that may run: consumers as early as
+    events let them. `states` are updated in place at the end. MpkirError names workers, tasks and
+    events on a deadlock, a race (`check_races`), an event that fires too early, or a task that runs
+    after the stop.
+    """
+    return EventProgram(module, weights).run(
+        states, inputs, position, steps=steps, seed=seed, check_races=check_races, order=order
+    )

@@ -1,0 +1,121 @@
+"""A family of tasks, ready to run: its body as a kernel, and the slices that its tasks touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.dialects.builtin import ModuleOp
+
+from mpkir.backends.body import buffer_of
+from mpkir.backends.interpreter.kernels import Scalars, block_kernel
+from mpkir.backends.interpreter.memory import Memory
+from mpkir.backends.interpreter.values import Array
+from mpkir.dialects import task
+from mpkir.dialects import tensor as t
+
+Slices = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The box of a task in an array: what lies inside the array, and where that is in the tile."""
+
+    inside: Slices
+    """Of the array."""
+    in_tile: Slices | None
+    """None where the whole tile lies inside the array."""
+    tile: tuple[int, ...]
+
+    @classmethod
+    def at(cls, offsets: Sequence[int], sizes: Sequence[int], shape: Sequence[int]) -> Box:
+        """The box at `offsets`, cut at the bounds of an array of this shape."""
+        inside: list[slice] = []
+        in_tile: list[slice] = []
+        for offset, size, bound in zip(offsets, sizes, shape, strict=True):
+            low, high = max(offset, 0), max(min(offset + size, bound), 0)
+            low = min(low, high)
+            inside.append(slice(low, high))
+            in_tile.append(slice(low - offset, high - offset))
+        whole = all(s.stop - s.start == size for s, size in zip(in_tile, sizes, strict=True))
+        return cls(tuple(inside), None if whole else tuple(in_tile), tuple(sizes))
+
+    def read(self, array: Array) -> Array:
+        """The tile; zeros where it reaches over the array's end. It may be a view of the array."""
+        if self.in_tile is None:
+            return array[self.inside]
+        tile = np.zeros(self.tile, array.dtype)
+        tile[self.in_tile] = array[self.inside]
+        return tile
+
+    def write(self, array: Array, tile: Array) -> None:
+        """Store the part of a tile that lies inside the array."""
+        array[self.inside] = tile if self.in_tile is None else tile[self.in_tile]
+
+
+@dataclass(frozen=True)
+class Access:
+    """The boxes of one task: one for each read and each written buffer."""
+
+    coordinates: tuple[int, ...]
+    reads: tuple[Box, ...]
+    writes: tuple[Box, ...]
+
+
+class Family:
+    """A `mpk_task.grid` bound to arrays."""
+
+    def __init__(self, op: task.GridOp, memory: Memory):
+        self.op = op
+        self.name = op.sym_name.data
+        self.size = op.size
+        self.read_buffers = tuple(buffer_of(value).sym.data for value in op.reads)
+        self.write_buffers = tuple(buffer_of(value).sym.data for value in op.writes)
+        self.reads = tuple(memory.view(value) for value in op.reads)
+        self.writes = tuple(memory.view(value) for value in op.writes)
+        self._boxes = (op.read_boxes, op.write_boxes)
+        self._kernel = block_kernel(op.body.block)
+        self._accesses: list[Access | None] = [None] * self.size
+
+    def label(self, index: int) -> str:
+        """A task's name for a message, e.g. "l3.gate_up[5]"."""
+        return f"{self.name}[{index}]"
+
+    def access(self, index: int) -> Access:
+        """What the task with this row-major index touches."""
+        if (found := self._accesses[index]) is None:
+            coordinates = self.op.coordinates(index)
+            reads, writes = (
+                tuple(
+                    Box.at(box.offsets_at(coordinates), box.shape, array.shape)
+                    for box, array in zip(boxes, arrays, strict=True)
+                )
+                for boxes, arrays in zip(self._boxes, (self.reads, self.writes), strict=True)
+            )
+            found = self._accesses[index] = Access(coordinates, reads, writes)
+        return found
+
+    def run(self, index: int, scalars: Scalars) -> None:
+        """Execute one task: slice, evaluate, store."""
+        access = self.access(index)
+        scalars.coordinates = access.coordinates
+        tiles = [box.read(array) for box, array in zip(access.reads, self.reads, strict=True)]
+        results = self._kernel(scalars, tiles)
+        if len(results) > 1:
+            # One result may be a view of a buffer that an earlier one is about to overwrite.
+            results = tuple(r if r.base is None else r.copy() for r in results)
+        for box, array, result in zip(access.writes, self.writes, results, strict=True):
+            box.write(array, result)
+
+
+def families_of(module: ModuleOp, memory: Memory) -> tuple[Family, ...]:
+    """Every family of a module, in program order."""
+    return tuple(Family(op, memory) for op in module.walk() if isinstance(op, task.GridOp))
+
+
+def tokens_per_step(module: ModuleOp) -> int:
+    """By how much the position advances in a step: the length of what `mpk_tensor.position`
+    gives."""
+    lengths = [t.shape_of(op.result)[0] for op in module.walk() if isinstance(op, t.PositionOp)]
+    return max(lengths, default=1)
