@@ -16,15 +16,16 @@ from mpkir.errors import MpkirError
 from mpkir.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from mpkir.pipeline import LanguageModel, compile
+    from mpkir.compiler import compile
+    from mpkir.language_model import LanguageModel
     from mpkir.runtime.program import load
 
 
 __all__ = ["LanguageModel", "MpkirError", "__version__", "compile", "load"]
 
 _HOME = {
-    "LanguageModel": "mpkir.pipeline",
-    "compile": "mpkir.pipeline",
+    "LanguageModel": "mpkir.language_model",
+    "compile": "mpkir.compiler",
     "load": "mpkir.runtime.program",
 }
 

@@ -63,6 +63,7 @@ def write_artifact(
     constants: Mapping[str, torch.Tensor] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
     weight_files: Iterable[str | Path] = (),
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> Artifact:
     """Write a directory at `path`, whole or not at all, in place of an older artifact there.
 
@@ -71,6 +72,7 @@ def write_artifact(
     weights       to be stored in the artifact, by `source`
     weight_files  safetensors files to refer to instead; with neither, whoever loads the artifact
                   hands the weights over
+    extra_files   by file name, kept and checked like the rest, e.g. a tokenizer
 
     Raises MpkirError if the parts do not fit each other or `path` holds something else.
     """
@@ -88,6 +90,9 @@ def write_artifact(
         table.save(draft / TABLE)
         _write_text(draft / TABLE_TEXT, disassemble(table))
         write_tensors(draft / CONSTANTS, constants or {})
+        for name, content in (extra_files or {}).items():
+            _inside(draft, name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_bytes(content)
         manifest = dataclasses.replace(
             manifest,
             files={

@@ -8,37 +8,24 @@ from collections.abc import Mapping
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import Buffer
+from mpkir.runtime.manifest import DTYPE_BYTES, Buffer
 
 ALIGNMENT = 256
 """Bytes; what is allocated here starts at a multiple of it."""
 BOUND_ALIGNMENT = 64
 """Bytes; a tensor handed over is used as it is if it starts at a multiple of this (torch's own)."""
 
-TORCH_DTYPES = {
-    "bf16": torch.bfloat16,
-    "f16": torch.float16,
-    "f32": torch.float32,
-    "f64": torch.float64,
-    "i1": torch.bool,
-    "i8": torch.int8,
-    "ui8": torch.uint8,
-    "i16": torch.int16,
-    "i32": torch.int32,
-    "i64": torch.int64,
-}
-"""Element types of buffers by their IR names."""
+TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES}
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """The IR name of a torch element type. Raises MpkirError if buffers can't have it."""
-    for name, torch_dtype in TORCH_DTYPES.items():
-        if torch_dtype == dtype:
-            return name
-    raise MpkirError(
-        f"{dtype} is no element type of a buffer",
-        hint=f"use one of {', '.join(str(d) for d in TORCH_DTYPES.values())}",
-    )
+    """The name of an element type in a manifest. Raises MpkirError if buffers can't have it."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in TORCH_DTYPES:
+        raise MpkirError(
+            f"{name} is no element type of a buffer", hint=f"use one of {', '.join(TORCH_DTYPES)}"
+        )
+    return name
 
 
 def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:

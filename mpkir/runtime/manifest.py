@@ -19,18 +19,18 @@ MANIFEST = "manifest.json"
 BufferKind: TypeAlias = Literal["weight", "constant", "state", "input", "output", "scratch"]
 
 DTYPE_BYTES = {
-    "bf16": 2,
-    "f16": 2,
-    "f32": 4,
-    "f64": 8,
-    "i1": 1,
-    "i8": 1,
-    "ui8": 1,
-    "i16": 2,
-    "i32": 4,
-    "i64": 8,
+    "bool": 1,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "bfloat16": 2,
+    "float16": 2,
+    "float32": 4,
+    "float64": 8,
 }
-"""Element types of buffers by their IR names, with the bytes of one element."""
+"""Element types of buffers, named as in NumPy and torch, with the bytes of one element."""
 
 _CUDA_ARCH = re.compile(r"sm_\d{2,3}[af]?")
 
@@ -90,8 +90,8 @@ class Signature:
 class LanguageRoles:
     """Which buffers make the program a language model.
 
-    tokens    state i64[capacity + 1]: prompt and generated ids, -1 where not known yet
-    logits    f32 output of the last token of a step
+    tokens    state int64[capacity + 1]: prompt and generated ids, -1 where not known yet
+    logits    float32 output of the last token of a step
     """
 
     tokens: str

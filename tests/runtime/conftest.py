@@ -66,11 +66,11 @@ def manifest() -> Manifest:
     return Manifest(
         target=Target("cpu", "cpu", cpu_arch(), workers=2, features=tuple(sorted(cpu_features()))),
         buffers=(
-            Buffer("x", "input", "f32", (4,)),
-            Buffer("w", "weight", "f32", (4,), source="layer.weight"),
-            Buffer("scale", "constant", "f32", (1,), source="scale"),
-            Buffer("y", "scratch", "f32", (4,)),
-            Buffer("z", "state", "f32", (4,), initial=-1),
+            Buffer("x", "input", "float32", (4,)),
+            Buffer("w", "weight", "float32", (4,), source="layer.weight"),
+            Buffer("scale", "constant", "float32", (1,), source="scale"),
+            Buffer("y", "scratch", "float32", (4,)),
+            Buffer("z", "state", "float32", (4,), initial=-1),
         ),
         bodies=("multiply", "accumulate"),
         families=("first", "second"),

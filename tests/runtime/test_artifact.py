@@ -203,3 +203,24 @@ def test_parts_that_do_not_fit(tmp_path: Path, manifest: Manifest, table: Table)
     with pytest.raises(MpkirError, match="different numbers of workers"):
         write(dataclasses.replace(manifest, target=target), SCALE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_extra_files(tmp_path: Path, manifest: Manifest, table: Table):
+    def write(name: str) -> Artifact:
+        extra = {name: b"{}"}
+        return write_artifact(
+            tmp_path / "a",
+            manifest,
+            table,
+            source="",
+            binary=b"",
+            constants=SCALE,
+            extra_files=extra,
+        )
+
+    artifact = load_artifact(write("tokenizer/vocabulary.json").path)
+    assert (artifact.path / "tokenizer/vocabulary.json").read_bytes() == b"{}"
+    assert "tokenizer/vocabulary.json" in artifact.manifest.files
+    with pytest.raises(MpkirError, match=r"'\.\./x' is outside the artifact"):
+        write("../x")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a"]

@@ -10,7 +10,7 @@ from mpkir.runtime.buffers import ALIGNMENT, TORCH_DTYPES, allocate, bind, dtype
 from mpkir.runtime.manifest import DTYPE_BYTES, Buffer
 
 CPU = torch.device("cpu")
-WEIGHT = Buffer("w", "weight", "bf16", (16, 8), source="layer.weight")
+WEIGHT = Buffer("w", "weight", "bfloat16", (16, 8), source="layer.weight")
 
 
 def test_dtypes_agree_with_the_manifest():
@@ -54,11 +54,11 @@ def test_other_weights_are_copied_right():
         ({}, "weight 'layer.weight' is missing among 0 tensors"),
         (
             {"layer.weight": torch.zeros(8, 16, dtype=torch.bfloat16)},
-            "weight 'layer.weight' is bf16[8, 16], the program was compiled for bf16[16, 8]",
+            "is bfloat16[8, 16], the program was compiled for bfloat16[16, 8]",
         ),
         (
             {"layer.weight": torch.zeros(16, 8)},
-            "weight 'layer.weight' is f32[16, 8], the program was compiled for bf16[16, 8]",
+            "weight 'layer.weight' is float32[16, 8], the program was compiled for bfloat16[16, 8]",
         ),
     ],
 )

@@ -83,6 +83,6 @@ def test_gpu_architecture(manifest: Manifest):
 
 def test_names_are_in_the_order_of_ids(manifest: Manifest):
     added = dataclasses.replace(
-        manifest, buffers=(*manifest.buffers, Buffer("q", "input", "i1", ()))
+        manifest, buffers=(*manifest.buffers, Buffer("q", "input", "bool", ()))
     )
     assert added.names.buffers == ("x", "w", "scale", "y", "z", "q")

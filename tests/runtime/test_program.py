@@ -95,7 +95,9 @@ def test_bad_calls(artifact: Artifact):
         program(X, X)
     with pytest.raises(MpkirError, match="input 'x' is int, expected a tensor"):
         program(3)
-    with pytest.raises(MpkirError, match=r"input 'x' is f32\[2\], the program was compiled for"):
+    with pytest.raises(
+        MpkirError, match=r"input 'x' is float32\[2\], the program was compiled for"
+    ):
         program(X[:2])
     with pytest.raises(MpkirError, match="cannot run 0 steps from position 0"):
         program.run(steps=0)
