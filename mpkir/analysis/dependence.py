@@ -1,0 +1,201 @@
+"""Which families must be ordered because their tasks touch the same elements, and which of their tasks.
+
+Running the grids in module order is the meaning of a program. Two tasks of different families conflict if they touch a common
+element and one of them writes it. Pairs that a write of the whole buffer in between orders already are left out: whoever touches an
+element before that write is ordered before the task that writes this element, and so is whoever touches it after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Flag, auto
+from math import prod
+
+import numpy as np
+from xdsl.dialects.builtin import MemRefType
+
+from mpkir.analysis.families import Access, Family, Ints
+from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
+from mpkir.dialects import task
+
+
+class Hazard(Flag):
+    """Why two tasks conflict: what the later one does after what the earlier one did."""
+
+    READ_AFTER_WRITE = auto()
+    WRITE_AFTER_READ = auto()
+    WRITE_AFTER_WRITE = auto()
+
+
+@dataclass(frozen=True, eq=False)
+class Touch:
+    """One access of a family in the shape that all accesses of its buffer are compared in."""
+
+    family: Family
+    access: Access
+    boxes: Boxes
+    low: Ints
+    """Distinct boxes, [boxes, rank]."""
+    high: Ints
+    box: Ints
+    """For each row of `boxes` its distinct box."""
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Pairs of distinct boxes of two accesses that share an element."""
+
+    earlier: Touch
+    later: Touch
+    hazard: Hazard
+    earlier_box: Ints
+    later_box: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Conflict:
+    """An earlier and a later family with conflicting tasks."""
+
+    earlier: Family
+    later: Family
+    overlaps: list[Overlap] = field(default_factory=list[Overlap])
+
+    @property
+    def hazards(self) -> Hazard:
+        """All reasons together."""
+        result = Hazard(0)
+        for overlap in self.overlaps:
+            result |= overlap.hazard
+        return result
+
+
+def touches_of(families: Sequence[Family]) -> dict[task.BufferOp, list[Touch]]:
+    """All accesses of every buffer that somebody writes, in family order."""
+    grouped: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
+    for family in families:
+        for access in family.accesses:
+            grouped.setdefault(access.buffer, []).append((family, access))
+    return {
+        buffer: _touches(buffer, accesses)
+        for buffer, accesses in grouped.items()
+        if any(access.is_write for _, access in accesses)
+    }
+
+
+def _touches(buffer: task.BufferOp, accesses: list[tuple[Family, Access]]) -> list[Touch]:
+    assert isinstance(buffer.result.type, MemRefType)
+    shape = common_shape([buffer.result.type.get_shape(), *(a.shape for _, a in accesses)])
+    result: list[Touch] = []
+    for family, access in accesses:
+        boxes = refine(boxes_of(access, family.coordinates), access.shape, shape)
+        result.append(Touch(family, access, boxes, *distinct(boxes)))
+    return result
+
+
+def hazard_of(earlier: Access, later: Access) -> Hazard:
+    """What orders two accesses of one buffer; nothing orders two reads."""
+    match earlier.is_write, later.is_write:
+        case True, False:
+            return Hazard.READ_AFTER_WRITE
+        case False, True:
+            return Hazard.WRITE_AFTER_READ
+        case True, True:
+            return Hazard.WRITE_AFTER_WRITE
+        case _:
+            return Hazard(0)
+
+
+def overlap_of(earlier: Touch, later: Touch) -> Overlap | None:
+    """The conflicting boxes of two accesses of one buffer, if there are any."""
+    hazard = hazard_of(earlier.access, later.access)
+    if not hazard:
+        return None
+    a, b = overlapping(earlier.low, earlier.high, later.low, later.high)
+    return Overlap(earlier, later, hazard, a, b) if len(a) else None
+
+
+def conflicts_of(families: Sequence[Family]) -> list[Conflict]:
+    """Conflicting pairs of different families within a step, earlier one first, in order of the later."""
+    found: dict[tuple[int, int], Conflict] = {}
+    for buffer, touches in touches_of(families).items():
+        assert isinstance(buffer.result.type, MemRefType)
+        size = prod(buffer.result.type.get_shape())
+        live: list[Touch] = []
+        for group in _by_family(touches):
+            for later in group:
+                for earlier in live:
+                    if (overlap := overlap_of(earlier, later)) is not None:
+                        key = (later.family.number, earlier.family.number)
+                        conflict = Conflict(earlier.family, later.family)
+                        found.setdefault(key, conflict).overlaps.append(overlap)
+            if any(later.access.is_write and covered(later) == size for later in group):
+                live = []
+            live.extend(group)
+    return [found[key] for key in sorted(found)]
+
+
+def _by_family(touches: list[Touch]) -> list[list[Touch]]:
+    groups: dict[int, list[Touch]] = {}
+    for touch in touches:
+        groups.setdefault(touch.family.number, []).append(touch)
+    return list(groups.values())
+
+
+def covered(touch: Touch) -> int:
+    """How many elements the boxes of an access cover together, if no two of them overlap; else a lower bound."""
+    volumes = (touch.high - touch.low).prod(axis=1)
+    if len(volumes) < 2:
+        return int(volumes.sum())
+    a, b = overlapping(touch.low, touch.high, touch.low, touch.high)
+    alone = np.ones(len(volumes), bool)
+    alone[np.maximum(a, b)[a != b]] = False
+    return int(volumes[alone].sum())
+
+
+def components(conflict: Conflict) -> tuple[Ints, Ints, int]:
+    """Split two families into groups with no conflict across: group of each earlier and later task, and how many.
+
+    Groups are numbered in the order of the later family's tasks. A task without any conflict has group -1.
+    """
+    earlier, later = conflict.earlier.size, conflict.later.size
+    edges_a: list[Ints] = []
+    edges_b: list[Ints] = []
+    nodes = earlier + later
+    involved = np.zeros(nodes, bool)
+    for overlap in conflict.overlaps:
+        base_a, base_b = nodes, nodes + len(overlap.earlier.low)
+        nodes = base_b + len(overlap.later.low)
+        used_a = np.isin(overlap.earlier.box, overlap.earlier_box)
+        used_b = np.isin(overlap.later.box, overlap.later_box)
+        tasks_a = overlap.earlier.boxes.tasks[used_a]
+        tasks_b = overlap.later.boxes.tasks[used_b] + earlier
+        involved[tasks_a] = involved[tasks_b] = True
+        edges_a += [tasks_a, tasks_b, overlap.earlier_box + base_a]
+        edges_b += [
+            overlap.earlier.box[used_a] + base_a,
+            overlap.later.box[used_b] + base_b,
+            overlap.later_box + base_b,
+        ]
+    root = connected(nodes, np.concatenate(edges_a), np.concatenate(edges_b))
+    root = root[: earlier + later]
+    # Number the groups by their first task in the later family.
+    seen, first = np.unique(root[earlier:][involved[earlier:]], return_index=True)
+    number = np.full(nodes, -1, np.int64)
+    number[seen[np.argsort(first)]] = np.arange(len(seen))
+    group = np.where(involved, number[root], -1)
+    return group[:earlier], group[earlier:], len(seen)
+
+
+def connected(nodes: int, a: Ints, b: Ints) -> Ints:
+    """The least node of each node's connected component, given edges a - b."""
+    root = np.arange(nodes, dtype=np.int64)
+    while True:
+        least = np.minimum(root[a], root[b])
+        before = root.copy()
+        np.minimum.at(root, root[a], least)
+        np.minimum.at(root, root[b], least)
+        while not np.array_equal(root, shorter := root[root]):
+            root = shorter
+        if np.array_equal(before, root):
+            return root

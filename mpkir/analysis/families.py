@@ -1,0 +1,117 @@
+"""The task families of a module in their order, and which buffers' boxes their tasks touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.ir import SSAValue
+from xdsl.ir.affine import (
+    AffineBinaryOpExpr,
+    AffineBinaryOpKind,
+    AffineConstantExpr,
+    AffineDimExpr,
+    AffineExpr,
+    AffineMap,
+)
+
+from mpkir.dialects import task
+
+Ints = npt.NDArray[np.int64]
+
+WORKERS = "mpk.workers"
+"""Attribute of a scheduled module: how many workers run it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Access:
+    """One operand of a family: the buffer behind its views, the shape it is seen in, the boxes touched."""
+
+    buffer: task.BufferOp
+    shape: tuple[int, ...]
+    box: task.RegionAttr
+    is_write: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """A grid of tasks and its place in the module."""
+
+    number: int
+    op: task.GridOp
+    accesses: tuple[Access, ...]
+
+    @property
+    def name(self) -> str:
+        """The family's symbol."""
+        return self.op.sym_name.data
+
+    @cached_property
+    def size(self) -> int:
+        """Number of tasks."""
+        return self.op.size
+
+    @cached_property
+    def coordinates(self) -> Ints:
+        """Grid coordinates of every task, [tasks, grid rank]."""
+        return coordinates_of(self.op.grid)
+
+
+def coordinates_of(grid: tuple[int, ...]) -> Ints:
+    """Row-major coordinates of all points of a grid, [points, rank]."""
+    return np.indices(grid, dtype=np.int64).reshape(len(grid), -1).T
+
+
+def evaluate(map: AffineMap, coordinates: Ints) -> Ints:
+    """An affine map at many points: [points, dims] to [points, results]."""
+    columns = [_evaluate(expression, coordinates) for expression in map.results]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(coordinates), 0), np.int64)
+
+
+def _evaluate(expression: AffineExpr, coordinates: Ints) -> Ints:
+    match expression:
+        case AffineConstantExpr():
+            return np.full(len(coordinates), expression.value, np.int64)
+        case AffineDimExpr():
+            return coordinates[:, expression.position]
+        case AffineBinaryOpExpr():
+            lhs = _evaluate(expression.lhs, coordinates)
+            rhs = _evaluate(expression.rhs, coordinates)
+            match expression.kind:
+                case AffineBinaryOpKind.Add:
+                    return lhs + rhs
+                case AffineBinaryOpKind.Mul:
+                    return lhs * rhs
+                case AffineBinaryOpKind.Mod:
+                    return lhs % rhs
+                case AffineBinaryOpKind.FloorDiv:
+                    return lhs // rhs
+                case AffineBinaryOpKind.CeilDiv:
+                    return -(-lhs // rhs)
+        case _:
+            raise ValueError(f"{expression} has symbols; the maps of a grid have only dimensions")
+
+
+def buffer_of(value: SSAValue) -> task.BufferOp:
+    """The buffer behind a memref value, through views."""
+    while isinstance(owner := value.owner, task.ViewOp):
+        value = owner.source
+    assert isinstance(owner, task.BufferOp)
+    return owner
+
+
+def _accesses(op: task.GridOp) -> Iterator[Access]:
+    reads, writes = tuple(op.reads), tuple(op.writes)
+    for number, (value, box) in enumerate(zip((*reads, *writes), op.boxes.data, strict=True)):
+        assert isinstance(value.type, MemRefType)
+        yield Access(buffer_of(value), tuple(value.type.get_shape()), box, number >= len(reads))
+
+
+def families_of(module: ModuleOp) -> tuple[Family, ...]:
+    """All families of a module in program order."""
+    grids = (op for op in module.walk() if isinstance(op, task.GridOp))
+    return tuple(Family(number, op, tuple(_accesses(op))) for number, op in enumerate(grids))

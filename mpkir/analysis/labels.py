@@ -1,0 +1,74 @@
+"""Affine maps that give each task of a grid its group: `sum_k step_k * ((d_k floordiv m_k) mod r_k) + c`."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+from xdsl.ir.affine import AffineExpr, AffineMap
+
+from mpkir.analysis.families import Ints, coordinates_of, evaluate
+
+
+def constant_map(rank: int, value: int = 0) -> AffineMap:
+    """Every task in one group."""
+    return AffineMap(rank, 0, (AffineExpr.constant(value),))
+
+
+def fit(labels: Ints, grid: tuple[int, ...], groups: int) -> AffineMap | None:
+    """A map from grid coordinates to these labels, exact wherever a label is not -1, or None.
+
+    A task labelled -1 may come into any of the `groups`.
+    """
+    known = labels >= 0
+    if not known.any():
+        return constant_map(len(grid))
+    if groups == 1:
+        return constant_map(len(grid))
+    points = np.where(known, labels, 0).reshape(grid)
+    mask = known.reshape(grid)
+    expression: AffineExpr = AffineExpr.constant(0)
+    # Read each dimension's part along the line through the first known task.
+    origin = tuple(int(c) for c in coordinates_of(grid)[int(known.argmax())])
+    base = int(points[origin])
+    for dim in range(len(grid)):
+        line = tuple(slice(None) if d == dim else origin[d] for d in range(len(grid)))
+        part = _fit_line(points[line] - base, mask[line], origin[dim], dim)
+        if part is None:
+            return None
+        expression, base = expression + part[0], base - part[1]
+    map = AffineMap(len(grid), 0, ((expression + base),))
+    values = evaluate(map, coordinates_of(grid))[:, 0]
+    assert len(values) == prod(grid)
+    if (values[known] != labels[known]).any() or values.min() < 0 or values.max() >= groups:
+        return None
+    return map
+
+
+def _fit_line(
+    values: Ints, known: np.ndarray[tuple[int], np.dtype[np.bool_]], origin: int, dim: int
+) -> tuple[AffineExpr, int] | None:
+    """One dimension's part and its value at the origin."""
+    where = np.flatnonzero(known)
+    given = values[where]
+    if (given == given[0]).all():
+        return AffineExpr.constant(0), 0
+    d = AffineExpr.dimension(dim)
+    changes = np.flatnonzero(np.diff(given)) + 1
+    step = int(given[changes[0]] - given[0])
+    # The first run may be shortened by tasks without a label, the second by the grid's end.
+    runs = [int(where[changes[0]])]
+    if len(changes) > 1:
+        runs.append(int(where[changes[1]] - where[changes[0]]))
+    for divisor in dict.fromkeys(runs):
+        inner = d if divisor == 1 else d // divisor
+        quotient = where // divisor
+        if np.array_equal(step * (quotient - quotient[0]) + given[0], given):
+            return inner * step, step * (origin // divisor)
+        again = np.flatnonzero((given == given[0]) & (quotient > quotient[0]))
+        if len(again):
+            period = int(quotient[again[0]] - quotient[0])
+            digit = quotient % period
+            if np.array_equal(step * (digit - digit[0]) + given[0], given):
+                return (inner % period) * step, step * (origin // divisor % period)
+    return None

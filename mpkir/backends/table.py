@@ -1,0 +1,215 @@
+"""From an event-level module to the runtime table: ids for buffers, bodies, families and counters, tasks in worker order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float16Type,
+    Float32Type,
+    Float64Type,
+    IntegerAttr,
+    IntegerType,
+    MemRefType,
+    ModuleOp,
+)
+from xdsl.ir import Attribute
+
+from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
+from mpkir.backends.body import Body, bodies_of
+from mpkir.dialects import event, task
+from mpkir.errors import MpkirError
+from mpkir.runtime.table import MAX_OPERANDS, Table, TableNames, TaskField
+
+_FLOATS: dict[type[Attribute], str] = {
+    BFloat16Type: "bfloat16",
+    Float16Type: "float16",
+    Float32Type: "float32",
+    Float64Type: "float64",
+}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer as the runtime has to provide it; its id is its place in `buffers_of`."""
+
+    name: str
+    kind: str
+    """weight, state, input, output or scratch."""
+    dtype: str
+    """bfloat16, float32, int64, bool, ..."""
+    shape: tuple[int, ...]
+    initial: int
+    """Fills a state before the first step."""
+
+
+def dtype_name(element_type: Attribute) -> str:
+    """NumPy's (or ml_dtypes') name of an element type."""
+    if isinstance(element_type, IntegerType):
+        width = element_type.width.data
+        return "bool" if width == 1 else f"int{width}"
+    name = _FLOATS.get(type(element_type))
+    if name is None:
+        raise MpkirError(f"no buffer can have elements of type {element_type}")
+    return name
+
+
+def buffer_ops_of(module: ModuleOp) -> tuple[task.BufferOp, ...]:
+    """The buffers of a module in order of their ids."""
+    return tuple(op for op in module.walk() if isinstance(op, task.BufferOp))
+
+
+def buffers_of(module: ModuleOp) -> tuple[Buffer, ...]:
+    """What the runtime has to know of each buffer, in order of ids."""
+    return tuple(_buffer(op) for op in buffer_ops_of(module))
+
+
+def _buffer(op: task.BufferOp) -> Buffer:
+    assert isinstance(op.result.type, MemRefType)
+    return Buffer(
+        op.sym.data,
+        op.kind.data.value,
+        dtype_name(op.result.type.get_element_type()),
+        tuple(op.result.type.get_shape()),
+        op.initial.value.data,
+    )
+
+
+def _counters_of(module: ModuleOp) -> tuple[dict[str, int], list[str], list[int]]:
+    """First counter id of each event tensor; names and arrivals of all counters."""
+    first: dict[str, int] = {}
+    names: list[str] = []
+    arrivals: list[int] = []
+    for op in module.walk():
+        if isinstance(op, event.TensorOp):
+            symbol, each = op.sym_name.data, op.arrivals_of_each
+            first[symbol] = len(names)
+            names += [symbol] if len(each) == 1 else [f"{symbol}.{i}" for i in range(len(each))]
+            arrivals += each
+    return first, names, arrivals
+
+
+def _edge(
+    family: Family, edges: tuple[event.EdgeAttr, ...], what: str, first: dict[str, int]
+) -> tuple[Ints, int]:
+    """Counter id for each task (-1 for none), and the lag."""
+    if not edges:
+        return np.full(family.size, -1, np.int64), 0
+    if len(edges) > 1:
+        raise MpkirError(
+            f"tasks {what} {len(edges)} events, a table has room for one",
+            where=f"@{family.name}",
+            hint="run mpk-normalize-events before",
+        )
+    (edge,) = edges
+    if edge.symbol not in first:
+        raise MpkirError(f"tasks {what} @{edge.symbol}, which is no event", where=f"@{family.name}")
+    return first[edge.symbol] + evaluate(edge.index.data, family.coordinates)[:, 0], edge.lag.data
+
+
+def _family_row(family: Family, body: int, ids: dict[task.BufferOp, int]) -> list[int]:
+    if len(family.accesses) > MAX_OPERANDS:
+        raise MpkirError(
+            f"a task touches {len(family.accesses)} buffers, a table has room for {MAX_OPERANDS}",
+            where=f"@{family.name}",
+            hint="split the operator or fuse less into it",
+        )
+    stream = family.op.stream
+    rows, weights = (stream.rows.data, len(stream.reads)) if stream is not None else (0, 0)
+    operands = [ids[access.buffer] for access in family.accesses]
+    return [
+        body,
+        family.size,
+        rows,
+        weights,
+        *operands,
+        *[-1] * (MAX_OPERANDS - len(operands)),
+    ]
+
+
+def _coalesce(tasks: Ints, worker: Ints) -> None:
+    """Consecutive tasks of one worker that signal one event without a wait for another in between signal once, the last for all."""
+    event_id, wait = tasks[:, TaskField.SIGNAL_EVENT], tasks[:, TaskField.WAIT_EVENT]
+    joins = np.zeros(len(tasks), bool)
+    joins[:-1] = (
+        (event_id[:-1] >= 0)
+        & (event_id[:-1] == event_id[1:])
+        & (worker[:-1] == worker[1:])
+        & (tasks[:-1, TaskField.FAMILY] == tasks[1:, TaskField.FAMILY])
+        & (wait[:-1] == wait[1:])
+    )
+    run = np.cumsum(np.concatenate([[0], ~joins[:-1]])) if len(tasks) else np.zeros(0, np.int64)
+    counts = np.bincount(run)
+    tasks[:, TaskField.SIGNAL_AMOUNT] = np.where(event_id >= 0, counts[run], 0)
+    tasks[joins, TaskField.SIGNAL_EVENT] = -1
+    tasks[joins, TaskField.SIGNAL_AMOUNT] = 0
+
+
+def workers_of(module: ModuleOp) -> int:
+    """How many workers run a scheduled module. Raises MpkirError for one without a schedule."""
+    workers = module.attributes.get(WORKERS)
+    if not isinstance(workers, IntegerAttr):
+        raise MpkirError("the module has no schedule", hint="run mpk-schedule-tasks before")
+    return workers.value.data
+
+
+def table_of(module: ModuleOp) -> Table:
+    """The table of a scheduled module. Raises MpkirError if it is not normalized, scheduled, or too wide for a table."""
+    families, bodies = families_of(module), bodies_of(module)
+    workers = workers_of(module)
+    ids = {op: number for number, op in enumerate(buffer_ops_of(module))}
+    body_of = {name: body.index for body in bodies for name in body.families}
+    first, event_names, arrivals = _counters_of(module)
+    rows: list[Ints] = []
+    placed: list[Ints] = []
+    slots: list[Ints] = []
+    for family in families:
+        op = family.op
+        if op.workers is None or op.slots is None:
+            raise MpkirError(
+                "the tasks have no workers",
+                where=f"@{family.name}",
+                hint="run mpk-schedule-tasks before",
+            )
+        wait, lag = _edge(family, op.waits.data if op.waits else (), "wait for", first)
+        signal, _ = _edge(family, op.signals.data if op.signals else (), "signal", first)
+        table = np.zeros((family.size, len(TaskField)), np.int64)
+        table[:, TaskField.FAMILY] = family.number
+        table[:, TaskField.INDEX] = np.arange(family.size)
+        table[:, TaskField.WAIT_EVENT] = wait
+        if (wait >= 0).any():
+            table[:, TaskField.WAIT_ARRIVALS] = np.array(arrivals, np.int64)[wait]
+            table[:, TaskField.WAIT_LAG] = lag
+        table[:, TaskField.SIGNAL_EVENT] = signal
+        rows.append(table)
+        placed.append(np.array(op.workers.get_values(), np.int64))
+        slots.append(np.array(op.slots.get_values(), np.int64))
+    tasks, worker = np.concatenate(rows), np.concatenate(placed)
+    order = np.lexsort((np.concatenate(slots), worker))
+    tasks, worker = tasks[order], worker[order]
+    _coalesce(tasks, worker)
+    table = Table(
+        tasks=np.ascontiguousarray(tasks, np.int32),
+        workers=np.array([0, *accumulate(np.bincount(worker, minlength=workers))], np.int32),
+        families=np.array([_family_row(f, body_of[f.name], ids) for f in families], np.int32),
+        events=np.array(arrivals, np.int32),
+        names=TableNames(
+            buffers=tuple(buffer.sym.data for buffer in ids),
+            bodies=_body_names(bodies),
+            families=tuple(family.name for family in families),
+            events=tuple(event_names),
+        ),
+    )
+    table.validate()
+    return table
+
+
+def _body_names(bodies: tuple[Body, ...]) -> tuple[str, ...]:
+    """A body is called like its tile operator and its number."""
+    return tuple(
+        f"{'_'.join(op.name.rpartition('.')[2] for op in body.tile_ops[-1:]) or 'join'}_{body.index}"
+        for body in bodies
+    )

@@ -1,0 +1,1 @@
+"""Machine models, one JSON file each; `mpkir.machine` reads them."""
