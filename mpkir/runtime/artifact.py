@@ -155,8 +155,9 @@ def read_manifest(path: Path) -> Manifest:
 def _check_files(records: Mapping[Path, FileRecord], hint: str) -> None:
     """Raise MpkirError for the first file that is not as recorded; hashes several at a time."""
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(lambda item: check_record(*item, hint), records.items()):
-            pass
+        checks = [pool.submit(check_record, path, at, hint) for path, at in records.items()]
+    for check in checks:
+        check.result()
 
 
 def _check_replaceable(path: Path) -> None:
