@@ -1,0 +1,103 @@
+// The shared-memory ring that weights stream through, and the loader's side of it.
+//
+// A stage is at most SLOT bytes. `full` completes when the bytes of a stage have landed, `empty`
+// when all compute warps have read it. The loader keeps at most IN_FLIGHT stages issued and not
+// landed: deeper queues in the memory system only delay everybody's polls and activations.
+#pragma once
+#include "sync.cuh"
+
+namespace mpk {
+
+constexpr int SLOT = 16384;
+
+template <int SLOTS>
+struct Ring {
+  alignas(128) char slot[SLOTS][SLOT];
+  Barrier full[SLOTS];
+  Barrier empty[SLOTS];
+
+  // One thread.
+  __device__ void init() {
+    for (int i = 0; i < SLOTS; ++i) {
+#if __CUDA_ARCH__ >= 900
+      full[i].init(1);
+#else
+      full[i].init(32);  // each lane of the loader arrives when its own copies have landed
+#endif
+      empty[i].init(COMPUTE_WARPS);
+    }
+  }
+};
+
+// A place in the ring, and the parity of the round it is in.
+template <int SLOTS>
+struct RingCursor {
+  int slot = 0;
+  u32 parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++slot == SLOTS) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// The loader's state. All 32 lanes call every method together.
+template <int SLOTS, int IN_FLIGHT>
+struct Loader {
+  static_assert(IN_FLIGHT < SLOTS, "a stage in flight needs a slot of its own");
+
+  Ring<SLOTS>& ring;
+  const volatile int& leave;  // set once the worker gives up: nobody will empty a slot any more
+  int lane;
+  RingCursor<SLOTS> next;      // the slot to fill
+  RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
+  int in_flight = 0;
+
+  __device__ Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
+      : ring(ring), leave(leave), lane(lane) {}
+
+  __device__ __forceinline__ void land_one() {
+    ring.full[landing.slot].wait(landing.parity);
+    landing.advance();
+    --in_flight;
+  }
+
+  // Starts the copy of one stage; false if the worker gives up meanwhile. bytes % 16 == 0.
+  __device__ __forceinline__ bool issue(const char* source, int bytes) {
+    while (!ring.empty[next.slot].passed(next.parity ^ 1)) {
+      if (leave) return false;
+    }
+    if (in_flight == IN_FLIGHT) land_one();
+    char* target = ring.slot[next.slot];
+    Barrier& full = ring.full[next.slot];
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0) {
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                       shared_address(&full)), "r"(bytes) : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+          ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full))
+          : "memory");
+    }
+#else
+    for (int at = 16 * lane; at < bytes; at += 512)
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(target + at)),
+                   "l"(source + at) : "memory");
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full))
+                 : "memory");
+#endif
+    __syncwarp();
+    ++in_flight;
+    next.advance();
+    return true;
+  }
+
+  // Before the CTA may end: no copy into its shared memory may be pending.
+  __device__ __forceinline__ void drain() {
+    while (in_flight > 0) land_one();
+  }
+};
+
+}  // namespace mpk

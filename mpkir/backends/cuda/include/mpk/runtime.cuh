@@ -1,0 +1,363 @@
+// The persistent kernel: one CTA for each worker, warps with roles, one loop over the worker's list.
+//
+// Warps 0-7 compute, warp 8 loads weights ahead of every dependency, warp 9 publishes what streaming
+// bodies computed, warp 10 waits for events. A generated program says
+//
+//   struct program {
+//     static constexpr int tokens, shared_bytes, ring_slots, in_flight;
+//     using bodies = mpk::Bodies<mpk::Linear<body_0>, mpk::Attention<body_1>, ...>;
+//     template <class Visit> static __device__ void dispatch(int body, Visit& visit);  // the switch
+//   };
+//   MPK_KERNEL(program)
+//
+// A body either streams (RingLinear: the three methods load, compute, publish) or is cooperative:
+//   static constexpr int scratch_bytes;
+//   static __device__ void run(const Work&, const LaunchArgs&, char* scratch);   // all compute warps
+#pragma once
+#include "abi.cuh"
+#include "queue.cuh"
+#include "ring.cuh"
+
+namespace mpk {
+
+constexpr int LOADER_WARP = COMPUTE_WARPS;
+constexpr int PUBLISHER_WARP = COMPUTE_WARPS + 1;
+constexpr int DISPATCHER_WARP = COMPUTE_WARPS + 2;
+constexpr int THREADS = 32 * (COMPUTE_WARPS + 3);
+
+// What the bodies of a program need of shared memory at most.
+template <class... B>
+struct Bodies {
+  static constexpr int largest(const int* sizes, int count) {
+    int result = 16;
+    for (int i = 0; i < count; ++i) result = most(result, (sizes[i] + 15) / 16 * 16);
+    return result;
+  }
+  static constexpr int scratch() {
+    const int sizes[] = {0, B::scratch_bytes...};
+    return largest(sizes, 1 + sizeof...(B));
+  }
+  static constexpr int partial() {
+    const int sizes[] = {0, B::partial_bytes...};
+    return largest(sizes, 1 + sizeof...(B));
+  }
+};
+
+template <class P>
+struct Layout {
+  static constexpr int PARTIAL = P::bodies::partial();
+  static constexpr int SCRATCH = P::bodies::scratch();
+  static constexpr int FIXED = int(sizeof(Queue)) + 2 * PARTIAL + SCRATCH + 1024;
+  static constexpr int SLOTS = least(P::ring_slots, (P::shared_bytes - FIXED) / (SLOT + 16));
+  static_assert(SLOTS > P::in_flight, "too little shared memory for the ring beside these bodies");
+};
+
+template <class P>
+struct Shared {
+  using L = Layout<P>;
+  Ring<L::SLOTS> ring;
+  Queue queue;
+  alignas(16) char partial[2][L::PARTIAL];  // sums of streaming bodies on their way to the publisher
+  alignas(16) char scratch[L::SCRATCH];
+  Barrier partial_full[2];
+  Barrier partial_empty[2];
+  float reduce[2][COMPUTE_WARPS];
+  int leave;
+};
+
+// ---- roles ----
+
+// A compute warp's place in queue, ring and hand-over buffers; equal in all compute warps.
+template <class P>
+struct Compute {
+  static constexpr int SLOTS = Layout<P>::SLOTS;
+  Shared<P>& s;
+  const LaunchArgs& args;
+  int warp, lane;
+  QueueCursor queue;
+  RingCursor<SLOTS> ring;
+  u32 handed = 0;  // streaming tasks handed to the publisher so far
+  u32 toggle = 0;  // which reduce buffer
+  bool leaving = false;
+
+  __device__ __forceinline__ const Work& work() const { return s.queue.work[queue.entry]; }
+  __device__ __forceinline__ void wait_filled() { s.queue.filled[queue.entry].wait(queue.parity); }
+  // False: the worker leaves.
+  __device__ __forceinline__ bool wait_ready() {
+    s.queue.ready[queue.entry].wait(queue.parity);
+    leaving = work().stop != 0;
+    return !leaving;
+  }
+  // Until all that was handed over has been published: later tasks of this worker may read it
+  // without an event.
+  __device__ __forceinline__ void wait_published() {
+    if (handed > 0) s.partial_empty[(handed - 1) & 1].wait(((handed - 1) >> 1) & 1);
+  }
+  __device__ __forceinline__ void finish_task() {
+    __syncwarp();
+    if (lane == 0) s.queue.empty[queue.entry].arrive();
+    queue.advance();
+  }
+  __device__ __forceinline__ const char* wait_stage() {
+    s.ring.full[ring.slot].wait(ring.parity);
+    return s.ring.slot[ring.slot];
+  }
+  __device__ __forceinline__ void release_stage() {
+    __syncwarp();
+    if (lane == 0) s.ring.empty[ring.slot].arrive();
+    ring.advance();
+  }
+  // The buffer for this task's sums; then hand_over.
+  __device__ __forceinline__ float* partial() {
+    s.partial_empty[handed & 1].wait(((handed >> 1) & 1) ^ 1);
+    return reinterpret_cast<float*>(s.partial[handed & 1]);
+  }
+  __device__ __forceinline__ void hand_over() {
+    __syncwarp();
+    if (lane == 0) s.partial_full[handed & 1].arrive();
+    ++handed;
+  }
+};
+
+template <class P>
+struct ComputeVisitor {
+  Compute<P>& role;
+
+  template <class B>
+  __device__ __forceinline__ void visit() {
+    if constexpr (B::streams) {
+      B::compute(role);
+    } else {
+      if (!role.wait_ready()) return;
+      role.wait_published();
+      const Work& work = role.work();
+      B::run(work, role.args, role.s.scratch);
+      compute_sync();
+      if (role.warp == 0 && role.lane == 0 && work.signal_event >= 0)
+        add_release(role.args.counters + work.signal_event, u32(work.signal_amount));
+      role.finish_task();
+    }
+  }
+};
+
+template <class P>
+__device__ __forceinline__ void compute_role(Shared<P>& s, const LaunchArgs& args, int warp, int lane) {
+  Compute<P> role{s, args, warp, lane};
+  ComputeVisitor<P> visitor{role};
+  for (;;) {
+    role.wait_filled();
+    const int body = role.work().body;
+    if (body < 0) break;
+    P::dispatch(body, visitor);
+    if (role.leaving) break;
+  }
+  // Every stage of earlier tasks has been read, so the loader may stop where it is.
+  if (warp == 0 && lane == 0) *const_cast<volatile int*>(&s.leave) = 1;
+}
+
+template <class P>
+struct Publisher {
+  Shared<P>& s;
+  const LaunchArgs& args;
+  int lane;
+  u32 taken = 0;
+
+  __device__ __forceinline__ const float* wait_partial() {
+    s.partial_full[taken & 1].wait((taken >> 1) & 1);
+    return reinterpret_cast<const float*>(s.partial[taken & 1]);
+  }
+  __device__ __forceinline__ void published(const Work& work) {
+    __syncwarp();
+    if (lane == 0) {
+      if (work.signal_event >= 0)
+        add_release(args.counters + work.signal_event, u32(work.signal_amount));
+      s.partial_empty[taken & 1].arrive();
+    }
+    ++taken;
+  }
+};
+
+template <class P>
+struct PublishVisitor {
+  Publisher<P>& role;
+  const Work& work;
+
+  template <class B>
+  __device__ __forceinline__ void visit() {
+    if constexpr (B::streams) B::publish(role, work);
+  }
+};
+
+template <class P>
+__device__ __forceinline__ void publisher_role(Shared<P>& s, const LaunchArgs& args, int lane) {
+  Publisher<P> role{s, args, lane};
+  QueueCursor queue;
+  for (;;) {
+    s.queue.ready[queue.entry].wait(queue.parity);
+    const Work& work = s.queue.work[queue.entry];
+    if (work.stop) return;
+    PublishVisitor<P> visitor{role, work};
+    P::dispatch(work.body, visitor);
+    __syncwarp();
+    if (lane == 0) s.queue.empty[queue.entry].arrive();
+    queue.advance();
+  }
+}
+
+template <class L>
+struct LoadVisitor {
+  L& loader;
+  const Work& work;
+  bool alive = true;
+
+  template <class B>
+  __device__ __forceinline__ void visit() {
+    if constexpr (B::streams) alive = B::load(loader, work);
+  }
+};
+
+template <class P>
+__device__ __forceinline__ bool load_batch(Shared<P>& s,
+                                           Loader<Layout<P>::SLOTS, P::in_flight>& loader,
+                                           Lookup& next, QueueCursor& queue) {
+  // Fill the batch's entries, one lane each.
+  const int entry = queue.entry + loader.lane;
+  if (loader.lane < BATCH) {
+    while (!s.queue.empty[entry].passed(queue.parity ^ 1)) {
+      if (s.leave) break;
+    }
+  }
+  __syncwarp();
+  if (loader.leave) return false;
+  if (loader.lane < BATCH) {
+    next.write(s.queue.work[entry]);
+    s.queue.filled[entry].arrive();
+  }
+  __syncwarp();
+  next.skip_to_next();
+  for (int i = 0; i < BATCH; ++i) {
+    const Work& work = s.queue.work[queue.entry];
+    if (i == 0) next.read_task();
+    if (i == BATCH / 4) next.read_family();
+    if (i == BATCH / 2) next.read_operands();
+    if (work.body < 0) return false;
+    LoadVisitor<Loader<Layout<P>::SLOTS, P::in_flight>> visitor{loader, work};
+    P::dispatch(work.body, visitor);
+    if (!visitor.alive) return false;
+    queue.advance();
+  }
+  return true;
+}
+
+template <class P>
+__device__ __forceinline__ void loader_role(Shared<P>& s, const LaunchArgs& args, int lane) {
+  Loader<Layout<P>::SLOTS, P::in_flight> loader(s.ring, s.leave, lane);
+  Lookup next(args, P::tokens, lane % BATCH);
+  QueueCursor queue;
+  next.read_task();
+  next.read_family();
+  next.read_operands();
+  while (load_batch<P>(s, loader, next, queue)) {
+  }
+  loader.drain();
+}
+
+// Waits for events in the order of the list; one lane. Decides when the worker leaves.
+struct Dispatcher {
+  const LaunchArgs& args;
+  int last_event = -1;
+  u32 last_target = 0;
+
+  __device__ __forceinline__ bool stopped(int step) const {
+    return step >= load_relaxed(&args.control->stop_at) || load_relaxed(&args.control->fault) != 0;
+  }
+  __device__ void report_fault(const Work& work, u32 seen) {
+    Control* control = args.control;
+    if (atomicCAS(&control->fault, 0, 1) != 0) return;
+    control->fault_worker = blockIdx.x;
+    control->fault_task = work.task;
+    control->fault_event = work.wait_event;
+    control->fault_seen = seen;
+    control->fault_wanted = work.wait_target;
+  }
+  // True: the task may start. False: the worker leaves.
+  __device__ __forceinline__ bool wait(const Work& work) {
+    if (work.wait_event < 0) return !(work.first && stopped(work.step));
+    if (work.wait_event == last_event && work.wait_target == last_target) return true;
+    const u32* counter = args.counters + work.wait_event;
+    i64 since = 0;
+    for (u32 polls = 1;; ++polls) {
+      const u32 seen = load_acquire(counter);
+      if (int(seen - work.wait_target) >= 0) break;
+      if (polls % 64 != 0) continue;
+      if (stopped(work.step)) return false;
+      if (args.watchdog <= 0) continue;
+      const i64 now = nanoseconds();
+      if (since == 0) since = now;
+      if (now - since > args.watchdog) {
+        report_fault(work, seen);
+        return false;
+      }
+    }
+    last_event = work.wait_event;
+    last_target = work.wait_target;
+    // A step's first tasks wait for the end of the step before: only there can a stop be seen that
+    // was asked for in time.
+    return !((work.wait_lag > 0 || work.first) && stopped(work.step));
+  }
+};
+
+template <class P>
+__device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& args, int lane) {
+  if (lane != 0) return;
+  Dispatcher dispatcher{args};
+  QueueCursor queue;
+  for (;;) {
+    s.queue.filled[queue.entry].wait(queue.parity);
+    Work& work = s.queue.work[queue.entry];
+    const bool leave = work.body < 0 || !dispatcher.wait(work);
+    if (leave) work.stop = 1;
+    s.queue.ready[queue.entry].arrive();
+    if (leave) return;
+    queue.advance();
+  }
+}
+
+template <class P>
+__device__ __forceinline__ void run(const LaunchArgs& args) {
+  extern __shared__ __align__(1024) char dynamic[];
+  Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    s.ring.init();
+    s.queue.init();
+    for (int i = 0; i < 2; ++i) {
+      s.partial_full[i].init(COMPUTE_WARPS);
+      s.partial_empty[i].init(1);
+    }
+    s.leave = 0;
+    publish_barriers();
+  }
+  __syncthreads();
+  if (warp < COMPUTE_WARPS) {
+    compute_role<P>(s, args, warp, lane);
+  } else if (warp == LOADER_WARP) {
+    loader_role<P>(s, args, lane);
+  } else if (warp == PUBLISHER_WARP) {
+    publisher_role<P>(s, args, lane);
+  } else {
+    dispatcher_role<P>(s, args, lane);
+  }
+}
+
+}  // namespace mpk
+
+// mpk_facts: worker threads, shared memory and tokens per step, for the host to check and launch by.
+#define MPK_KERNEL(program)                                                                \
+  extern "C" __device__ const int mpk_facts[8] = {                                         \
+      0, mpk::THREADS, int(sizeof(mpk::Shared<program>)), program::tokens,                 \
+      mpk::Layout<program>::SLOTS, program::in_flight, 0, 0};                              \
+  extern "C" __global__ void __launch_bounds__(mpk::THREADS, 1)                            \
+      mpk_run(const __grid_constant__ mpk::LaunchArgs args) {                              \
+    mpk::run<program>(args);                                                               \
+  }

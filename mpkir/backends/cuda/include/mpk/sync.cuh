@@ -1,0 +1,75 @@
+// Everything that orders one thread after another: mbarriers and named barriers inside a CTA,
+// counters in global memory between CTAs.
+#pragma once
+#include "types.cuh"
+
+namespace mpk {
+
+constexpr int COMPUTE_WARPS = 8;
+constexpr int COMPUTE_THREADS = 32 * COMPUTE_WARPS;
+
+// An mbarrier in shared memory. A waiter names the parity of the phase that must be over; waiting
+// for parity 1 on a fresh barrier returns at once, which is how "empty" barriers start.
+struct Barrier {
+  u64 word;
+
+  __device__ __forceinline__ void init(int arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(this)), "r"(arrivals)
+                 : "memory");
+  }
+  __device__ __forceinline__ void arrive() {
+    asm volatile("{ .reg .b64 state; mbarrier.arrive.shared.b64 state, [%0]; }" ::"r"(
+                     shared_address(this)) : "memory");
+  }
+  __device__ __forceinline__ bool passed(u32 parity) {
+    u32 done;
+#if __CUDA_ARCH__ >= 900
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
+#else
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
+#endif
+    return done != 0;
+  }
+  __device__ __forceinline__ void wait(u32 parity) {
+    while (!passed(parity)) {
+    }
+  }
+};
+
+// Makes initialised barriers visible to the copy engine; a __syncthreads must follow.
+__device__ __forceinline__ void publish_barriers() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+// All compute warps, nobody else.
+__device__ __forceinline__ void compute_sync() {
+  asm volatile("bar.sync 1, %0;" ::"n"(COMPUTE_THREADS) : "memory");
+}
+
+__device__ __forceinline__ u32 load_acquire(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ int load_relaxed(const int* p) {
+  int v;
+  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void add_release(u32* p, u32 amount) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(amount) : "memory");
+}
+__device__ __forceinline__ i64 nanoseconds() {
+  i64 t;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+  return t;
+}
+
+}  // namespace mpk

@@ -1,0 +1,161 @@
+"""CUDA source to cubin, with nvcc if it is there and NVRTC otherwise; cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from mpkir.errors import MpkirError
+
+INCLUDE = Path(__file__).parent.parent / "backends" / "cuda" / "include"
+"""The device library: the folder that generated sources include <mpk/...> from."""
+
+_ARCH = re.compile(r"sm_(\d{2,3}[af]?)")
+_INSTALL = "install the CUDA toolkit (nvcc) or `pip install nvidia-cuda-nvrtc cuda-bindings`"
+
+
+def build_cuda(source: str, arch: str) -> bytes:
+    """Compile a generated kernel for `arch` ("sm_90a", "sm_80") and return the cubin.
+
+    The result is kept under $MPKIR_CACHE (default ~/.cache/mpkir), named by a hash of the source,
+    the device library, the compiler's version and the architecture. Raises MpkirError if there is
+    no compiler, if it does not know the architecture, or if it refuses the source.
+    """
+    match = _ARCH.fullmatch(arch)
+    if match is None:
+        raise MpkirError(f"{arch!r} is no GPU architecture", hint='write it like "sm_90a"')
+    version, compile_source = _compiler()
+    key = hashlib.sha256()
+    for part in (version, arch, source, _library_text()):
+        key.update(part.encode())
+        key.update(b"\0")
+    cached = _cache_folder() / f"{key.hexdigest()[:32]}.cubin"
+    if cached.is_file():
+        return cached.read_bytes()
+    binary = compile_source(source, match[1])
+    _write_whole(cached, binary)
+    return binary
+
+
+def _cache_folder() -> Path:
+    given = os.environ.get("MPKIR_CACHE")
+    return Path(given) if given else Path.home() / ".cache" / "mpkir"
+
+
+def _write_whole(path: Path, binary: bytes) -> None:
+    """Write so that nobody ever sees half a file; a folder that cannot be written is no error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(binary)
+        Path(file.name).replace(path)
+    except OSError:
+        return
+
+
+def _library_text() -> str:
+    return "\0".join(f"{path.name}\0{path.read_text()}" for path in sorted(INCLUDE.rglob("*.cuh")))
+
+
+def _compiler() -> tuple[str, Callable[[str, str], bytes]]:
+    """The compiler's version and a function (source, number of the architecture) -> cubin."""
+    nvcc = find_nvcc()
+    if nvcc is not None:
+        return _nvcc_version(nvcc), lambda source, number: _with_nvcc(nvcc, source, number)
+    return _nvrtc_version(), _with_nvrtc
+
+
+def find_nvcc() -> str | None:
+    """The path of nvcc: on PATH, or in $CUDA_HOME or /usr/local/cuda."""
+    found = shutil.which("nvcc")
+    if found is not None:
+        return found
+    home = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
+    return str(home) if home.is_file() else None
+
+
+@cache
+def _nvcc_version(nvcc: str) -> str:
+    try:
+        result = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise MpkirError(f"{nvcc} does not run: {error}", hint=_INSTALL) from error
+    return result.stdout
+
+
+def _with_nvcc(nvcc: str, source: str, number: str) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="mpkir-") as name:
+        folder = Path(name)
+        (folder / "kernel.cu").write_text(source)
+        command = [
+            nvcc,
+            "-std=c++17",
+            f"-gencode=arch=compute_{number},code=sm_{number}",
+            f"-I{INCLUDE}",
+            "-lineinfo",
+            "-cubin",
+            "-o",
+            str(folder / "kernel.cubin"),
+            str(folder / "kernel.cu"),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode != 0:
+            _refused("nvcc", number, result.stderr)
+        return (folder / "kernel.cubin").read_bytes()
+
+
+def _refused(compiler: str, number: str, log: str) -> None:
+    errors = [line.strip() for line in log.splitlines() if "error" in line.lower()]
+    raise MpkirError(
+        f"{compiler} does not compile the kernel for sm_{number}: "
+        + (" | ".join(errors[:3]) or log.strip()[-500:] or "no message"),
+        hint="update the compiler if it is older than the GPU, else report this with the source",
+    )
+
+
+def _nvrtc_version() -> str:
+    try:
+        from cuda.bindings import nvrtc
+
+        status, major, minor = nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError) as error:
+        raise MpkirError("there is no CUDA compiler on this machine", hint=_INSTALL) from error
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise MpkirError(f"NVRTC does not start: {status.name}", hint=_INSTALL)
+    return f"NVRTC {major}.{minor}"
+
+
+def _with_nvrtc(source: str, number: str) -> bytes:
+    from cuda.bindings import nvrtc
+
+    ok = nvrtc.nvrtcResult.NVRTC_SUCCESS
+    status, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], [])
+    if status != ok:
+        raise MpkirError(f"NVRTC does not take the kernel: {status.name}", hint=_INSTALL)
+    try:
+        options = [
+            f"--gpu-architecture=sm_{number}".encode(),
+            b"--std=c++17",
+            b"-lineinfo",
+            b"-default-device",  # constexpr functions without an annotation are for both sides
+            f"-I{INCLUDE}".encode(),
+        ]
+        (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        if status != ok:
+            _, size = nvrtc.nvrtcGetProgramLogSize(program)
+            log = b" " * size
+            nvrtc.nvrtcGetProgramLog(program, log)
+            _refused("NVRTC", number, f"{log.decode(errors='replace')}\n{status.name}")
+        _, size = nvrtc.nvrtcGetCUBINSize(program)
+        binary = b" " * size
+        nvrtc.nvrtcGetCUBIN(program, binary)
+        return binary
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
