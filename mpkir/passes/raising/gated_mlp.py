@@ -1,0 +1,108 @@
+"""`act(gate(x)) * up(x)`: one product with two weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import f32
+from xdsl.ir import Attribute, Block, Region, SSAValue
+from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
+
+from mpkir.dialects import tensor
+from mpkir.dialects.tensor import element_type_of, shape_of
+from mpkir.passes.raising.scalar_forms import elementwise
+
+Side = tuple[tensor.LinearOp, tensor.ElementwiseOp | None]
+
+
+def _side(value: SSAValue) -> Side | None:
+    """A linear layer that serves only this, with at most one elementwise op of its own behind it."""
+    activation = elementwise(value)
+    if activation is not None:
+        if len(activation.inputs) != 1 or not value.has_one_use():
+            return None
+        value = activation.inputs[0]
+    linear = value.owner
+    if not isinstance(linear, tensor.LinearOp) or not value.has_one_use():
+        return None
+    if linear.prologue is not None or len(linear.weights) != 1:
+        return None
+    return linear, activation
+
+
+def _inline(source: Block, arguments: Sequence[SSAValue], into: Block) -> SSAValue:
+    """Clone a region's scalar ops to the end of another block; the value that it yields, there."""
+    mapper: dict[SSAValue, SSAValue] = dict(zip(source.args, arguments, strict=True))
+    for op in source.ops:
+        if isinstance(op, tensor.YieldOp):
+            return mapper.get(op.arguments[0], op.arguments[0])
+        into.add_op(op.clone(mapper))
+    raise AssertionError("a region of scalars ends in a yield")
+
+
+def _rounded(value: SSAValue, type: Attribute, into: Block) -> SSAValue:
+    if value.type == type:
+        return value
+    into.add_op(cast := arith.TruncFOp(value, type))
+    return cast.result
+
+
+def _drop_roundings(block: Block) -> None:
+    """Replace `extf(truncf(x))` by x: inside a fused region values keep their precision."""
+    for op in tuple(block.ops):
+        if not isinstance(op, arith.ExtFOp):
+            continue
+        inner = op.input.owner
+        if isinstance(inner, arith.TruncFOp) and inner.input.type == op.result.type:
+            op.result.replace_all_uses_with(inner.input)
+            op.detach()
+            op.erase()
+    for op in reversed(tuple(block.ops)):
+        if isinstance(op, arith.TruncFOp) and op.result.first_use is None:
+            op.detach()
+            op.erase()
+
+
+class RaiseGatedMlp(RewritePattern):
+    """An elementwise op of two linear layers on the same x, each perhaps activated."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.ElementwiseOp, rewriter: PatternRewriter, /) -> None:
+        if len(op.inputs) != 2:
+            return
+        first, second = _side(op.inputs[0]), _side(op.inputs[1])
+        if first is None or second is None or first[0].x is not second[0].x:
+            return
+        sides = (first, second)
+        linears = [linear for linear, _ in sides]
+        if len({shape_of(linear.weights[0]) for linear in linears}) != 1:
+            return
+        if shape_of(op.result) != shape_of(linears[0].result) or f32 in (
+            element_type_of(linear.x) for linear in linears
+        ):
+            return
+        extra = [value for linear in linears for value in linear.epilogue_args]
+        block = Block(arg_types=[f32, f32, *(element_type_of(v) for v in extra)])
+        rest = list(block.args[2:])
+        values: list[SSAValue] = []
+        for accumulator, (linear, activation) in zip(block.args[:2], sides, strict=True):
+            value: SSAValue = accumulator
+            if linear.epilogue is not None:
+                taken = [rest.pop(0) for _ in linear.epilogue_args]
+                value = _inline(linear.epilogue.block, [value, *taken], block)
+            value = _rounded(value, element_type_of(linear.result), block)
+            if activation is not None:
+                value = _inline(activation.body.block, [value], block)
+            values.append(value)
+        block.add_op(tensor.YieldOp(_inline(op.body.block, values, block)))
+        _drop_roundings(block)
+        gated = tensor.LinearOp(
+            linears[0].x,
+            [linear.weights[0] for linear in linears],
+            element_type_of(op.result),
+            epilogue=Region(block),
+            epilogue_args=extra,
+        )
+        gated.location = op.location
+        rewriter.replace(op, gated)

@@ -1,0 +1,255 @@
+"""Rotary embedding from `x * cos + rotate_half(x) * sin` and the tables' subgraphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.dialects.builtin import f32
+from xdsl.ir import Operation, SSAValue
+from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
+
+from mpkir.dialects import tensor
+from mpkir.dialects.tensor import element_type_of, shape_of
+from mpkir.passes.raising.positions import Affine, Positions
+from mpkir.passes.raising.scalar_forms import Form, binary, count, form_of, unary
+
+
+@dataclass(frozen=True)
+class Product:
+    """`factor` times cos or sin (`function`) of an angle: frequency `index` of `source` at token `t`."""
+
+    factor: float
+    function: str | None = None
+    source: SSAValue | None = None
+    index: int | None = None
+    token: int | None = None
+
+    def times(self, other: Product) -> Product | None:
+        """The product, if it is still of this form: the fields that are set must be different ones."""
+        fields: dict[str, str | int | SSAValue | None] = {}
+        for name in ("function", "source", "index", "token"):
+            a, b = getattr(self, name), getattr(other, name)
+            if a is not None and b is not None:
+                return None
+            fields[name] = b if a is None else a
+        return Product(self.factor * other.factor, **fields)  # pyright: ignore[reportArgumentType]
+
+
+class Tables:
+    """Evaluates elements of cos and sin tables symbolically."""
+
+    def __init__(self, positions: Positions) -> None:
+        self.positions = positions
+        self._elements: dict[tuple[SSAValue, tuple[int, ...]], Product | None] = {}
+        self._tables: dict[tuple[SSAValue, str], tuple[SSAValue, float] | None] = {}
+
+    def table(self, value: SSAValue, function: str) -> tuple[SSAValue, float] | None:
+        """(inv_freq, scale) if element [.., t, .., d] is scale * function(P + t) * inv_freq[d mod D / 2].
+
+        The token dimension is the only one besides the last that is not of size 1.
+        """
+        key = value, function
+        if key not in self._tables:
+            self._tables[key] = self._table(value, function)
+        return self._tables[key]
+
+    def _table(self, value: SSAValue, function: str) -> tuple[SSAValue, float] | None:
+        shape = shape_of(value)
+        if not shape or shape[-1] % 2 or sum(size != 1 for size in shape[:-1]) > 1:
+            return None
+        first: Product | None = None
+        for flat, index in enumerate(np.ndindex(*shape)):
+            element = self.element(value, index)
+            token, d = divmod(flat, shape[-1])
+            if element is None or element.function != function or element.source is None:
+                return None
+            first = first or element
+            if (element.source, element.factor) != (first.source, first.factor):
+                return None
+            if (element.token, element.index) != (token, d % (shape[-1] // 2)):
+                return None
+        if first is None or first.source is None or count(first.source) != shape[-1] // 2:
+            return None
+        return first.source, first.factor
+
+    def element(self, value: SSAValue, index: tuple[int, ...]) -> Product | None:
+        key = value, index
+        if key not in self._elements:
+            self._elements[key] = self._derive(value, index)
+        return self._elements[key]
+
+    def _derive(self, value: SSAValue, index: tuple[int, ...]) -> Product | None:
+        affine = self.positions.of(value)
+        if isinstance(affine, Affine):
+            offset = affine.constant + int(np.dot(affine.coefficients, index))
+            return Product(1.0, token=offset) if affine.position == 1 else None
+        op, shape = value.owner, shape_of(value)
+        match op:
+            case tensor.ReshapeOp():
+                inner = shape_of(op.source)
+                flat = int(np.ravel_multi_index(index, shape)) if shape else 0
+                return self.element(op.source, tuple(map(int, np.unravel_index(flat, inner))))
+            case tensor.TransposeOp():
+                source = [0] * len(index)
+                for d, p in enumerate(op.permutation.get_values()):
+                    source[p] = index[d]
+                return self.element(op.source, tuple(source))
+            case tensor.BroadcastOp():
+                return self.element(op.source, _clip(index, op.source))
+            case tensor.SliceOp():
+                source = list(index)
+                dim = op.dim.value.data
+                source[dim] = op.start.value.data + op.step.value.data * index[dim]
+                return self.element(op.source, tuple(source))
+            case tensor.ConcatOp():
+                return self._concatenated(op, index)
+            case tensor.MatmulOp() if shape_of(op.lhs)[-1] == 1:
+                lhs = _clip((*index[:-1], 0), op.lhs)
+                rhs = _clip((*index[:-2], 0, index[-1]), op.rhs)
+                return _times(self.element(op.lhs, lhs), self.element(op.rhs, rhs))
+            case tensor.ElementwiseOp():
+                operands = [self.element(v, _clip(index, v)) for v in op.inputs]
+                return _evaluate(form_of(op), operands)
+            case tensor.WeightOp():
+                flat = int(np.ravel_multi_index(index, shape)) if shape else 0
+                return Product(1.0, source=value, index=flat)
+            case _:
+                return None
+
+    def _concatenated(self, op: tensor.ConcatOp, index: tuple[int, ...]) -> Product | None:
+        dim = op.dim.value.data
+        offset = index[dim]
+        for source in op.sources:
+            size = shape_of(source)[dim]
+            if offset < size:
+                return self.element(source, (*index[:dim], offset, *index[dim + 1 :]))
+            offset -= size
+        return None
+
+
+def _clip(index: tuple[int, ...], source: SSAValue) -> tuple[int, ...]:
+    """The index in an operand that broadcasts."""
+    shape = shape_of(source)
+    tail = index[len(index) - len(shape) :]
+    return tuple(0 if size == 1 else i for i, size in zip(tail, shape, strict=True))
+
+
+def _times(a: Product | None, b: Product | None) -> Product | None:
+    return None if a is None or b is None else a.times(b)
+
+
+def _evaluate(form: Form, operands: list[Product | None]) -> Product | None:
+    match form:
+        case ("arg", int(i)):
+            return operands[i]
+        case ("const", float(c)):
+            return Product(c)
+        case ("arith.mulf", tuple(a), tuple(b)):
+            return _times(_evaluate(a, operands), _evaluate(b, operands))
+        case ("arith.sitofp", tuple(a)):
+            return _evaluate(a, operands)
+        case ("math.cos" | "math.sin" as name, tuple(a)):
+            angle = _evaluate(a, operands)
+            if angle is None or angle.factor != 1.0 or angle.function is not None:
+                return None
+            return Product(1.0, name, angle.source, angle.index, angle.token)
+        case _:
+            return None
+
+
+def _rotated_half(value: SSAValue) -> SSAValue | None:
+    """x if the value is concat(-x[.., D / 2 :], x[.., : D / 2])."""
+    op = value.owner
+    if not isinstance(op, tensor.ConcatOp) or len(op.sources) != 2:
+        return None
+    rank, size = len(shape_of(value)), shape_of(value)[-1]
+    low, high = op.sources[1].owner, (unary(op.sources[0], "arith.negf") or value).owner
+    if not isinstance(low, tensor.SliceOp) or not isinstance(high, tensor.SliceOp):
+        return None
+    if op.dim.value.data != rank - 1 or low.source is not high.source:
+        return None
+    for half, start in ((low, 0), (high, size // 2)):
+        place = half.dim.value.data, half.start.value.data, half.step.value.data
+        if place != (rank - 1, start, 1) or shape_of(half.result)[-1] != size // 2:
+            return None
+    return low.source if shape_of(low.source)[-1] == size else None
+
+
+@dataclass(frozen=True)
+class RaiseRotary(RewritePattern):
+    """`x * cos + rotate_half(x) * sin`, x [B, T, heads, D] or [B, heads, T, D]."""
+
+    tables: Tables
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.ElementwiseOp, rewriter: PatternRewriter, /) -> None:
+        if (terms := binary(op.result, "arith.addf")) is None:
+            return
+        for first, second in (terms, terms[::-1]):
+            straight = binary(first, "arith.mulf")
+            turned = binary(second, "arith.mulf")
+            if straight is None or turned is None:
+                continue
+            for half, sin in (turned, turned[::-1]):
+                x = _rotated_half(half)
+                if x is None or x not in straight:
+                    continue
+                cos = straight[1] if straight[0] is x else straight[0]
+                if self.rewrite(op, x, cos, sin, rewriter):
+                    return
+
+    def rewrite(
+        self,
+        op: tensor.ElementwiseOp,
+        x: SSAValue,
+        cos: SSAValue,
+        sin: SSAValue,
+        rewriter: PatternRewriter,
+    ) -> bool:
+        shape = shape_of(x)
+        if len(shape) != 4 or shape_of(op.result) != shape or shape_of(cos) != shape_of(sin):
+            return False
+        found = self.tables.table(cos, "math.cos")
+        if found is None or found != self.tables.table(sin, "math.sin"):
+            return False
+        inv_freq, scale = found
+        if 2 * count(inv_freq) != shape[3] or element_type_of(inv_freq) != f32:
+            return False
+        head_major = _is_head_major(shape, shape_of(cos))
+        if head_major is None:
+            return False
+        tokens = shape[2] if head_major else shape[1]
+        ops: list[Operation] = [position := tensor.PositionOp(tokens)]
+        frequencies = inv_freq
+        if len(shape_of(inv_freq)) != 1:
+            ops.append(flat := tensor.ReshapeOp(inv_freq, [count(inv_freq)]))
+            frequencies = flat.result
+        source = x
+        if head_major:
+            ops.append(before := tensor.TransposeOp(x, [0, 2, 1, 3]))
+            source = before.result
+        rotary = tensor.RotaryOp(
+            source,
+            position.result,
+            frequencies,
+            scale,
+            element_type=element_type_of(op.result),
+        )
+        ops.append(rotary)
+        if head_major:
+            ops.append(tensor.TransposeOp(rotary.result, [0, 2, 1, 3]))
+        for new in ops:
+            new.location = op.location
+        rewriter.replace(op, ops)
+        return True
+
+
+def _is_head_major(x: tuple[int, ...], table: tuple[int, ...]) -> bool | None:
+    """Whether the tokens are x's third dimension, not its second; None if they are neither."""
+    lead = ((1,) * (4 - len(table)) + table)[:3]
+    if lead[0] != 1:
+        return None
+    if lead == (1, 1, x[2]):
+        return True
+    return False if lead == (1, x[1], 1) else None
