@@ -31,18 +31,21 @@ from mpkir.passes.verify_schedule import VerifySchedulePass
 
 def stages(machine: Machine) -> tuple[ModulePass, ...]:
     """The passes from an imported module to a scheduled one, for a machine."""
-    workers = machine.workers
+    workers, tiles = machine.workers, machine.tiles
     return (
         # Tensor level: what the model's author would name, then what streams together.
         RaiseOperatorsPass(),
         FuseOperatorsPass(),
         # One worker must not do alone what many can share.
         SplitReductionsPass(
-            attention_chunk=machine.attention_chunk, argmax_chunks=min(workers, 64)
+            attention_chunk=tiles.attention_chunk, argmax_chunks=tiles.argmax_chunks
         ),
         # Task level: grids of tasks on buffers.
         PartitionTilesPass(
-            workers=workers, max_rows=machine.max_rows, task_overhead=machine.task_overhead
+            workers=workers,
+            max_rows=tiles.max_rows,
+            task_overhead=tiles.task_overhead,
+            min_elements=tiles.min_elements,
         ),
         # Event level: who waits for whom, in as few events as that needs, one wait and one signal a
         # task.
@@ -51,10 +54,17 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         NormalizeEventsPass(),
         LinearizeTasksPass(),
         # Weights go through shared memory ahead of the tasks that need them.
-        *((PipelineTasksPass(machine=machine.name),) if machine.shared_memory else ()),
+        *((_ring_pass(machine),) if machine.streams else ()),
         # A worker and a place for every task; then the proof that the result is safe.
         ScheduleTasksPass(workers=workers),
         VerifySchedulePass(),
+    )
+
+
+def _ring_pass(machine: Machine) -> ModulePass:
+    ring = machine.ring
+    return PipelineTasksPass(
+        slot_bytes=ring.slot_bytes, slots=ring.slots, in_flight=ring.in_flight
     )
 
 

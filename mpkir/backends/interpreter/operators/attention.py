@@ -188,7 +188,9 @@ def _attention_split(op: t.AttentionSplitOp) -> Kernel:
     has_origin = op.origin is not None
 
     def run(scalars: Scalars, *operands: Array) -> tuple[Array, ...]:
-        first_chunk = int(operands[-1][0]) if has_origin else 0
+        first_chunk = 0
+        if has_origin:
+            first_chunk, operands = int(operands[0][0]), operands[1:]
         first_row = first_chunk * chunk
         q, k_cache, v_cache = cached.append(scalars, operands, first_row if has_origin else None)
         position = operands[5]

@@ -1,0 +1,170 @@
+"""Language models from Hugging Face directories, hub names, GGUF files or bare configurations."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpkir.compiler import Progress, compile_module
+from mpkir.frontend import decode_step, load_model, weights_of
+from mpkir.machine import machine_named
+from mpkir.runtime.artifact import Artifact
+from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
+from mpkir.runtime.manifest import LanguageRoles
+from mpkir.runtime.program import Program
+
+DEFAULT_CAPACITY = 1024
+"""Positions of a cache where the user asks for no number, if the model has that many."""
+
+
+class LanguageModel(LoadedLanguageModel):
+    """A causal language model compiled to one megakernel.
+
+    ```python
+    lm = LanguageModel.from_pretrained("model.gguf", target="cpu")
+    lm.generate("Hello", max_new_tokens=64).text
+    ```
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        target: str = "cpu",
+        *,
+        capacity: int | None = None,
+        workers: int | None = None,
+        output: str | Path | None = None,
+        progress: Progress = Progress(),
+        dump: str | Path | None = None,
+    ) -> LanguageModel:
+        """Load a model's weights and tokenizer, compile its decode step, and bind both.
+
+        source: a directory, a hub name that is in the local cache, or a .gguf file; target and
+        workers as in `mpkir.compile`; capacity: longest sequence; output: the artifact's
+        directory, which then holds the weights too; without it the artifact lies in the cache and
+        the weights stay where they are. Raises MpkirError.
+        """
+        progress.begin("load weights")
+        model, tokenizer, stop = load_model(source)
+        progress.end("load weights", 0.0)
+        return cls.from_model(
+            model,
+            target,
+            tokenizer=tokenizer,
+            stop=stop,
+            capacity=capacity,
+            workers=workers,
+            output=output,
+            progress=progress,
+            dump=dump,
+        )
+
+    @classmethod
+    def from_model(
+        cls,
+        model: Any,
+        target: str = "cpu",
+        *,
+        tokenizer: Any = None,
+        stop: Sequence[int] = (),
+        capacity: int | None = None,
+        workers: int | None = None,
+        output: str | Path | None = None,
+        progress: Progress = Progress(),
+        dump: str | Path | None = None,
+    ) -> LanguageModel:
+        """Compile a causal language model that transformers has built; weights are used in place."""
+        weights = weights_of(model)
+        artifact = compile_language_model(
+            model,
+            target,
+            tokenizer=tokenizer,
+            stop=stop,
+            capacity=capacity,
+            workers=workers,
+            output=output,
+            weights=weights if output is not None else None,
+            progress=progress,
+            dump=dump,
+        )
+        return cls(Program(artifact, weights=weights))
+
+
+def compile_language_model(
+    model: Any,
+    target: str = "cpu",
+    *,
+    tokenizer: Any = None,
+    stop: Sequence[int] = (),
+    capacity: int | None = None,
+    workers: int | None = None,
+    output: str | Path | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+    progress: Progress = Progress(),
+    dump: str | Path | None = None,
+) -> Artifact:
+    """Compile a language model's decode step; its parameters may lie on the meta device.
+
+    The artifact keeps the tokenizer and the model's constants (rotary frequencies); `weights` are
+    stored with it if given.
+    """
+    machine = machine_named(target, workers=workers)
+    text = model.config.get_text_config()
+    longest = int(getattr(text, "max_position_embeddings", DEFAULT_CAPACITY))
+    capacity = min(DEFAULT_CAPACITY, longest) if capacity is None else capacity
+    progress.begin("export")
+    module = decode_step(model, capacity, stop=stop)
+    progress.end("export", 0.0)
+    return compile_module(
+        module,
+        machine,
+        output=output,
+        constants=_constants_of(model),
+        weights=weights,
+        language=LanguageRoles(
+            tokens="tokens",
+            logits="logits",
+            capacity=_capacity_of(module),
+            vocabulary=int(text.vocab_size),
+            stop_tokens=tuple(stop),
+        ),
+        extra_files=_tokenizer_files(tokenizer),
+        progress=progress,
+        dump=dump,
+    )
+
+
+def _capacity_of(module: Any) -> int:
+    from mpkir.dialects import tensor
+
+    sequence = next(
+        op for op in module.walk() if isinstance(op, tensor.StateOp) and op.sym.data == "tokens"
+    )
+    return tensor.shape_of(sequence.result)[0] - 1
+
+
+def _constants_of(model: Any) -> dict[str, torch.Tensor]:
+    """Buffers with values that no checkpoint holds, e.g. rotary frequencies."""
+    saved = set(model.state_dict())
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name not in saved and buffer.device.type != "meta"
+    }
+
+
+def _tokenizer_files(tokenizer: Any) -> dict[str, bytes]:
+    if tokenizer is None:
+        return {}
+    with tempfile.TemporaryDirectory() as directory:
+        tokenizer.save_pretrained(directory)
+        return {
+            f"{TOKENIZER}/{file.name}": file.read_bytes()
+            for file in sorted(Path(directory).iterdir())
+            if file.is_file()
+        }
