@@ -15,7 +15,7 @@ from mpkir.analysis.dependence import Conflict, components, conflicts_of
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
 from mpkir.analysis.labels import constant_map, fit
 from mpkir.analysis.order import FamilyEdge, redundant_edges
-from mpkir.dialects import event, task
+from mpkir.dialects import event
 
 END = "end"
 """The event that fires when all tasks of a step are done."""

@@ -1,0 +1,129 @@
+"""pipeline-tasks: which tasks stream their weights through the shared-memory ring, and in what stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    FixedBitwidthType,
+    Float16Type,
+    Float32Type,
+    MemRefType,
+    ModuleOp,
+)
+from xdsl.ir import Attribute, BlockArgument
+from xdsl.ir.affine import AffineConstantExpr
+from xdsl.passes import ModulePass
+
+from mpkir.analysis.families import Access, Family, families_of
+from mpkir.dialects import task, tensor
+from mpkir.errors import MpkirError
+from mpkir.machine import machine_named
+
+VECTOR_BYTES = 16
+"""Bulk copies move multiples of this, from and to multiples of it."""
+
+
+def _streamed_reads(family: Family) -> tuple[int, ...]:
+    """The reads of a family's one linear that are its weights; empty if its body is anything else."""
+    linears = [op for op in family.op.body.block.ops if isinstance(op, tensor.LinearOp)]
+    if len(linears) != 1:
+        return ()
+    weights = tuple(linears[0].weights)
+    arguments = [weight for weight in weights if isinstance(weight, BlockArgument)]
+    if len(arguments) != len(weights):
+        return ()
+    return tuple(argument.index for argument in arguments)
+
+
+def _row_bytes(access: Access) -> int | None:
+    """Bytes of a row if a task's box of this weight is a number of its whole rows, else None."""
+    if access.buffer.kind.data is not task.BufferKind.WEIGHT or len(access.shape) != 2:
+        return None
+    column = access.box.offsets.data.results[1]
+    whole = isinstance(column, AffineConstantExpr) and column.value == 0
+    if not whole or access.box.shape[1] != access.shape[1]:
+        return None
+    size = _element_bytes(access)
+    return None if size is None else access.shape[1] * size
+
+
+def _element_bytes(access: Access) -> int | None:
+    assert isinstance(access.buffer.result.type, MemRefType)
+    element_type: Attribute = access.buffer.result.type.get_element_type()
+    if not isinstance(element_type, BFloat16Type | Float16Type | Float32Type):
+        return None
+    assert isinstance(element_type, FixedBitwidthType)
+    return element_type.bitwidth // 8
+
+
+def _stage(rows: int, row_bytes: int, slot_bytes: int) -> tuple[int, int] | None:
+    """Rows of a stage and parts of a row (one of them is 1), or None if a row cannot be cut evenly."""
+    if row_bytes <= slot_bytes:
+        stages = -(-rows // (slot_bytes // row_bytes))
+        return -(-rows // stages), 1
+    vectors = row_bytes // VECTOR_BYTES
+    least = -(-row_bytes // slot_bytes)
+    parts = next((p for p in range(least, vectors + 1) if vectors % p == 0), None)
+    return None if parts is None else (1, parts)
+
+
+def _stream(family: Family, slot_bytes: int) -> task.StreamAttr | None:
+    reads = _streamed_reads(family)
+    if not reads:
+        return None
+    accesses = [family.accesses[read] for read in reads]
+    row_bytes = _row_bytes(accesses[0])
+    if row_bytes is None or row_bytes % VECTOR_BYTES:
+        return None
+    if any(_row_bytes(a) != row_bytes or a.box != accesses[0].box for a in accesses):
+        return None
+    stage = _stage(accesses[0].box.shape[0], row_bytes, slot_bytes)
+    return None if stage is None else task.StreamAttr(reads, *stage)
+
+
+@dataclass(frozen=True)
+class PipelineTasksPass(ModulePass):
+    """Let linear tasks stream their weights through a ring in shared memory.
+
+    A worker's loader runs ahead of its tasks, whatever these wait for: weights are constants. A
+    family streams if its body is one linear whose weights are buffers cut into whole rows of a
+    multiple of 16 bytes. `slots` of `slot_bytes` each, as many as the machine's shared memory has
+    beside the scratch of task bodies, with at most `in_flight` copies under way; what is not given
+    comes from the machine model.
+    """
+
+    name = "mpk-pipeline-tasks"
+
+    machine: str = "h100"
+    slot_bytes: int | None = None
+    slots: int | None = None
+    in_flight: int | None = None
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        machine = machine_named(self.machine)
+        slot_bytes = self.slot_bytes or machine.ring.slot_bytes
+        if slot_bytes % VECTOR_BYTES or slot_bytes < VECTOR_BYTES:
+            raise MpkirError(
+                f"slots of {slot_bytes} bytes", where=self.name, hint="give a multiple of 16"
+            )
+        fitting = (machine.shared_memory - machine.scratch) // slot_bytes
+        slots = min(self.slots or machine.ring.slots, fitting)
+        if slots < 1:
+            raise MpkirError(
+                f"{machine.name} has {machine.shared_memory} bytes of shared memory a worker, of "
+                f"which tasks use {machine.scratch}: no room for a slot of {slot_bytes}",
+                where=self.name,
+                hint="make slot_bytes smaller, or leave this pass out",
+            )
+        families = families_of(op)
+        streams = [(family, _stream(family, slot_bytes)) for family in families]
+        for family, stream in streams:
+            family.op.stream = stream
+        if any(stream is not None for _, stream in streams):
+            in_flight = min(self.in_flight or machine.ring.in_flight, slots)
+            first = families[0].op
+            assert first.parent is not None
+            first.parent.insert_op_before(task.RingOp(slots, slot_bytes, in_flight), first)
