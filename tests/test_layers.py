@@ -35,7 +35,7 @@ MAY_IMPORT = {
     },
     "runtime": {"errors", "version"},
 }
-COMPILER_ONLY = {"xdsl", "transformers", "ml_dtypes"}
+COMPILER_ONLY = {"xdsl", "ml_dtypes"}
 """Not to be imported by the runtime, so that an artifact runs where they are not installed."""
 
 
