@@ -10,6 +10,7 @@ from math import prod
 from xdsl.ir import SSAValue
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
+from mpkir.dialects.canonicalization.replacing import replace_by
 from mpkir.dialects.tensor.program import FullOp, IotaOp, shape_of
 from mpkir.dialects.tensor.views import (
     BroadcastOp,
@@ -44,7 +45,7 @@ class ViewOfFull(RewritePattern):
         self, op: ReshapeOp | TransposeOp | SliceOp | BroadcastOp, rewriter: PatternRewriter, /
     ) -> None:
         if isinstance(full := op.source.owner, FullOp):
-            rewriter.replace(op, FullOp(full.value, op.result.type))
+            replace_by(op, FullOp(full.value, op.result.type), rewriter)
 
 
 class MergeReshapes(RewritePattern):
@@ -53,7 +54,7 @@ class MergeReshapes(RewritePattern):
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: ReshapeOp, rewriter: PatternRewriter, /) -> None:
         if isinstance(first := op.source.owner, ReshapeOp):
-            rewriter.replace(op, ReshapeOp(first.source, shape_of(op.result)))
+            replace_by(op, ReshapeOp(first.source, shape_of(op.result)), rewriter)
 
 
 class MergeTransposes(RewritePattern):
@@ -65,7 +66,7 @@ class MergeTransposes(RewritePattern):
             return
         inner = first.permutation.get_values()
         permutation = [inner[p] for p in op.permutation.get_values()]
-        rewriter.replace(op, TransposeOp(first.source, permutation))
+        replace_by(op, TransposeOp(first.source, permutation), rewriter)
 
 
 class TransposeOfUnitDims(RewritePattern):
@@ -77,7 +78,7 @@ class TransposeOfUnitDims(RewritePattern):
         shape = shape_of(op.source)
         moved = [p for p in op.permutation.get_values() if shape[p] != 1]
         if moved == sorted(moved):
-            rewriter.replace(op, ReshapeOp(op.source, shape_of(op.result)))
+            replace_by(op, ReshapeOp(op.source, shape_of(op.result)), rewriter)
 
 
 class MergeSlices(RewritePattern):
@@ -90,7 +91,7 @@ class MergeSlices(RewritePattern):
             return
         dim = op.dim.value.data
         step = first.step.value.data
-        rewriter.replace(
+        replace_by(
             op,
             SliceOp(
                 first.source,
@@ -99,6 +100,7 @@ class MergeSlices(RewritePattern):
                 shape_of(op.result)[dim],
                 step * op.step.value.data,
             ),
+            rewriter,
         )
 
 
@@ -116,7 +118,7 @@ class SliceOfConcat(RewritePattern):
         for source in concat.sources:
             size = shape_of(source)[dim]
             if 0 <= start and last < size:
-                rewriter.replace(op, SliceOp(source, dim, start, length, step))
+                replace_by(op, SliceOp(source, dim, start, length, step), rewriter)
                 return
             start, last = start - size, last - size
 
@@ -130,7 +132,7 @@ class SliceOfIota(RewritePattern):
             return
         step = iota.step.value.data
         start = iota.start.value.data + op.start.value.data * step
-        rewriter.replace(op, IotaOp(op.result.type, start, step * op.step.value.data))
+        replace_by(op, IotaOp(op.result.type, start, step * op.step.value.data), rewriter)
 
 
 class MergeBroadcasts(RewritePattern):
@@ -139,7 +141,7 @@ class MergeBroadcasts(RewritePattern):
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: BroadcastOp, rewriter: PatternRewriter, /) -> None:
         if isinstance(first := op.source.owner, BroadcastOp):
-            rewriter.replace(op, BroadcastOp(first.source, shape_of(op.result)))
+            replace_by(op, BroadcastOp(first.source, shape_of(op.result)), rewriter)
 
 
 class BroadcastOfUnitDims(RewritePattern):
@@ -148,7 +150,7 @@ class BroadcastOfUnitDims(RewritePattern):
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: BroadcastOp, rewriter: PatternRewriter, /) -> None:
         if prod(shape_of(op.source)) == prod(shape_of(op.result)):
-            rewriter.replace(op, ReshapeOp(op.source, shape_of(op.result)))
+            replace_by(op, ReshapeOp(op.source, shape_of(op.result)), rewriter)
 
 
 class FlattenConcat(RewritePattern):
@@ -166,7 +168,7 @@ class FlattenConcat(RewritePattern):
         if len(sources) == 1:
             rewriter.replace(op, (), (sources[0],))
         elif len(sources) != len(op.sources):
-            rewriter.replace(op, ConcatOp(sources, op.dim.value.data))
+            replace_by(op, ConcatOp(sources, op.dim.value.data), rewriter)
 
 
 RESHAPE = (DropIdentityView(), ViewOfFull(), MergeReshapes())

@@ -7,6 +7,7 @@ from enum import auto
 
 from xdsl.dialects.builtin import DenseArrayBase, Float64Type, FloatAttr, TensorType, f64, i64
 from xdsl.dialects.utils import EnumAttribute
+from xdsl.interfaces import HasCanonicalizationPatternsInterface
 from xdsl.ir import Attribute, SpacedOpaqueSyntaxAttribute, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -18,6 +19,7 @@ from xdsl.irdl import (
     result_def,
     traits_def,
 )
+from xdsl.pattern_rewriter import RewritePattern
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
@@ -150,7 +152,7 @@ class ReductionKindAttr(EnumAttribute[ReductionKind], SpacedOpaqueSyntaxAttribut
 
 
 @irdl_op_definition
-class ReduceOp(IRDLOperation):
+class ReduceOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """Joins the elements along `dims` (ascending); the result keeps them with size 1. Accumulates
     in fp32.
     """
@@ -176,6 +178,12 @@ class ReduceOp(IRDLOperation):
             },
             result_types=[TensorType(element_type_of(x), shape)],
         )
+
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import norms
+
+        return norms.REDUCE
 
     def verify_(self) -> None:
         dims = self.dims.get_values()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from xdsl.dialects.builtin import TensorType
+from xdsl.interfaces import HasCanonicalizationPatternsInterface
 from xdsl.ir import Attribute, Block, Region, SSAValue
 from xdsl.irdl import (
     IRDLOperation,
@@ -15,6 +16,7 @@ from xdsl.irdl import (
     traits_def,
     var_operand_def,
 )
+from xdsl.pattern_rewriter import RewritePattern
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
@@ -43,7 +45,7 @@ def verify_scalar_region(
 
 
 @irdl_op_definition
-class ElementwiseOp(IRDLOperation):
+class ElementwiseOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     """Scalar arithmetic on corresponding elements of operands that broadcast to the result's shape.
 
     The region holds `arith` and `math` ops on scalars; one argument for each operand, of its
@@ -74,6 +76,12 @@ class ElementwiseOp(IRDLOperation):
             regions=[Region(body) if isinstance(body, Block) else body],
             result_types=[result],
         )
+
+    @classmethod
+    def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
+        from mpkir.dialects.canonicalization import pointwise
+
+        return pointwise.ELEMENTWISE
 
     def verify_(self) -> None:
         assert isinstance(self.result.type, TensorType)
