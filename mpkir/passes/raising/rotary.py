@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import f32
-from xdsl.ir import Operation, SSAValue
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import TensorType, f32
+from xdsl.ir import Block, Operation, SSAValue
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
 
 from mpkir.dialects import tensor
@@ -214,7 +215,7 @@ class RaiseRotary(RewritePattern):
         if found is None or found != self.tables.table(sin, "math.sin"):
             return False
         inv_freq, scale = found
-        if 2 * count(inv_freq) != shape[3] or element_type_of(inv_freq) != f32:
+        if 2 * count(inv_freq) != shape[3]:
             return False
         head_major = _is_head_major(shape, shape_of(cos))
         if head_major is None:
@@ -225,6 +226,9 @@ class RaiseRotary(RewritePattern):
         if len(shape_of(inv_freq)) != 1:
             ops.append(flat := tensor.ReshapeOp(inv_freq, [count(inv_freq)]))
             frequencies = flat.result
+        if element_type_of(frequencies) != f32:
+            ops.append(wide := _widened(frequencies))
+            frequencies = wide.result
         source = x
         if head_major:
             ops.append(before := tensor.TransposeOp(x, [0, 2, 1, 3]))
@@ -243,6 +247,13 @@ class RaiseRotary(RewritePattern):
             new.location = op.location
         rewriter.replace(op, ops)
         return True
+
+
+def _widened(value: SSAValue) -> tensor.ElementwiseOp:
+    """A half-precision tensor in f32."""
+    block = Block(arg_types=[element_type_of(value)])
+    block.add_ops([cast := arith.ExtFOp(block.args[0], f32), tensor.YieldOp(cast.result)])
+    return tensor.ElementwiseOp([value], block, TensorType(f32, shape_of(value)))
 
 
 def _is_head_major(x: tuple[int, ...], table: tuple[int, ...]) -> bool | None:
