@@ -152,21 +152,24 @@ class _Partition:
         self, op: Operation, tiling: Tiling, targets: Sequence[SSAValue], name: str
     ) -> None:
         """Add the family of one operator."""
-        reads: list[SSAValue] = []
-        boxes: list[RegionAttr] = []
         body = Block()
-        mapper: dict[SSAValue, SSAValue] = {}
+        positions: dict[SSAValue, SSAValue] = {}
+        # A buffer that several operands read in the same box is one operand of the task.
+        read: dict[tuple[SSAValue, RegionAttr], SSAValue] = {}
         tiles: list[SSAValue] = []
         for value, box in zip(op.operands, tiling.operands, strict=True):
             if isinstance(value.owner, tensor.PositionOp):
-                if value not in mapper:
+                if value not in positions:
                     body.add_op(position := value.owner.clone())
-                    mapper[value] = position.result
-                tiles.append(mapper[value])
+                    positions[value] = position.result
+                tiles.append(positions[value])
                 continue
-            tiles.append(body.insert_arg(_tile_type(value, box), len(body.args)))
-            reads.append(self.buffers[value])
-            boxes.append(box)
+            key = (self.buffers[value], box)
+            if key not in read:
+                read[key] = body.insert_arg(_tile_type(value, box), len(body.args))
+            tiles.append(read[key])
+        reads = [buffer for buffer, _ in read]
+        boxes = [box for _, box in read]
         inner = op.clone()
         inner.operands = tiles
         if tiling.origin is not None:

@@ -1,0 +1,297 @@
+"""mpk: compile models, run them, look into what was compiled."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from mpkir.errors import MpkirError
+from mpkir.version import VERSION
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Compile PyTorch models into one persistent megakernel and run them.",
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A model: directory, hub name or .gguf; an exported program (.pt2); IR (.mlir); "
+        "or a config.json, for the model without its weights."
+    ),
+]
+ArtifactPath = Annotated[Path, typer.Argument(help="A directory that `mpk compile` wrote.")]
+Target = Annotated[str, typer.Option("--target", "-t", help="cpu, h100, h200, a100.")]
+Workers = Annotated[
+    int | None, typer.Option(help="SMs or threads to use; all of the target's by default.")
+]
+Capacity = Annotated[int | None, typer.Option(help="Longest sequence; at most 1024 by default.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the Python traceback of an error.")]
+
+
+def _readable_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """End with one paragraph and exit code 1 on an error that the user can mend."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except MpkirError as error:
+            if kwargs.get("debug"):
+                raise
+            sys.exit(f"mpk: error: {error}")
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit("mpk: interrupted")
+
+    return run
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        print(f"mpkir {VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+@_readable_errors
+def export(
+    source: Source,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; - or none: print.")
+    ] = None,
+    capacity: Capacity = None,
+    raised: Annotated[
+        bool, typer.Option(help="Recognise norms, attention and the like first.")
+    ] = True,
+    debug: Debug = False,
+) -> None:
+    """Write a model's step as IR at tensor level.
+
+    Example:  mpk export model.gguf -o step.mlir && mpk-opt step.mlir -p mpk-fuse-operators
+    """
+    from mpkir.tools import sources
+
+    module = sources.module_of(source, capacity).module
+    if raised:
+        from mpkir.passes.raise_operators import RaiseOperatorsPass
+        from mpkir.pipeline import context
+
+        RaiseOperatorsPass().apply(context(), module)
+    text = f"{module}\n"
+    if output is None or str(output) == "-":
+        print(text, end="")
+        return
+    sources.write_text(output, text)
+
+
+@app.command()
+@_readable_errors
+def compile(
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The artifact's directory.")],
+    target: Target = "cpu",
+    workers: Workers = None,
+    capacity: Capacity = None,
+    dump: Annotated[
+        Path | None, typer.Option("--dump-dir", help="Write the IR after every pass here.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compile a model into an artifact.
+
+    Example:  mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
+    Example:  mpk compile config.json -t h100 -o llama   (weights are given when it is loaded)
+    """
+    from mpkir.tools import sources
+    from mpkir.tools.display import StageDisplay
+
+    with StageDisplay() as display:
+        artifact = sources.compile_source(
+            source,
+            target,
+            workers=workers,
+            capacity=capacity,
+            output=output,
+            dump=dump,
+            progress=display.progress,
+        )
+    print(artifact.path)
+
+
+@app.command()
+@_readable_errors
+def run(
+    artifact: ArtifactPath,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="NAME=FILE.npy for each input; may be repeated."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Directory for the outputs as .npy.")
+    ] = None,
+    position: Annotated[int, typer.Option(help="Position of the first step.")] = 0,
+    steps: Annotated[int, typer.Option(help="Steps to run.")] = 1,
+    debug: Debug = False,
+) -> None:
+    """Run a compiled program's step on arrays.
+
+    Example:  mpk run mlp -i x=x.npy -o results
+    """
+    from mpkir.tools.arrays import run_on_files
+
+    for line in run_on_files(artifact, inputs or [], output, position, steps):
+        print(line)
+
+
+@app.command()
+@_readable_errors
+def generate(
+    source: Annotated[str, typer.Argument(help="An artifact, or a model to compile first.")],
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 64,
+    chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
+    target: Target = "cpu",
+    workers: Workers = None,
+    capacity: Capacity = None,
+    debug: Debug = False,
+) -> None:
+    """Continue a prompt, streaming.
+
+    Example:  mpk generate smollm2 "What is the capital of France?" --chat
+    """
+    from mpkir.tools import sources
+    from mpkir.tools.display import StageDisplay
+
+    with StageDisplay() as display:
+        model = sources.language_model(source, target, workers, capacity, display.progress)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    answer = model.generate(
+        text,
+        max_new_tokens=max_new_tokens,
+        chat=chat,
+        on_text=lambda piece: print(piece, end="", flush=True),
+    )
+    print()
+    Console(stderr=True).print(
+        f"{answer.prompt_tokens} prompt tokens in {answer.prompt_seconds:.2f} s, "
+        f"{len(answer.tokens)} new ones, {answer.tokens_per_second:.1f} tokens/s",
+        highlight=False,
+    )
+
+
+@app.command()
+@_readable_errors
+def bench(
+    source: Annotated[str, typer.Argument(help="An artifact, or a model to compile first.")],
+    first: Annotated[int, typer.Option(help="Position of the first timed step.")] = 32,
+    steps: Annotated[int, typer.Option(help="Dependent steps in one launch.")] = 127,
+    runs: Annotated[int, typer.Option(help="Timed launches.")] = 10,
+    json: Annotated[Path | None, typer.Option(help="Append the records to this file.")] = None,
+    target: Target = "cpu",
+    workers: Workers = None,
+    capacity: Capacity = None,
+    debug: Debug = False,
+) -> None:
+    """Time the decode step: milliseconds, bandwidth, share of the memory floor.
+
+    Example:  mpk bench smollm2 --runs 20
+    """
+    from mpkir.tools import sources
+    from mpkir.tools.bench import append_records, time_decode
+    from mpkir.tools.display import StageDisplay
+
+    with StageDisplay() as display:
+        model = sources.language_model(source, target, workers, capacity, display.progress)
+    record = time_decode(model, name=Path(source).name, first=first, steps=steps, runs=runs)
+    table = RichTable("what", "value")
+    for key, value in record.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+    if json is not None:
+        append_records(json, [record])
+
+
+@app.command()
+@_readable_errors
+def inspect(
+    artifact: ArtifactPath,
+    debug: Debug = False,
+) -> None:
+    """Show what an artifact holds: target, buffers, bodies, tasks, events.
+
+    Example:  mpk inspect smollm2
+    """
+    from mpkir.tools.inspection import describe
+
+    console = Console()
+    for part in describe(artifact):
+        console.print(part)
+
+
+@app.command()
+@_readable_errors
+def disasm(
+    artifact: ArtifactPath,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print an artifact's runtime table as text (.mpkt).
+
+    Example:  mpk disasm smollm2 -o table.mpkt
+    """
+    from mpkir.runtime.artifact import load_artifact
+    from mpkir.runtime.table_text import disassemble
+    from mpkir.tools import sources
+
+    text = disassemble(load_artifact(artifact).table)
+    if output is None:
+        print(text, end="")
+        return
+    sources.write_text(output, text)
+
+
+@app.command()
+@_readable_errors
+def asm(
+    text: Annotated[Path, typer.Argument(help="A table's text form (.mpkt).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the .npy files.")],
+    debug: Debug = False,
+) -> None:
+    """Assemble a runtime table from its text form.
+
+    Example:  mpk asm table.mpkt -o table
+    """
+    from mpkir.runtime.table_text import assemble
+    from mpkir.tools import sources
+
+    assemble(sources.read_text(text)).save(output)
+    print(output)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line."""
+    return app(args=arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""What the command line can compile: checkpoints, configurations, exported programs, IR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from xdsl.dialects.builtin import ModuleOp
+
+from mpkir.compiler import Progress, compile_module
+from mpkir.errors import MpkirError
+from mpkir.language_model import LanguageModel, compile_language_model
+from mpkir.machine import machine_named
+from mpkir.runtime.artifact import Artifact, load_artifact
+from mpkir.runtime.generation import LoadedLanguageModel
+from mpkir.runtime.manifest import MANIFEST
+from mpkir.runtime.program import Program
+
+DEFAULT_CAPACITY = 1024
+
+
+@dataclass(frozen=True)
+class SourceModule:
+    """A module at tensor level and what came with it."""
+
+    module: ModuleOp
+    weights: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    signature: Any = None
+
+
+def read_text(path: Path) -> str:
+    """A text file's content; MpkirError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MpkirError(f"the file cannot be read ({error})", where=str(path)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise MpkirError(f"the file cannot be written ({error})", where=str(path)) from error
+
+
+def module_of(source: str, capacity: int | None) -> SourceModule:
+    """The tensor-level module of an exported program, IR file, configuration or checkpoint."""
+    from mpkir.frontend import decode_step, import_program, load_model, signature_of
+
+    path = Path(source)
+    match path.suffix:
+        case ".mlir":
+            return SourceModule(_parse(path))
+        case ".pt2":
+            program = _exported(path)
+            return SourceModule(
+                import_program(program),
+                {**program.state_dict, **program.constants},
+                signature_of(program),
+            )
+        case ".json":
+            model = _from_config(path)
+        case _:
+            model = load_model(source).model
+    return SourceModule(decode_step(model, capacity or DEFAULT_CAPACITY))
+
+
+def compile_source(
+    source: str,
+    target: str,
+    *,
+    workers: int | None,
+    capacity: int | None,
+    output: Path | None,
+    dump: Path | None,
+    progress: Progress,
+) -> Artifact:
+    """Compile whatever `source` names; a checkpoint's weights are stored in the artifact."""
+    from mpkir.frontend import load_model, weights_of
+
+    path = Path(source)
+    machine = machine_named(target, workers=workers)
+    if path.suffix in (".mlir", ".pt2"):
+        found = module_of(source, capacity)
+        return compile_module(
+            found.module,
+            machine,
+            output=output,
+            weights=found.weights or None,
+            signature=found.signature,
+            progress=progress,
+            dump=dump,
+        )
+    options: dict[str, Any] = {
+        "capacity": capacity,
+        "workers": workers,
+        "output": output,
+        "progress": progress,
+        "dump": dump,
+    }
+    if path.suffix == ".json":
+        return compile_language_model(_from_config(path), target, **options)
+    loaded = load_model(source)
+    return compile_language_model(
+        loaded.model,
+        target,
+        tokenizer=loaded.tokenizer,
+        stop=loaded.stop,
+        weights=weights_of(loaded.model),
+        **options,
+    )
+
+
+def language_model(
+    source: str, target: str, workers: int | None, capacity: int | None, progress: Progress
+) -> LoadedLanguageModel:
+    """A language model from an artifact, or compiled from a checkpoint."""
+    path = Path(source)
+    if (path / MANIFEST).is_file():
+        return LoadedLanguageModel(Program(load_artifact(path)))
+    return LanguageModel.from_pretrained(
+        source, target, workers=workers, capacity=capacity, progress=progress
+    )
+
+
+def _parse(path: Path) -> ModuleOp:
+    from xdsl.parser import Parser
+    from xdsl.utils.exceptions import DiagnosticException, ParseError
+
+    from mpkir.pipeline import context
+
+    text = read_text(path)
+    try:
+        module = Parser(context(), text, str(path)).parse_module()
+        module.verify()
+    except (ParseError, DiagnosticException) as error:
+        raise MpkirError(f"this is not valid IR: {error}", where=str(path)) from error
+    return module
+
+
+def _exported(path: Path) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.load(path)
+    except Exception as error:
+        raise MpkirError(
+            f"this is not an exported program ({type(error).__name__})",
+            where=str(path),
+            hint="write one with torch.export.save(torch.export.export(module, args), path)",
+        ) from error
+
+
+def _from_config(path: Path) -> Any:
+    from transformers import AutoConfig
+
+    from mpkir.frontend import model_from_config
+
+    read_text(path)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise MpkirError(
+            f"this is not the configuration of a known model ({error})", where=str(path)
+        ) from error
+    return model_from_config(config)
