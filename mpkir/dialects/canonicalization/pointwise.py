@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from xdsl.dialects import arith
-from xdsl.ir import SSAValue, TypedAttribute
+from xdsl.dialects.builtin import AnyFloat, FloatAttr, IntegerAttr
+from xdsl.ir import SSAValue
 from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
+from xdsl.utils.hints import isa
 
 from mpkir.dialects.canonicalization.replacing import replace_by
 from mpkir.dialects.tensor.pointwise import ElementwiseOp
 from mpkir.dialects.tensor.program import FullOp, YieldOp, element_type_of, shape_of
 from mpkir.dialects.tensor.views import BroadcastOp
+
+
+_Number = FloatAttr[AnyFloat] | IntegerAttr
 
 
 def _yielded(op: ElementwiseOp) -> SSAValue:
@@ -73,7 +78,7 @@ class ConstantOperand(RewritePattern):
             if not isinstance(full, FullOp) or arg.first_use is None:
                 continue
             attribute = full.value
-            if not isinstance(attribute, TypedAttribute) or attribute.get_type() != arg.type:
+            if not isa(attribute, _Number) or attribute.type != arg.type:
                 continue
             constant = arith.ConstantOp(attribute)
             assert block.first_op is not None
