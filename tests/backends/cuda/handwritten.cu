@@ -23,7 +23,7 @@
 #define ROWS_HEAD 16
 #define ARGMAX_CHUNK 1024
 #define SHARED_BYTES 232448
-#define IN_FLIGHT 4
+#define IN_FLIGHT 2
 #define SCALE 0.125f
 #define STOP -2
 #endif

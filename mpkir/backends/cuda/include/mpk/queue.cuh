@@ -16,6 +16,7 @@ struct Queue {
   Work work[QUEUE];
   Barrier filled[QUEUE];  // by the loader
   Barrier ready[QUEUE];   // by the dispatcher: the task may start, or says stop
+  Barrier done[QUEUE];    // by compute: a cooperative task's results are written
   Barrier empty[QUEUE];   // by every compute warp and the publisher
 
   // One thread.
@@ -23,6 +24,7 @@ struct Queue {
     for (int i = 0; i < QUEUE; ++i) {
       filled[i].init(1);
       ready[i].init(1);
+      done[i].init(1);
       empty[i].init(COMPUTE_WARPS + 1);
     }
   }

@@ -66,8 +66,8 @@ struct Loader {
 
   // Starts the copy of one stage; false if the worker gives up meanwhile. bytes % 16 == 0.
   __device__ __forceinline__ bool issue(const char* source, int bytes) {
-    while (!ring.empty[next.slot].passed(next.parity ^ 1)) {
-      if (leave) return false;
+    while (!__all_sync(0xffffffffu, ring.empty[next.slot].passed(next.parity ^ 1))) {
+      if (__any_sync(0xffffffffu, leave)) return false;
     }
     if (in_flight == IN_FLIGHT) land_one();
     char* target = ring.slot[next.slot];

@@ -95,7 +95,10 @@ struct Compute {
   }
   __device__ __forceinline__ void finish_task() {
     __syncwarp();
-    if (lane == 0) s.queue.empty[queue.entry].arrive();
+    if (lane == 0) {
+      if (warp == 0) s.queue.done[queue.entry].arrive();
+      s.queue.empty[queue.entry].arrive();
+    }
     queue.advance();
   }
   __device__ __forceinline__ const char* wait_stage() {
@@ -180,11 +183,17 @@ struct Publisher {
 template <class P>
 struct PublishVisitor {
   Publisher<P>& role;
-  const Work& work;
+  const QueueCursor& queue;
 
+  // Later tasks of this worker may read what a cooperative task writes without an event, so the
+  // publisher, which fetches ahead, does not pass one that is not done.
   template <class B>
   __device__ __forceinline__ void visit() {
-    if constexpr (B::streams) B::publish(role, work);
+    if constexpr (B::streams) {
+      B::publish(role, role.s.queue.work[queue.entry]);
+    } else {
+      role.s.queue.done[queue.entry].wait(queue.parity);
+    }
   }
 };
 
@@ -196,7 +205,7 @@ __device__ __forceinline__ void publisher_role(Shared<P>& s, const LaunchArgs& a
     s.queue.ready[queue.entry].wait(queue.parity);
     const Work& work = s.queue.work[queue.entry];
     if (work.stop) return;
-    PublishVisitor<P> visitor{role, work};
+    PublishVisitor<P> visitor{role, queue};
     P::dispatch(work.body, visitor);
     __syncwarp();
     if (lane == 0) s.queue.empty[queue.entry].arrive();
@@ -222,13 +231,9 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s,
                                            Lookup& next, QueueCursor& queue) {
   // Fill the batch's entries, one lane each.
   const int entry = queue.entry + loader.lane;
-  if (loader.lane < BATCH) {
-    while (!s.queue.empty[entry].passed(queue.parity ^ 1)) {
-      if (s.leave) break;
-    }
+  while (!__all_sync(0xffffffffu, loader.lane >= BATCH || s.queue.empty[entry].passed(queue.parity ^ 1))) {
+    if (__any_sync(0xffffffffu, loader.leave)) return false;
   }
-  __syncwarp();
-  if (loader.leave) return false;
   if (loader.lane < BATCH) {
     next.write(s.queue.work[entry]);
     s.queue.filled[entry].arrive();
@@ -357,6 +362,7 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   extern "C" __device__ const int mpk_facts[8] = {                                         \
       0, mpk::THREADS, int(sizeof(mpk::Shared<program>)), program::tokens,                 \
       mpk::Layout<program>::SLOTS, program::in_flight, 0, 0};                              \
+  static_assert(sizeof(mpk::Shared<program>) <= program::shared_bytes, "shared memory");    \
   extern "C" __global__ void __launch_bounds__(mpk::THREADS, 1)                            \
       mpk_run(const __grid_constant__ mpk::LaunchArgs args) {                              \
     mpk::run<program>(args);                                                               \
