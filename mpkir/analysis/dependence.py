@@ -34,6 +34,7 @@ class Touch:
 
     family: Family
     access: Access
+    shape: tuple[int, ...]
     boxes: Boxes
     low: Ints
     """Distinct boxes, [boxes, rank]."""
@@ -89,7 +90,7 @@ def _touches(buffer: task.BufferOp, accesses: list[tuple[Family, Access]]) -> li
     result: list[Touch] = []
     for family, access in accesses:
         boxes = refine(boxes_of(access, family.coordinates), access.shape, shape)
-        result.append(Touch(family, access, boxes, *distinct(boxes)))
+        result.append(Touch(family, access, shape, boxes, *distinct(boxes)))
     return result
 
 

@@ -67,6 +67,9 @@ def refine(boxes: Boxes, shape: tuple[int, ...], target: tuple[int, ...]) -> Box
         return boxes
     if not _ends(shape) <= _ends(target):
         return _runs(boxes, shape)
+    if target == (1,):
+        ones = np.ones((len(boxes), 1), np.int64)
+        return Boxes(boxes.tasks, ones - 1, ones)
     groups = _group(shape, target)
     low, high = boxes.low, boxes.high
     result = Boxes(boxes.tasks, low[:, :0], high[:, :0])

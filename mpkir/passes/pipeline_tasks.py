@@ -18,12 +18,10 @@ from xdsl.ir.affine import AffineConstantExpr
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.families import Access, Family, families_of
+from mpkir.analysis.stages import VECTOR_BYTES
 from mpkir.dialects import task, tensor
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
-
-VECTOR_BYTES = 16
-"""Bulk copies move multiples of this, from and to multiples of it."""
 
 
 def _streamed_reads(family: Family) -> tuple[int, ...]:

@@ -1,0 +1,259 @@
+"""verify-schedule: the proof that a scheduled module means what its grids mean one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from xdsl.context import Context
+from xdsl.dialects.builtin import FileLineColLoc, ModuleOp, NameLoc
+from xdsl.ir import Attribute
+from xdsl.passes import ModulePass
+
+from mpkir.analysis.coverage import unwritten_reads
+from mpkir.analysis.dependence import Hazard, Overlap, Touch, conflicts_of, overlap_of, touches_of
+from mpkir.analysis.families import Family, Ints
+from mpkir.analysis.happens_before import (
+    HappensBefore,
+    Schedule,
+    ScheduleError,
+    happens_before,
+    schedule_of,
+)
+from mpkir.analysis.stages import stage_errors
+from mpkir.errors import MpkirError
+
+_VERBS = {
+    Hazard.READ_AFTER_WRITE: ("writes", "reads"),
+    Hazard.WRITE_AFTER_READ: ("reads", "writes"),
+    Hazard.WRITE_AFTER_WRITE: ("writes", "writes"),
+}
+
+
+def location_text(location: Attribute) -> str | None:
+    """A location as people read it: the model's module path, its file and line."""
+    match location:
+        case FileLineColLoc():
+            return f"{location.filename.data}:{location.line.data}:{location.column.data}"
+        case NameLoc():
+            inner = location_text(location.location)
+            parts = [part for part in (location.desc.data, inner) if part]
+            return ", ".join(parts) or None
+        case _:
+            return None
+
+
+def _operator(family: Family) -> str:
+    names = [op.name for op in family.op.body.block.ops][:-1]
+    text = names[-1] if names else "join"
+    place = location_text(family.op.location)
+    return text if place is None else f"{text} at {place}"
+
+
+@dataclass(frozen=True)
+class _Proof:
+    """The checks; each raises MpkirError at the first violation."""
+
+    schedule: Schedule
+    order: HappensBefore
+
+    def describe(self, task: int) -> str:
+        """A task with its operator and where in the model it comes from."""
+        return f"{self.schedule.label(task)} ({_operator(self.schedule.family_of(task))})"
+
+    def race(self, earlier: int, later: int, overlap: Overlap, steps: str) -> MpkirError:
+        """What to say about two conflicting tasks that nothing orders."""
+        first, second = _VERBS[overlap.hazard]
+        buffer = overlap.later.access.buffer.sym.data
+        a, b = self.schedule.label(earlier), self.schedule.label(later)
+        return MpkirError(
+            f"race {steps}: {self.describe(earlier)} {first} {buffer!r} and "
+            f"{self.describe(later)} {second} the same elements, but nothing orders them",
+            where="schedule",
+            hint=f"an edge from {a} to {b} is missing",
+        )
+
+    def counters(self) -> None:
+        """Each counter gets as many signals a step as its waits expect."""
+        signals = np.zeros(len(self.schedule.counters), np.int64)
+        for edges in self.schedule.signals:
+            for edge in edges:
+                np.add.at(signals, edge.counter, 1)
+        wrong = np.flatnonzero(signals != self.schedule.arrivals)
+        if len(wrong):
+            at = int(wrong[0])
+            raise MpkirError(
+                f"{self.schedule.counters[at]} expects {self.schedule.arrivals[at]} arrivals a "
+                f"step, but {signals[at]} tasks signal it",
+                where="schedule",
+            )
+
+    def steps_stay_apart(self) -> None:
+        """No signal of the next step can be taken for one of this step."""
+        for family, edges in zip(self.schedule.families, self.schedule.signals, strict=True):
+            begin = int(self.schedule.offsets[family.number])
+            clocks = self.order.clocks[1, begin : begin + family.size]
+            for edge in edges:
+                early = np.flatnonzero((clocks < self.order.fired[0, edge.counter]).any(axis=1))
+                if len(early):
+                    at = int(early[0])
+                    raise MpkirError(
+                        f"{self.describe(begin + at)} may signal "
+                        f"{self.schedule.counters[edge.counter[at]]} in the next step before it "
+                        "has fired in this one",
+                        where="schedule",
+                        hint="let it wait, with lag 1, for the end of the step",
+                    )
+
+    def within_step(self) -> None:
+        """Conflicting tasks of different families happen in the order of their grids."""
+        for conflict in conflicts_of(self.schedule.families):
+            for overlap in conflict.overlaps:
+                self.check(overlap, 0)
+
+    def within_families(self, touches: list[Touch]) -> None:
+        """Tasks of one family conflict with none of their own kind."""
+        for later in touches:
+            for earlier in touches:
+                if earlier.family is not later.family:
+                    continue
+                overlap = overlap_of(earlier, later)
+                if overlap is None:
+                    continue
+                a, b = _pairs(overlap)
+                apart = np.flatnonzero(a != b)
+                if len(apart):
+                    begin = int(self.schedule.offsets[later.family.number])
+                    i, j = int(a[apart[0]]) + begin, int(b[apart[0]]) + begin
+                    raise self.race(i, j, overlap, "within a family")
+
+    def across_steps(self, touches: list[Touch]) -> None:
+        """Conflicting tasks of consecutive steps happen step after step."""
+        for earlier in touches:
+            for later in touches:
+                overlap = overlap_of(earlier, later)
+                if overlap is not None:
+                    self.check(overlap, 1)
+
+    def check(self, overlap: Overlap, step: int) -> None:
+        """All pairs of an overlap, the earlier in step 0 and the later in `step`."""
+        found = self.unordered(overlap, step)
+        if found is not None:
+            steps = "within a step" if step == 0 else "from step to step"
+            raise self.race(*found, overlap, steps)
+
+    def unordered(self, overlap: Overlap, step: int) -> tuple[int, int] | None:
+        """Two tasks of an overlap that do not happen in its order."""
+        for a, b in self.groups(overlap):
+            # What all of `b` have seen against the last of `a` on each worker.
+            wanted = np.zeros(self.schedule.workers, np.int64)
+            np.maximum.at(wanted, self.schedule.worker[a], self.order.position(0, a))
+            if (self.order.clocks[step, b].min(axis=0) >= wanted).all():
+                continue
+            for task in b:
+                late = np.flatnonzero(~self.order.ordered(a, np.full(len(a), task), step))
+                if len(late):
+                    return int(a[late[0]]), int(task)
+        a, b = self.pairs(overlap)
+        late = np.flatnonzero(~self.order.ordered(a, b, step))
+        return (int(a[late[0]]), int(b[late[0]])) if len(late) else None
+
+    def groups(self, overlap: Overlap) -> Iterator[tuple[Ints, Ints]]:
+        """Sets of tasks of which each earlier one conflicts with each later one, if few sets do."""
+        for box in _few(overlap.later_box):
+            chosen = overlap.earlier_box[overlap.later_box == box]
+            yield self.tasks(overlap.earlier, chosen), self.tasks(overlap.later, np.array([box]))
+        if _few(overlap.later_box):
+            return
+        for box in _few(overlap.earlier_box):
+            chosen = overlap.later_box[overlap.earlier_box == box]
+            yield self.tasks(overlap.earlier, np.array([box])), self.tasks(overlap.later, chosen)
+
+    def pairs(self, overlap: Overlap) -> tuple[Ints, Ints]:
+        """All pairs of conflicting tasks, if `groups` gives none."""
+        if _few(overlap.later_box) or _few(overlap.earlier_box):
+            return _NONE, _NONE
+        row_a, row_b = _members(overlap.earlier, overlap.earlier_box)
+        a, again = overlap.earlier.boxes.tasks[row_a], overlap.later_box[row_b]
+        row_c, row_d = _members(overlap.later, again)
+        begin_a, begin_b = (
+            self.schedule.offsets[touch.family.number] for touch in (overlap.earlier, overlap.later)
+        )
+        return a[row_d] + begin_a, overlap.later.boxes.tasks[row_c] + begin_b
+
+    def tasks(self, touch: Touch, boxes: Ints) -> Ints:
+        """The tasks that touch one of these distinct boxes."""
+        chosen = np.zeros(len(touch.low), bool)
+        chosen[boxes] = True
+        found = np.unique(touch.boxes.tasks[chosen[touch.box]])
+        return found + self.schedule.offsets[touch.family.number]
+
+
+_NONE = np.zeros(0, np.int64)
+
+_FEW_BOXES = 64
+
+
+def _few(boxes: Ints) -> list[int]:
+    """The distinct numbers if there are few of them, else none."""
+    found = np.unique(boxes)
+    return found.tolist() if len(found) <= _FEW_BOXES else []
+
+
+def _members(touch: Touch, boxes: Ints) -> tuple[Ints, Ints]:
+    """For each of `boxes` all rows of the access that are this distinct box: row, place in `boxes`."""
+    order = np.argsort(touch.box, kind="stable")
+    counts = np.bincount(touch.box, minlength=len(touch.low))
+    first = np.cumsum(counts) - counts
+    lengths = counts[boxes]
+    place = np.repeat(np.arange(len(boxes)), lengths)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return order[first[boxes][place] + within], place
+
+
+def _pairs(overlap: Overlap) -> tuple[Ints, Ints]:
+    """A pair of tasks for each pair of boxes, the last that touches one, the first the other.
+
+    Asked for both orders of two accesses, these differ somewhere if any two tasks conflict.
+    """
+    earlier, later = overlap.earlier, overlap.later
+    last = np.zeros(len(earlier.low), np.int64)
+    np.maximum.at(last, earlier.box, earlier.boxes.tasks)
+    first = np.full(len(later.low), np.iinfo(np.int64).max)
+    np.minimum.at(first, later.box, later.boxes.tasks)
+    return last[overlap.earlier_box], first[overlap.later_box]
+
+
+@dataclass(frozen=True)
+class VerifySchedulePass(ModulePass):
+    """Prove that the module runs without race or deadlock, whatever the timing, over all its steps.
+
+    Conflicting tasks are ordered as their grids are, within a step and from step to step; no task
+    waits for ever; every counter gets the signals it expects, each in its step; what a task reads
+    has been written; stages fit the ring. A violation is an error that names the tasks, their
+    operators, where they come from in the model, and the missing edge.
+    """
+
+    name = "mpk-verify-schedule"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        try:
+            schedule = schedule_of(op)
+            if not schedule.families:
+                return
+            errors = [*stage_errors(op), *unwritten_reads(schedule.families)]
+            if errors:
+                raise ScheduleError(errors[0])
+            order = happens_before(schedule)
+        except ScheduleError as error:
+            raise MpkirError(str(error), where="schedule") from error
+        proof = _Proof(schedule, order)
+        proof.counters()
+        proof.steps_stay_apart()
+        proof.within_step()
+        follows = bool(order.follows_step().all())
+        for touches in touches_of(schedule.families).values():
+            proof.within_families(touches)
+            if not follows:
+                proof.across_steps(touches)
