@@ -15,7 +15,6 @@ from mpkir.dialects.tensor.pointwise import ElementwiseOp
 from mpkir.dialects.tensor.program import FullOp, YieldOp, element_type_of, shape_of
 from mpkir.dialects.tensor.views import BroadcastOp
 
-
 _Number = FloatAttr[AnyFloat] | IntegerAttr
 
 
