@@ -1,0 +1,36 @@
+// The launch interface between the host and a compiled program; the CUDA kernel takes the same structs.
+#pragma once
+
+namespace mpk {
+
+struct Task {
+  int family, index, wait_event, wait_arrivals, wait_lag, signal_event, signal_amount, reserved;
+};
+
+struct Family {
+  int body, grid_size, stream_rows, stream_weights;
+  int operand[12];
+};
+
+struct Control {
+  int stop_at;  // first step not to run; the host sets it to `steps` before a launch
+  int fault;    // 0, or 1: the watchdog ended the launch, and the fields below say where
+  int fault_worker, fault_task, fault_event;
+  unsigned fault_seen, fault_wanted;
+  int reserved;
+};
+
+struct LaunchArgs {
+  void* const* buffers;
+  const Task* tasks;
+  const int* workers;
+  const Family* families;
+  unsigned* counters;
+  Control* control;
+  long long position;  // of the first token of the first step
+  int steps;
+  unsigned epoch;      // steps completed since the counters were zero
+  long long watchdog;  // nanoseconds that one wait may take; 0 = any time
+};
+
+}  // namespace mpk

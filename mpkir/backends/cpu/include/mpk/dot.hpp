@@ -1,0 +1,118 @@
+// Inner products of rows of any float type with fp32 vectors, in GCC vector extensions: sixteen
+// lanes wide, which the compiler maps to whatever the machine has.
+#pragma once
+
+#include "mpk/tile.hpp"
+
+namespace mpk {
+
+using f32x16 = float __attribute__((vector_size(64)));
+using u32x16 = std::uint32_t __attribute__((vector_size(64)));
+
+template <class V>
+inline V load_vector(const void* from) {
+  V value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+inline void store_vector(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
+
+inline float lanes_sum(f32x16 v) {
+  float part[16];
+  store_vector(part, v);
+  for (int half = 8; half; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+// A block of WIDTH stored elements widened to fp32 vectors. Unpacking may permute the block: lane
+// `place(i)` of the vectors holds element i, so the other factor is laid out the same way once.
+template <class T>
+struct Block {
+  static constexpr int VECTORS = 1, WIDTH = 16;
+  static constexpr int place(int i) { return i; }
+  static void load(const T* from, f32x16 (&v)[1]) {
+    for (int i = 0; i < 16; ++i) v[0][i] = float(widen(from[i]));
+  }
+};
+
+template <>
+struct Block<float> {
+  static constexpr int VECTORS = 1, WIDTH = 16;
+  static constexpr int place(int i) { return i; }
+  static void load(const float* from, f32x16 (&v)[1]) { v[0] = load_vector<f32x16>(from); }
+};
+
+// Even elements are the low halves of 32-bit words, odd ones the high halves: one instruction each.
+template <>
+struct Block<bf16> {
+  static constexpr int VECTORS = 2, WIDTH = 32;
+  static constexpr int place(int i) { return i % 2 * 16 + i / 2; }
+  static void load(const bf16* from, f32x16 (&v)[2]) {
+    const u32x16 words = load_vector<u32x16>(from);
+    v[0] = (f32x16)(words << 16);
+    v[1] = (f32x16)(words & 0xffff0000u);
+  }
+};
+
+#ifdef __FLT16_MAX__
+template <>
+struct Block<f16> {
+  static constexpr int VECTORS = 1, WIDTH = 16;
+  static constexpr int place(int i) { return i; }
+  static void load(const f16* from, f32x16 (&v)[1]) {
+    using f16x16 = _Float16 __attribute__((vector_size(32)));
+    v[0] = __builtin_convertvector(load_vector<f16x16>(from), f32x16);
+  }
+};
+#endif
+
+// Lays out `from` (k elements of any type) for products with rows of W.
+template <class W, class X>
+inline void prepare(float* to, const X* from, long k) {
+  constexpr int width = Block<W>::WIDTH;
+  long b = 0;
+  if constexpr (std::is_same_v<W, X>) {
+    for (; b + width <= k; b += width) {
+      f32x16 v[Block<W>::VECTORS];
+      Block<W>::load(from + b, v);
+      for (int j = 0; j < Block<W>::VECTORS; ++j) store_vector(to + b + 16 * j, v[j]);
+    }
+  } else {
+    for (; b + width <= k; b += width)
+      for (int i = 0; i < width; ++i) to[b + Block<W>::place(i)] = float(widen(from[b + i]));
+  }
+  for (; b < k; ++b) to[b] = float(widen(from[b]));
+}
+
+// sum[r][t] = w[r] . x[t] over k elements; each x is prepared for W.
+template <int R, int T, class W>
+inline void dots(const W* const (&w)[R], const float* const (&x)[T], long k, float (&sum)[R][T]) {
+  constexpr int vectors = Block<W>::VECTORS, width = Block<W>::WIDTH;
+  // Few products leave registers for an accumulator of each half, which shortens the chains.
+  constexpr int chains = R * T <= 8 ? vectors : 1;
+  f32x16 total[R][T][chains] = {};
+  long b = 0;
+  for (; b + width <= k; b += width) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      f32x16 v[vectors];
+      Block<W>::load(w[r] + b, v);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; ++t)
+#pragma GCC unroll 2
+        for (int j = 0; j < vectors; ++j)
+          total[r][t][j % chains] += v[j] * load_vector<f32x16>(x[t] + b + 16 * j);
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int t = 0; t < T; ++t) {
+      f32x16 all = total[r][t][0];
+      for (int j = 1; j < chains; ++j) all += total[r][t][j];
+      sum[r][t] = lanes_sum(all);
+      for (long i = b; i < k; ++i) sum[r][t] += float(widen(w[r][i])) * x[t][i];
+    }
+}
+
+}  // namespace mpk

@@ -1,0 +1,130 @@
+"""How types, tiles and scalar functions are written in the C++ of this backend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, UnknownLoc
+from xdsl.ir import Attribute, Block, Operation
+from xdsl.ir.affine import (
+    AffineBinaryOpExpr,
+    AffineBinaryOpKind,
+    AffineConstantExpr,
+    AffineDimExpr,
+    AffineExpr,
+)
+
+from mpkir.backends.body import Operand
+from mpkir.backends.scalar import Spelling, carried_type, print_scalars
+from mpkir.errors import MpkirError
+
+SPELLING = Spelling(
+    round_bf16="mpk::round_bf16", round_f16="mpk::round_f16", functions={"exp": "mpk::exp"}
+)
+
+_SIGNS = {
+    AffineBinaryOpKind.Add: "+",
+    AffineBinaryOpKind.Mul: "*",
+    AffineBinaryOpKind.Mod: "%",
+    AffineBinaryOpKind.FloorDiv: "/",
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A C++ variable that is a tile: its name, the sizes of its box, its element type.
+
+    `is_fixed`: it is the same, and holds the same, for all tasks of a family in a step.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    element_type: Attribute
+    is_fixed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+def storage_type(type: Attribute) -> str:
+    """The C++ type of an element in memory."""
+    match type:
+        case BFloat16Type():
+            return "mpk::bf16"
+        case Float16Type():
+            return "mpk::f16"
+        case _:
+            return carried_type(type)
+
+
+def dims(sizes: Sequence[int]) -> str:
+    """Sizes as template arguments; a scalar is a tile of one element."""
+    return f"mpk::Dims<{', '.join(map(str, sizes)) or '1'}>"
+
+
+def affine(expr: AffineExpr) -> str:
+    """An offset as a C++ expression of the grid coordinates g0, g1, ..; it is not negative."""
+    match expr:
+        case AffineConstantExpr():
+            return str(expr.value)
+        case AffineDimExpr():
+            return f"g{expr.position}"
+        case AffineBinaryOpExpr() if expr.kind in _SIGNS:
+            return f"({affine(expr.lhs)} {_SIGNS[expr.kind]} {affine(expr.rhs)})"
+        case AffineBinaryOpExpr():
+            by = affine(expr.rhs)
+            return f"(({affine(expr.lhs)} + {by} - 1) / {by})"
+        case _:
+            raise MpkirError(f"an offset of {expr} has no form in C++")
+
+
+def clipped(operand: Operand, grid: Sequence[int]) -> tuple[bool, ...]:
+    """For each dimension, whether the box of some task may reach over the buffer's end."""
+    corners = tuple(product(*({0, size - 1} for size in grid)))
+    result: list[bool] = []
+    for expr, size, box in zip(
+        operand.offsets.results, operand.shape, operand.sizes, strict=True
+    ):
+        monotone = all(
+            not isinstance(part, AffineBinaryOpExpr)
+            or part.kind in (AffineBinaryOpKind.Add, AffineBinaryOpKind.Mul)
+            for part in expr.dfs()
+        )
+        reach = max(expr.eval(list(corner), []) for corner in corners) + box
+        result.append(reach > size or not monotone)
+    return tuple(result)
+
+
+def bind_operand(name: str, number: int, operand: Operand, grid: Sequence[int], read: bool) -> str:
+    """The statement that defines a tile of a body's operand."""
+    element = ("const " if read else "") + storage_type(operand.element_type)
+    types = [element, dims(operand.sizes), dims(operand.shape)]
+    flags = clipped(operand, grid)
+    if any(flags):
+        types.append(dims([int(flag) for flag in flags]))
+    offsets = [affine(expr) for expr in operand.offsets.results] or ["0"]
+    return (
+        f"const auto {name} = mpk::tile<{', '.join(types)}>"
+        f"(operands[{number}], {', '.join(offsets)});"
+    )
+
+
+def function(block: Block) -> str:
+    """A region of scalar arithmetic as a lambda of its carried arguments."""
+    names = [f"a{k}" for k in range(len(block.args))]
+    parameters = ", ".join(
+        f"{carried_type(arg.type)} {name}" for arg, name in zip(block.args, names, strict=True)
+    )
+    text = print_scalars(block, names, SPELLING)
+    (result,) = text.results
+    return f"[]({parameters}) {{ {' '.join((*text.statements, f'return {result};'))} }}"
+
+
+def where(op: Operation) -> str | None:
+    """Where the user's model asked for an operator, if it is known."""
+    return None if isinstance(op.location, UnknownLoc) else str(op.location)

@@ -1,0 +1,242 @@
+"""Programs for the CPU: built by the system's C++ compiler, loaded and run through ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.cache import cache_directory
+from mpkir.runtime.host import cpu_arch, cpu_features
+from mpkir.runtime.table import Table
+
+INCLUDE = Path(__file__).parents[1] / "backends" / "cpu" / "include"
+
+# fp32 arithmetic keeps its NaNs and infinities; only the traps and errno of C are given up.
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fopenmp-simd",
+    "-fwrapv",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+)
+
+_SHOWN_LINES = 8
+
+
+def find_compiler() -> list[str]:
+    """The command of the C++ compiler: $CXX, g++ or clang++; MpkirError if there is none."""
+    if own := os.environ.get("CXX"):
+        command = shlex.split(own)
+        if not command or shutil.which(command[0]) is None:
+            raise MpkirError(
+                f"$CXX names {own!r}, which is no program here",
+                hint="set CXX to a C++17 compiler, or unset it to use g++ or clang++",
+            )
+        return command
+    for name in ("g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    raise MpkirError(
+        "no C++ compiler on this machine, which a program for the CPU needs",
+        hint="install g++ or clang++, or set CXX to one",
+    )
+
+
+def build(source: str) -> Path:
+    """Compile a source text that `mpkir.backends.cpu.emit` printed; the path of the shared object.
+
+    What was built before, with the same skeletons, compiler and CPU, is taken from the cache
+    ($MPKIR_CACHE or ~/.cache/mpkir). Raises MpkirError without a compiler or if it refuses the text.
+    """
+    compiler = find_compiler()
+    key = _key(source, compiler)
+    folder = cache_directory() / "cpu"
+    target = folder / f"{key}.so"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    text = folder / f"{key}.cpp"
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        written, built = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
+        written.write_text(source, encoding="utf-8")
+        command = [*compiler, *FLAGS, f"-I{INCLUDE}", "-o", str(built), str(written)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        os.replace(written, text)
+        if done.returncode != 0:
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            shown = "\n".join((errors or done.stderr.splitlines())[:_SHOWN_LINES])
+            raise MpkirError(
+                f"{compiler[0]} cannot compile the program:\n{shown}",
+                where=str(text),
+                hint="it needs C++17 with GCC's vector extensions (g++ 10 or clang++ 14 on)",
+            )
+        os.replace(built, target)
+    return target
+
+
+def _key(source: str, compiler: Sequence[str]) -> str:
+    """Hash of everything that the shared object depends on."""
+    version = subprocess.run(
+        [*compiler, "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    digest = hashlib.sha256()
+    parts = (source, *compiler, version, *FLAGS, cpu_arch(), *sorted(cpu_features()))
+    headers = sorted(INCLUDE.rglob("*.hpp"))
+    for part in (*parts, *(header.read_text(encoding="utf-8") for header in headers)):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+class LaunchArgs(ctypes.Structure):
+    """The argument of `mpk_run`: `struct LaunchArgs` of include/mpk/abi.hpp."""
+
+    _fields_ = (
+        ("buffers", ctypes.c_void_p),
+        ("tasks", ctypes.c_void_p),
+        ("workers", ctypes.c_void_p),
+        ("families", ctypes.c_void_p),
+        ("counters", ctypes.c_void_p),
+        ("control", ctypes.c_void_p),
+        ("position", ctypes.c_longlong),
+        ("steps", ctypes.c_int),
+        ("epoch", ctypes.c_uint),
+        ("watchdog", ctypes.c_longlong),
+    )
+
+
+class Control(ctypes.Structure):
+    """What a launch leaves behind: `struct Control` of include/mpk/abi.hpp."""
+
+    _fields_ = (
+        ("stop_at", ctypes.c_int),
+        ("fault", ctypes.c_int),
+        ("fault_worker", ctypes.c_int),
+        ("fault_task", ctypes.c_int),
+        ("fault_event", ctypes.c_int),
+        ("fault_seen", ctypes.c_uint),
+        ("fault_wanted", ctypes.c_uint),
+        ("reserved", ctypes.c_int),
+    )
+
+
+class CpuProgram:
+    """A shared object with its table, bound to buffers.
+
+    binary_path  what `build` gave, or a copy of it
+    buffers      one array for each buffer id, in order: contiguous, in this machine's memory; used in
+                 place
+    watchdog_s   seconds that a task may wait for an event before the launch ends; 0 = for ever
+
+    Raises MpkirError if the binary cannot be loaded or was built for another number of workers, or if a
+    buffer is missing or not contiguous.
+    """
+
+    def __init__(
+        self,
+        binary_path: Path,
+        table: Table,
+        buffers: Sequence[torch.Tensor | npt.NDArray[Any]],
+        watchdog_s: float = 10.0,
+    ) -> None:
+        self.table = table
+        self.watchdog_s = watchdog_s
+        self._library = _load(binary_path)
+        if (workers := self._library.mpk_workers()) != table.worker_count:
+            raise MpkirError(
+                f"the binary has {workers} workers, the table {table.worker_count}",
+                where=str(binary_path),
+                hint="the artifact is damaged: compile it again",
+            )
+        names = table.names.buffers
+        if len(buffers) != len(names):
+            raise MpkirError(f"{len(buffers)} buffers for a program that has {len(names)}")
+        self._buffers = tuple(buffers)
+        addresses = [_address(name, b) for name, b in zip(names, buffers, strict=True)]
+        self._pointers = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
+        self._counters = np.zeros(max(1, len(table.events)), np.uint32)
+        self._epoch = 0
+
+    def run(self, position: int, steps: int) -> int:
+        """Run up to `steps` steps from token `position` on; the number of steps done.
+
+        Raises MpkirError if a task waits longer than the watchdog allows; the program can be run again
+        then.
+        """
+        control = Control(stop_at=steps)
+        args = LaunchArgs(
+            ctypes.addressof(self._pointers),
+            self.table.tasks.ctypes.data,
+            self.table.workers.ctypes.data,
+            self.table.families.ctypes.data,
+            self._counters.ctypes.data,
+            ctypes.addressof(control),
+            position,
+            steps,
+            self._epoch,
+            int(self.watchdog_s * 1e9),
+        )
+        if self._library.mpk_run(ctypes.byref(args)) != 0:
+            self._counters[:] = 0
+            self._epoch = 0
+            raise self._fault(control)
+        done = min(control.stop_at, steps)
+        self._epoch = (self._epoch + done) % 2**32
+        return done
+
+    def _fault(self, control: Control) -> MpkirError:
+        if control.fault != 1:
+            return MpkirError(
+                f"this machine gives no threads or memory for {self.table.worker_count} workers",
+                hint="compile for fewer workers",
+            )
+        return MpkirError(
+            f"worker {control.fault_worker} waited more than {self.watchdog_s:g} s for event "
+            f"{self.table.names.events[control.fault_event]}, which stands at {control.fault_seen} "
+            f"and should reach {control.fault_wanted}",
+            where=f"task {self.table.task_label(control.fault_task)}",
+            hint="a task that signals the event is missing or stuck; `mpk inspect` shows which",
+        )
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path))
+        library.mpk_run.argtypes = [ctypes.POINTER(LaunchArgs)]
+        library.mpk_run.restype = ctypes.c_int
+        library.mpk_workers.restype = ctypes.c_int
+    except (OSError, AttributeError) as error:
+        raise MpkirError(
+            f"the binary cannot be loaded ({error})", where=str(path), hint="compile it again"
+        ) from error
+    return library
+
+
+def _address(name: str, buffer: torch.Tensor | npt.NDArray[Any]) -> int:
+    if isinstance(buffer, np.ndarray):
+        contiguous, address = buffer.flags.c_contiguous, buffer.ctypes.data
+    else:
+        contiguous, address = buffer.is_contiguous(), buffer.data_ptr()
+        if buffer.device.type != "cpu":
+            raise MpkirError(f"buffer {name!r} is on {buffer.device}, the program runs on the CPU")
+    if not contiguous:
+        raise MpkirError(f"buffer {name!r} is not contiguous", hint="hand over a contiguous copy")
+    return address
