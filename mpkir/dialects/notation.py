@@ -162,8 +162,7 @@ class Definition:
         )
 
     def reference(self, operands: Mapping[str, Array]) -> Array:
-        """The output, by NumPy: einsum where the value is a product, else on the whole iteration
-        space."""
+        """The output, by NumPy: einsum of a product, else on the whole iteration space."""
         sizes = self.sizes({name: array.shape for name, array in operands.items()})
         factors = _factors(self.value)
         if factors is not None:
@@ -177,8 +176,7 @@ class Definition:
         return value.sum(axis=tuple(range(len(self.output.indices), value.ndim)))
 
     def _on_grid(self, value: Expression, operands: Mapping[str, Array]) -> Array:
-        """An expression at every point of the iteration space, dimensions it does not depend on of
-        size 1."""
+        """An expression on the whole iteration space; size 1 where it does not depend on an axis."""
         if isinstance(value, Operation):
             arguments = [self._on_grid(argument, operands) for argument in value.arguments]
             if len(arguments) == 1:
@@ -191,8 +189,8 @@ class Definition:
         for dimension, index in enumerate(value.indices):
             if isinstance(index, str):
                 shape = [-1 if axis == index else 1 for axis in space]
-                along: Array = np.arange(operands[value.name].shape[dimension])
-                indices.append(along.reshape(shape))
+                size: int = operands[value.name].shape[dimension]
+                indices.append(np.arange(size).reshape(shape))
             else:
                 indices.append(self._on_grid(index, operands))
         return operands[value.name][tuple(indices)]
