@@ -9,17 +9,20 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
-from mpkir.backends.body import bodies_of
+from mpkir.backends.body import bodies_of, buffer_of
 from mpkir.backends.table import buffers_of, table_of
+from mpkir.dialects import task
+from mpkir.dialects.tensor import EmbeddingOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.pipeline import PassTiming, lower
@@ -106,6 +109,7 @@ def compile_module(
         tokens_per_step=tokens_per_step,
         signature=signature,
         language=language,
+        info={"weight_bytes_per_step": weight_bytes_per_step(module)},
     )
     artifact = write_artifact(
         output,
@@ -128,6 +132,28 @@ def default_output(module: ModuleOp, machine: Machine) -> Path:
     Printer(text, print_generic_format=True).print_op(module)
     key = hashlib.sha256(f"{text.getvalue()}\n{machine}\n{source_digest()}".encode())
     return cache_directory() / "programs" / key.hexdigest()[:24]
+
+
+def weight_bytes_per_step(module: ModuleOp) -> int:
+    """Bytes of weights that a step has to read: each once; of a table that is only looked up in,
+    the rows that are looked up."""
+    total: dict[task.BufferOp, int] = {}
+    for grid in module.walk():
+        if not isinstance(grid, task.GridOp):
+            continue
+        lookup = next((op for op in grid.body.block.ops if isinstance(op, EmbeddingOp)), None)
+        for value in grid.reads:
+            buffer = buffer_of(value)
+            if buffer.kind.data is not task.BufferKind.WEIGHT:
+                continue
+            type = task.memref_type_of(buffer.result)
+            element = type.get_element_type()
+            assert isinstance(element, FixedBitwidthType)
+            elements = prod(type.get_shape())
+            if lookup is not None and value is grid.reads[0]:
+                elements = prod(shape_of(lookup.result))
+            total[buffer] = max(total.get(buffer, 0), elements * element.bitwidth // 8)
+    return sum(total.values())
 
 
 def _lower(module: ModuleOp, machine: Machine, clock: _Clock, dump: str | Path | None) -> None:
@@ -174,9 +200,18 @@ def _build(source: str, machine: Machine) -> tuple[bytes, Target]:
             features=tuple(sorted(cpu_features())),
         )
         return build(source).read_bytes(), target
-    from mpkir.runtime.build_cuda import build as build_cuda
+    from mpkir.runtime.build_cuda import build_cuda
+    from mpkir.runtime.cuda import THREADS
 
-    return build_cuda(source, machine.arch)
+    target = Target(
+        kind="cuda",
+        name=machine.name,
+        arch=machine.arch,
+        workers=machine.workers,
+        threads=THREADS,
+        shared_bytes=machine.shared_memory,
+    )
+    return build_cuda(source, machine.arch), target
 
 
 def _manifest_buffer(buffer: Any, constants: frozenset[str]) -> Buffer:

@@ -7,9 +7,11 @@ from typing import Any
 
 _HOME = {
     "decode_step": "mpkir.frontend.decode",
+    "export_module": "mpkir.frontend.signature",
     "import_program": "mpkir.frontend.torch_export",
     "model_from_config": "mpkir.frontend.huggingface",
     "load_model": "mpkir.frontend.huggingface",
+    "signature_of": "mpkir.frontend.signature",
     "register_lowering": "mpkir.frontend.aten.registry",
     "weights_of": "mpkir.frontend.huggingface",
 }

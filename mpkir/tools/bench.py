@@ -18,23 +18,33 @@ from typing import Any
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.machine import machine_named
+from mpkir.machine import Machine, machine_named
 from mpkir.runtime.buffers import TORCH_DTYPES
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import Manifest
 
 
 def bytes_per_step(manifest: Manifest, position: int) -> int:
-    """Bytes that a decode step has to read: each weight once (of a gathered table one row), and
-    the cached keys and values up to `position`."""
-    total = 0
+    """Bytes that a decode step has to read: its weights, and cached keys and values up to `position`."""
+    total = int(manifest.info["weight_bytes_per_step"])
     for buffer in manifest.buffers:
-        size = prod(buffer.shape) * TORCH_DTYPES[buffer.dtype].itemsize
-        if buffer.kind in ("weight", "constant"):
-            total += size
-        elif buffer.kind == "state" and len(buffer.shape) == 4:
+        if buffer.kind == "state" and len(buffer.shape) == 4:
+            size = prod(buffer.shape) * TORCH_DTYPES[buffer.dtype].itemsize
             total += size * (position + 1) // buffer.shape[2]
-    return total - int(manifest.info.get("bytes_gathered", 0))
+    return total
+
+
+def read_bandwidth(device: torch.device, machine: Machine) -> float:
+    """GB/s that a stream of reads reaches: measured here on a CPU, the machine model's on a GPU."""
+    if device.type == "cuda":
+        return machine.memory_bandwidth
+    data = torch.ones(2**27, dtype=torch.float32)
+    best = float("inf")
+    for _ in range(5):
+        begun = perf_counter()
+        data.sum()
+        best = min(best, perf_counter() - begun)
+    return data.nbytes / best / 1e9
 
 
 def time_decode(
@@ -67,8 +77,8 @@ def time_decode(
     if len(results) != 1:
         raise MpkirError("launches with the same prompt gave different tokens")
     times = times[2:]
-    machine = machine_named(manifest.target.name)
-    floor = bytes_per_step(manifest, first + steps // 2) / machine.memory_bandwidth / 1e6
+    bandwidth = read_bandwidth(program.device, machine_named(manifest.target.name))
+    floor = bytes_per_step(manifest, first + steps // 2) / bandwidth / 1e6
     return {
         "benchmark": "decode",
         "system": "mpkir-cpu" if manifest.target.kind == "cpu" else "mpkir-megakernel",
@@ -82,6 +92,7 @@ def time_decode(
         "ms_max": round(max(times), 5),
         "runs": runs,
         "floor_ms": round(floor, 5),
+        "bandwidth_gb_s": round(bandwidth, 1),
         "share_of_floor": round(floor / statistics.median(times), 4),
         **provenance(),
     }

@@ -47,8 +47,6 @@ class _NamedSource(IRDLOperation):
     sym = prop_def(StringAttr, prop_name="name")
     result = result_def(TENSOR)
 
-    traits = traits_def(Pure())
-
     assembly_format = "$name attr-dict `:` type($result)"
 
     def __init__(self, name: str, type: Attribute):
@@ -66,10 +64,15 @@ class WeightOp(_NamedSource):
 
     name = "mpk_tensor.weight"
 
+    traits = traits_def(Pure())
+
 
 @irdl_op_definition
 class InputOp(_NamedSource):
-    """An input of the step, written by the host before each launch."""
+    """An input of the step, written by the host before each launch.
+
+    It stays even where nothing reads it: whoever calls the program passes it.
+    """
 
     name = "mpk_tensor.input"
 
