@@ -176,7 +176,7 @@ class Definition:
         return value.sum(axis=tuple(range(len(self.output.indices), value.ndim)))
 
     def _on_grid(self, value: Expression, operands: Mapping[str, Array]) -> Array:
-        """An expression on the whole iteration space; size 1 where it does not depend on an axis."""
+        """An expression on the whole iteration space; size 1 along axes it does not depend on."""
         if isinstance(value, Operation):
             arguments = [self._on_grid(argument, operands) for argument in value.arguments]
             if len(arguments) == 1:
