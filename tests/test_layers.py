@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[1]
 TOP = {"compiler", "language_model", "pipeline", "universe", "__init__"}
 """Modules that see everything below tools."""
 
+PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest"}
+"""What the compiler hands to the runtime; these modules import no torch."""
+
 # package or module of mpkir -> what it may import of mpkir (any module under these) besides itself
 MAY_IMPORT = {
     "errors": set[str](),
@@ -22,17 +25,8 @@ MAY_IMPORT = {
     "dialects": {"errors", "machine"},
     "analysis": {"errors", "machine", "dialects"},
     "passes": {"errors", "machine", "dialects", "analysis"},
-    "frontend": {"errors", "machine", "dialects", "analysis"},
-    # What a backend hands over is plain data of the runtime: a table and a manifest.
-    "backends": {
-        "errors",
-        "machine",
-        "dialects",
-        "analysis",
-        "runtime.table",
-        "runtime.table_text",
-        "runtime.manifest",
-    },
+    "frontend": {"errors", "machine", "dialects", "analysis", *PLAIN_DATA},
+    "backends": {"errors", "machine", "dialects", "analysis", *PLAIN_DATA},
     "runtime": {"errors", "version"},
 }
 COMPILER_ONLY = {"xdsl", "ml_dtypes"}
