@@ -1,12 +1,14 @@
 """A causal language model's decode step: token in, token out, caches as states.
 
-The model is any that transformers builds: it is exported with a cache of our own whose layers are plain tensors of
-fixed capacity, so that the exported graph writes rows of buffers and masks by position.
+The model is any that transformers builds: it is exported with a cache of our own whose layers are
+plain tensors of fixed capacity, so that the exported graph writes rows of buffers and masks by
+position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,10 +35,11 @@ def decode_step(
 ) -> ModuleOp:
     """The program of one step of a generation loop, at positions p .. p + tokens - 1.
 
-    Reads the step's tokens from the state "tokens", appends keys and values to the states "k0", "v0", .., gives
-    `output "logits"` (f32 [1, tokens, V]) and appends the most likely next token unless it is known; a token in
-    `stop` ends the loop. `capacity` (rounded up to a multiple of 16) is the longest sequence. Weight names are the
-    model's own. The model may lie on the meta device. MpkirError where it cannot be exported.
+    Reads the step's tokens from the state "tokens", appends keys and values to the states "k0",
+    "v0", .., gives `output "logits"` (f32 [1, tokens, V]) and appends the most likely next token
+    unless it is known; a token in `stop` ends the loop. `capacity` (rounded up to a multiple of 16)
+    is the longest sequence. Weight names are the model's own. The model may lie on the meta device.
+    MpkirError where it cannot be exported.
     """
     if capacity < 1 or not 1 <= tokens <= capacity:
         raise MpkirError(f"a step of {tokens} tokens with capacity {capacity}")
@@ -66,6 +69,8 @@ class _CacheLayer(CacheLayerMixin):
 
     is_compileable = True
     is_sliding = False
+    keys: Any
+    values: Any
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor) -> None:
         super().__init__()
@@ -85,7 +90,7 @@ class _CacheLayer(CacheLayerMixin):
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.keys.shape[2], 0
 
-    def get_seq_length(self) -> torch.Tensor:
+    def get_seq_length(self) -> Any:
         # A tensor, not a number: the model's mask code then compares positions in the graph.
         return self.position[0]
 
@@ -111,7 +116,7 @@ class _DecodeStep(nn.Module):
                 self.register_buffer(name, cache, persistent=False)
 
     def forward(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        layers = [
+        layers: list[Any] = [
             _CacheLayer(getattr(self, f"k{i}"), getattr(self, f"v{i}"), position)
             for i in range(self.layers)
         ]
@@ -124,33 +129,30 @@ class _DecodeStep(nn.Module):
         return result.logits.float()
 
 
-class _buffers_on:
-    """For a while, a model's buffers are on the device of its parameters (values of meta buffers are never needed)."""
-
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.places = [
-            (owner, name, buffer)
-            for owner in model.modules()
-            for name, buffer in owner.named_buffers(recurse=False)
-            if buffer.device != device
-        ]
-        self.device = device
-
-    def __enter__(self) -> None:
-        for owner, name, buffer in self.places:
-            owner._buffers[name] = buffer.to(self.device)
-
-    def __exit__(self, *_: object) -> None:
-        for owner, name, buffer in self.places:
+@contextmanager
+def _buffers_on(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """For a while, a model's buffers are on the device of its parameters; export needs no values."""
+    places = [
+        (owner, name, buffer)
+        for owner in model.modules()
+        for name, buffer in owner.named_buffers(recurse=False)
+        if buffer.device != device
+    ]
+    for owner, name, buffer in places:
+        owner._buffers[name] = buffer.to(device)
+    try:
+        yield
+    finally:
+        for owner, name, buffer in places:
             owner._buffers[name] = buffer
 
 
 def _close_loop(module: ModuleOp, capacity: int, tokens: int, stop: Sequence[int]) -> None:
-    """Replace the step's inputs by position and token sequence, and append the chosen token to it."""
+    """Replace the step's inputs by position and token sequence; append the chosen token to it."""
     inputs = {op.sym.data: op for op in module.walk() if isinstance(op, tensor.InputOp)}
     (logits,) = (op for op in module.walk() if isinstance(op, tensor.OutputOp))
     block = logits.parent_block()
-    assert block is not None and block.first_op is not None
+    assert block is not None
     position = tensor.PositionOp(tokens)
     sequence = tensor.StateOp(SEQUENCE, TensorType(i64, [capacity + 1]), initial=-1)
     read = tensor.SequenceReadOp(sequence.result, position.result)

@@ -2,21 +2,148 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+from transformers.utils import logging
 
 from mpkir.errors import MpkirError
+from mpkir.frontend.gguf import read_gguf_header
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model with what is needed to talk to it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    """None where the source has no tokenizer: the model then takes and gives token ids."""
+    stop: tuple[int, ...]
+    """Token ids that end a text."""
+    chat_template: str | None
+    """Jinja source of the chat format; None for a model that has none."""
+
+
+def load_model(source: str | Path, dtype: torch.dtype = torch.bfloat16) -> LoadedModel:
+    """Load weights and tokenizer from a directory, a `.gguf` file or by a hub name.
+
+    Quantized GGUF weights are expanded to `dtype`. MpkirError where there is nothing to load, a
+    file is damaged or the architecture is unknown.
+    """
+    path = Path(source).expanduser()
+    if path.is_file() or path.suffix == ".gguf":
+        return _load_gguf(path, dtype)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise MpkirError(
+                f"{path} holds no model: config.json is missing",
+                hint="give a directory that save_pretrained wrote, or a .gguf file",
+            )
+    elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+        raise MpkirError(f"no such file or directory: {path}")
+    return _load(str(source), {"local_files_only": True} if path.is_dir() else {}, dtype)
+
+
+def _load_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
+    if not path.is_file():
+        raise MpkirError(f"no such file: {path}")
+    header = read_gguf_header(path)
+    if header.architecture not in GGUF_CONFIG_MAPPING:
+        known = ", ".join(sorted(GGUF_CONFIG_MAPPING))
+        raise MpkirError(
+            f"{path} has the unknown architecture '{header.architecture}'",
+            hint=f"these are known: {known}",
+        )
+    options: dict[str, Any] = {
+        "gguf_file": path.name,
+        "local_files_only": True,
+        "quantization_config": GgufConfig(dequantize=True),
+    }
+    return _load(str(path.parent), options, dtype)
+
+
+def _load(source: str, options: dict[str, Any], dtype: torch.dtype) -> LoadedModel:
+    with _quiet():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **options).eval()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise MpkirError(
+                f"cannot load a causal language model from '{source}': {_first_line(error)}",
+                hint="give a directory, a .gguf file, or the name of a model on the Hugging Face "
+                "hub (which needs the network, or its cache)",
+            ) from error
+        tokenizer = _load_tokenizer(source, options)
+    stop = _ids(getattr(model.generation_config, "eos_token_id", None))
+    if tokenizer is not None:
+        stop += _ids(tokenizer.eos_token_id)
+    template = None if tokenizer is None else tokenizer.chat_template
+    return LoadedModel(
+        model,
+        tokenizer,
+        tuple(dict.fromkeys(stop)),
+        template if isinstance(template, str) else None,
+    )
+
+
+def _load_tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
+    options = {name: value for name, value in options.items() if name != "quantization_config"}
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _ids(value: Any) -> tuple[int, ...]:
+    """The token ids of an id, a list of them or None."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, int) else tuple(value)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and notes: the caller shows its own."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def model_from_config(
     config: PreTrainedConfig, dtype: torch.dtype = torch.bfloat16
 ) -> PreTrainedModel:
-    """A causal language model without weight values: parameters on the meta device, buffers (rotary frequencies) real."""
+    """A causal language model without weight values.
+
+    Its parameters are on the meta device, its buffers (rotary frequencies) real.
+    """
     from accelerate import init_empty_weights
 
     try:
-        with init_empty_weights(include_buffers=False):
+        with _quiet(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except ValueError as error:
         raise MpkirError(
@@ -29,7 +156,8 @@ def model_from_config(
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by its name in the program, tied ones under each of their names.
 
-    Buffers that a state_dict leaves out (rotary frequencies) are included. Tensors are the model's own, not copies.
+    Buffers that a state_dict leaves out (rotary frequencies) are included. Tensors are the model's
+    own, not copies.
     """
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):

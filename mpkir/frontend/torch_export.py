@@ -40,10 +40,11 @@ _IGNORED = {
 def import_program(program: ExportedProgram, *, below: str = "") -> ModuleOp:
     """The program as `func.func @step()` of tensor operators.
 
-    Parameters, buffers and constants become `weight "<name>"`, buffers that the program writes `state "<name>"`
-    and `store_state`, inputs `input "<name>"`, results `output "output0"`, `output "output1"`, ..; `below` names a
-    submodule: names inside it are then relative to it ("model.layers.0" for "lm.model.layers.0" with below="lm").
-    MpkirError for dynamic shapes and for operators without a lowering.
+    Parameters, buffers and constants become `weight "<name>"`, buffers that the program writes
+    `state "<name>"` and `store_state`, inputs `input "<name>"`, results `output "output0"`,
+    `output "output1"`, ..; `below` names a submodule: names inside it are then relative to it
+    ("model.layers.0" for "lm.model.layers.0" with below="lm"). MpkirError for dynamic shapes and
+    for operators without a lowering.
     """
     for node in program.graph.nodes:
         if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor):
@@ -84,14 +85,14 @@ class _Importer:
                     )
                 continue
             target = self.relative(spec.target or node.name)
-            type = tensor_type(value, f"input '{target}'")
+            ranked = tensor_type(value, f"input '{target}'")
             match spec.kind:
                 case InputKind.USER_INPUT:
-                    op = tensor.InputOp(node.name, type)
+                    op = tensor.InputOp(node.name, ranked)
                 case InputKind.BUFFER if spec.target in mutated:
-                    op = tensor.StateOp(target, type)
+                    op = tensor.StateOp(target, ranked)
                 case InputKind.PARAMETER | InputKind.BUFFER | InputKind.CONSTANT_TENSOR:
-                    op = tensor.WeightOp(target, type)
+                    op = tensor.WeightOp(target, ranked)
                 case _:
                     raise MpkirError(f"input '{target}' is a {spec.kind.name.lower()}")
             if node.users or isinstance(op, tensor.InputOp | tensor.StateOp):
@@ -109,8 +110,9 @@ class _Importer:
                 hint="add one with @mpkir.frontend.register_lowering"
                 f"({str(node.target).replace('aten.', 'torch.ops.aten.', 1)})",
             )
-        args = fx.map_arg(node.args, self.values.__getitem__)
-        kwargs = fx.map_arg(dict(node.kwargs), self.values.__getitem__)
+        value_of: Any = self.values.__getitem__
+        args: Any = fx.map_arg(node.args, value_of)
+        kwargs: Any = fx.map_arg(dict(node.kwargs), value_of)
         return function(low, *args, **kwargs)
 
     def import_outputs(self) -> None:

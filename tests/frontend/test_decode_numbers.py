@@ -1,4 +1,4 @@
-"""Imported and raised decode steps against PyTorch, by the rule: no worse than 1.5x its own bf16."""
+"""Imported and raised decode steps against PyTorch: error at most 1.5x that of its own bf16."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ATen operators become operators of the tensor dialect: one table, one file for each family."""
+"""How ATen operators become operators of the tensor dialect: one table, a file for each family."""
 
 from mpkir.frontend.aten import (
     creation,

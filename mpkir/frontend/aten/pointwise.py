@@ -21,7 +21,7 @@ Operand = SSAValue | float
 
 def _promoted(low: Lowering, *positions: int) -> Attribute:
     """The type in which PyTorch joins these arguments (tensors and Python numbers)."""
-    values = [low.node.args[i] for i in positions]
+    values: list[Any] = [low.node.args[i] for i in positions]
     values = [v.meta["val"] if isinstance(v, fx.Node) else v for v in values]
     return arithmetic_type(TYPES[torch.result_type(values[0], values[-1])])
 

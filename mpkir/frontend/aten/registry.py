@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import fx
@@ -17,15 +17,17 @@ from mpkir.frontend.aten.scalars import TYPES, Scalars, arithmetic_type
 
 Value = SSAValue | tuple[SSAValue, ...]
 LoweringFunction = Callable[..., Value]
+Function = TypeVar("Function", bound=LoweringFunction)
 
 LOWERINGS: dict[Any, LoweringFunction] = {}
 
 
-def register_lowering(*overloads: Any) -> Callable[[LoweringFunction], LoweringFunction]:
+def register_lowering(*overloads: Any) -> Callable[[Function], Function]:
     """Declare the function that imports ATen operators.
 
-    The function is called with a `Lowering` and then the operator's arguments, tensors replaced by values of the
-    IR; it emits operations and returns one value, or a tuple where the operator has several results.
+    The function is called with a `Lowering` and then the operator's arguments, tensors replaced by
+    values of the IR; it emits operations and returns one value, or a tuple where the operator has
+    several results.
 
     ```python
     @register_lowering(torch.ops.aten.relu.default)
@@ -34,7 +36,7 @@ def register_lowering(*overloads: Any) -> Callable[[LoweringFunction], LoweringF
     ```
     """
 
-    def declare(function: LoweringFunction) -> LoweringFunction:
+    def declare(function: Function) -> Function:
         for overload in overloads:
             LOWERINGS[overload] = function
         return function
@@ -43,7 +45,7 @@ def register_lowering(*overloads: Any) -> Callable[[LoweringFunction], LoweringF
 
 
 def tensor_type(value: torch.Tensor, what: str) -> TensorType[Any]:
-    """The IR's type of a (fake) tensor; MpkirError for symbolic shapes and types that the IR lacks."""
+    """The IR's type of a (fake) tensor; MpkirError for symbolic shapes and types the IR lacks."""
     for dim, size in enumerate(value.shape):
         if not isinstance(size, int):
             raise MpkirError(
@@ -113,8 +115,9 @@ class Lowering:
     ) -> SSAValue:
         """An elementwise op to this call's type.
 
-        `function(scalars, *values)` gets one value for each input, converted to `compute` (by default the type that
-        PyTorch computes this result in; not converted if `raw`); its value is rounded to the result's type.
+        `function(scalars, *values)` gets one value for each input, converted to `compute` (by
+        default the type that PyTorch computes this result in; not converted if `raw`); its value is
+        rounded to the result's type.
         """
         compute = compute or arithmetic_type(self.element)
         operands = list(dict.fromkeys(v for v in inputs if isinstance(v, SSAValue)))

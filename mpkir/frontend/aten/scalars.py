@@ -1,4 +1,4 @@
-"""Scalar arithmetic of pointwise operators: builds the regions of `mpk_tensor.elementwise` and of epilogues."""
+"""Scalar arithmetic: builds the regions of `mpk_tensor.elementwise` and of epilogues."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TYPES: dict[torch.dtype, Attribute] = {
 
 
 def arithmetic_type(element: Attribute) -> Attribute:
-    """What PyTorch computes in for tensors of this type: f32 for the half precisions, itself otherwise."""
+    """What PyTorch computes in for tensors of this type: f32 for half precisions, else itself."""
     return f32 if isinstance(element, BFloat16Type | Float16Type) else element
 
 
@@ -55,7 +55,8 @@ def number(value: float, type: Attribute) -> FloatAttr | IntegerAttr:
 class Scalars:
     """Appends scalar operations to a block; each method takes and gives scalar values.
 
-    Operands of a binary operation have the same type, which chooses between float and integer operations.
+    Operands of a binary operation have the same type, which chooses between float and integer
+    operations.
     """
 
     def __init__(self, block: Block) -> None:
@@ -69,7 +70,7 @@ class Scalars:
         return self.emit(arith.ConstantOp(number(value, type)))
 
     def convert(self, value: SSAValue, type: Attribute) -> SSAValue:
-        """PyTorch's `to`: rounds to nearest even, cuts floats to integers, compares with 0 for bool."""
+        """PyTorch's `to`: rounds to nearest even, cuts floats to integers, bool is `!= 0`."""
         source = value.type
         if source == type:
             return value
@@ -83,10 +84,12 @@ class Scalars:
             wide = self.convert(value, arithmetic_type(source))
             if type == i1:
                 return self.compare("une", wide, self.constant(0.0, wide.type))
+            assert isinstance(type, IntegerType)
             return self.emit(arith.FPToSIOp(wide, type))
         assert isinstance(source, IntegerType)
         if isinstance(type, AnyFloat):
             wide = arithmetic_type(type)
+            assert isinstance(wide, AnyFloat)
             cast = arith.UIToFPOp if source == i1 else arith.SIToFPOp
             return self.convert(self.emit(cast(value, wide)), type)
         assert isinstance(type, IntegerType)

@@ -33,11 +33,10 @@ def _from_matmul(op: tensor.MatmulOp) -> Scores | None:
     if not isinstance(softmax, tensor.SoftmaxOp):
         return None
     scores = through_roundings(softmax.x)
-    masks: list[SSAValue | None] = [None]
-    sides = [scores]
+    sides: list[tuple[SSAValue, SSAValue | None]] = [(scores, None)]
     if (sum_ := binary(scores, "arith.addf")) is not None:
-        sides, masks = list(sum_), [sum_[1], sum_[0]]
-    for side, mask in zip(sides, masks, strict=True):
+        sides = [sum_, (sum_[1], sum_[0])]
+    for side, mask in sides:
         product, scale, cap = _scaled(side)
         if isinstance(product, tensor.MatmulOp):
             keys = product.rhs.owner
@@ -195,7 +194,7 @@ def _readers(value: SSAValue) -> Iterator[Operation]:
 
 
 def _used_after(op: Operation, *appends: tensor.CacheAppendOp) -> bool:
-    """Whether everything that reads the appended caches, but for `op` and its scores, comes after it."""
+    """Whether whatever reads the appended caches, but for `op` and its scores, comes after it."""
     for append in appends:
         for reader in _readers(append.result):
             feeds = isinstance(reader, tensor.MatmulOp) and isinstance(op, tensor.MatmulOp)

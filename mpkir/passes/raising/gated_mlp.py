@@ -17,7 +17,7 @@ Side = tuple[tensor.LinearOp, tensor.ElementwiseOp | None]
 
 
 def _side(value: SSAValue) -> Side | None:
-    """A linear layer that serves only this, with at most one elementwise op of its own behind it."""
+    """A linear layer that serves only this, with at most one elementwise op behind it."""
     activation = elementwise(value)
     if activation is not None:
         if len(activation.inputs) != 1 or not value.has_one_use():

@@ -28,7 +28,7 @@ def _mean(value: SSAValue) -> SSAValue | None:
 
 
 def _mean_of_squares(value: SSAValue) -> tuple[SSAValue, float] | None:
-    """(x, eps) if the value is mean(x^2) + eps; eps is the shortest decimal that is the f32 literal."""
+    """(x, eps) if the value is mean(x^2) + eps; eps is the shortest decimal of the f32 literal."""
     sum_ = with_constant(through_roundings(value), "arith.addf")
     if sum_ is None or (squares := _mean(sum_[0])) is None:
         return None

@@ -1,4 +1,4 @@
-"""Integer tensors that are affine in their indices and in the step's position, and masks made of them.
+"""Integer tensors that are affine in their indices and the step's position, and masks of them.
 
 With P the position of the step's first token, element (i0, i1, ..) of an affine tensor is
 `constant + position * P + i0 * c0 + i1 * c1 + ..`. A mask is the conjunction of conditions
@@ -33,9 +33,7 @@ class Affine:
         return Affine(
             self.constant + sign * other.constant,
             self.position + sign * other.position,
-            tuple(
-                a + sign * b for a, b in zip(self.coefficients, other.coefficients, strict=True)
-            ),
+            tuple(a + sign * b for a, b in zip(self.coefficients, other.coefficients, strict=True)),
         )
 
     def times(self, factor: int) -> Affine:

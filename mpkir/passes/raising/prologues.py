@@ -11,7 +11,7 @@ from mpkir.dialects.tensor import shape_of
 
 
 def _chain(value: SSAValue) -> tuple[SSAValue, list[Operation]]:
-    """Head norms and rotary embeddings that lead to a value and serve nothing else, first one first."""
+    """Norms and rotary embeddings that lead to a value and serve nothing else, in order."""
     ops: list[Operation] = []
     while True:
         op = value.owner

@@ -18,7 +18,7 @@ from mpkir.passes.raising.scalar_forms import Form, binary, count, form_of, unar
 
 @dataclass(frozen=True)
 class Product:
-    """`factor` times cos or sin (`function`) of an angle: frequency `index` of `source` at token `t`."""
+    """`factor` times cos or sin (`function`) of frequency `index` of `source` at a token."""
 
     factor: float
     function: str | None = None
@@ -27,7 +27,7 @@ class Product:
     token: int | None = None
 
     def times(self, other: Product) -> Product | None:
-        """The product, if it is still of this form: the fields that are set must be different ones."""
+        """The product, if it is still of this form: no field is set in both."""
         fields: dict[str, str | int | SSAValue | None] = {}
         for name in ("function", "source", "index", "token"):
             a, b = getattr(self, name), getattr(other, name)
@@ -46,7 +46,7 @@ class Tables:
         self._tables: dict[tuple[SSAValue, str], tuple[SSAValue, float] | None] = {}
 
     def table(self, value: SSAValue, function: str) -> tuple[SSAValue, float] | None:
-        """(inv_freq, scale) if element [.., t, .., d] is scale * function(P + t) * inv_freq[d mod D / 2].
+        """(inv_freq, scale) of scale * function((P + t) * inv_freq[d mod (D / 2)]) at [.., t, d].
 
         The token dimension is the only one besides the last that is not of size 1.
         """
