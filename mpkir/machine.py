@@ -1,4 +1,6 @@
-"""Machine models: the numbers about a target that passes decide by, as data files in mpkir/machines."""
+"""Machine models: the numbers about a target that passes decide by, as data files in
+mpkir/machines.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +100,11 @@ def _data(name: str) -> dict[str, Any]:
 
 
 def machine_named(name: str, workers: int | None = None) -> Machine:
-    """The model of that name, or the first for that architecture, with another number of workers if given.
+    """The model of that name, or the first for that architecture, with another number of workers if
+    given.
 
-    A model with 0 workers has one for each CPU of this machine. Raises MpkirError for an unknown name.
+    A model with 0 workers has one for each CPU of this machine. Raises MpkirError for an unknown
+    name.
     """
     by_arch = {_data(each)["arch"]: each for each in reversed(machine_names())}
     name = by_arch.get(name, name)

@@ -1,8 +1,9 @@
-"""Which families must be ordered because their tasks touch the same elements, and which of their tasks.
+"""Which families must be ordered because their tasks touch the same elements.
 
-Running the grids in module order is the meaning of a program. Two tasks of different families conflict if they touch a common
-element and one of them writes it. Pairs that a write of the whole buffer in between orders already are left out: whoever touches an
-element before that write is ordered before the task that writes this element, and so is whoever touches it after.
+Running the grids in module order is the meaning of a program. Two tasks of different families
+conflict if they touch a common element and one of them writes it. Pairs that a write of the whole
+buffer in between orders already are left out: whoever touches an element before that write is
+ordered before the task that writes this element, and so is whoever touches it after.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def overlap_of(earlier: Touch, later: Touch) -> Overlap | None:
 
 
 def conflicts_of(families: Sequence[Family]) -> list[Conflict]:
-    """Conflicting pairs of different families within a step, earlier one first, in order of the later."""
+    """Conflicting pairs of different families within a step, in order of the later one."""
     found: dict[tuple[int, int], Conflict] = {}
     for buffer, touches in touches_of(families).items():
         assert isinstance(buffer.result.type, MemRefType)
@@ -144,7 +145,7 @@ def _by_family(touches: list[Touch]) -> list[list[Touch]]:
 
 
 def covered(touch: Touch) -> int:
-    """How many elements the boxes of an access cover together, if no two of them overlap; else a lower bound."""
+    """How many elements the boxes of an access cover; a lower bound where they overlap."""
     volumes = (touch.high - touch.low).prod(axis=1)
     if len(volumes) < 2:
         return int(volumes.sum())
@@ -155,9 +156,12 @@ def covered(touch: Touch) -> int:
 
 
 def components(conflict: Conflict) -> tuple[Ints, Ints, int]:
-    """Split two families into groups with no conflict across: group of each earlier and later task, and how many.
+    """Split two families into groups with no conflict across.
 
-    Groups are numbered in the order of the later family's tasks. A task without any conflict has group -1.
+    Gives the group of each earlier task, of each later task, and the number of groups.
+
+    Groups are numbered in the order of the later family's tasks. A task without any conflict has
+    group -1.
     """
     earlier, later = conflict.earlier.size, conflict.later.size
     edges_a: list[Ints] = []

@@ -29,7 +29,7 @@ WORKERS = "mpk.workers"
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """One operand of a family: the buffer behind its views, the shape it is seen in, the boxes touched."""
+    """One operand of a family: its buffer, the shape it is seen in, the boxes touched."""
 
     buffer: task.BufferOp
     shape: tuple[int, ...]
@@ -108,7 +108,8 @@ def _accesses(op: task.GridOp) -> Iterator[Access]:
     reads, writes = tuple(op.reads), tuple(op.writes)
     for number, (value, box) in enumerate(zip((*reads, *writes), op.boxes.data, strict=True)):
         assert isinstance(value.type, MemRefType)
-        yield Access(buffer_of(value), tuple(value.type.get_shape()), box, number >= len(reads))
+        shape = tuple(value.type.get_shape())  # pyright: ignore[reportUnknownMemberType]
+        yield Access(buffer_of(value), shape, box, number >= len(reads))
 
 
 def families_of(module: ModuleOp) -> tuple[Family, ...]:

@@ -175,7 +175,8 @@ class HappensBefore:
 
     schedule: Schedule
     clocks: Clocks
-    """[step, task, worker]: how many tasks of a worker, of both steps, are done before a task ends."""
+    """[step, task, worker]: how many tasks of a worker, of both steps, are done before a task ends.
+    """
     fired: Clocks
     """[step, counter, worker]: the same for when all signals of a counter have come."""
 

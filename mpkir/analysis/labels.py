@@ -1,4 +1,7 @@
-"""Affine maps that give each task of a grid its group: `sum_k step_k * ((d_k floordiv m_k) mod r_k) + c`."""
+"""Affine maps that give each task of a grid its group, where such a map exists.
+
+They have the form `sum_k step_k * ((d_k floordiv m_k) mod r_k) + c`.
+"""
 
 from __future__ import annotations
 

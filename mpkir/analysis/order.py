@@ -1,6 +1,7 @@
-"""Reachability among the tasks of families, by classes: tasks of a family that take part in the same edges are one node.
+"""Reachability among the tasks of families, by classes: tasks in the same edges are one node.
 
-An edge of families splits both into groups; a task of the later family follows every task of the earlier one in its group.
+An edge of families splits both into groups; a task of the later family follows every task of the
+earlier one in its group.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class FamilyEdge:
 def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[bool]:
     """Which edges order no pair of tasks that the others do not order too.
 
-    All of these may be left out together: in an acyclic graph they contain no edge of its transitive reduction. Edges lead from
-    lower to higher family numbers; there is at most one for each pair of families.
+    All of these may be left out together: in an acyclic graph they contain no edge of its
+    transitive reduction. Edges lead from lower to higher family numbers; there is at most one for
+    each pair of families.
     """
     incoming: list[list[int]] = [[] for _ in sizes]
     touching: list[list[Ints]] = [[] for _ in sizes]
@@ -49,7 +51,7 @@ def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[b
     result = [False] * len(edges)
     for family in range(len(sizes)):
         nodes = range(offsets[family], offsets[family + 1])
-        labels = {
+        labels: dict[int, list[int]] = {
             e: edges[e].later_group[representative[family]].tolist() for e in incoming[family]
         }
         for at, node in enumerate(nodes):

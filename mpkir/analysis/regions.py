@@ -1,7 +1,8 @@
-"""Boxes of buffers as integer arrays: one row for each box, so that overlap of families is arithmetic on columns.
+"""Boxes of buffers as integer arrays, so that overlap of families is arithmetic on columns.
 
-Families see a buffer in different shapes. Row-major shapes of one buffer are compared in their common refinement (64 and 4x16 meet in
-4x16); a box that does not fit a refined shape falls into several boxes, so that nothing is lost.
+Families see a buffer in different shapes. Row-major shapes of one buffer are compared in their
+common refinement (64 and 4x16 meet in 4x16); a box that does not fit a refined shape falls into
+several boxes, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from mpkir.analysis.families import Access, Ints, coordinates_of, evaluate
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """Boxes of many tasks in one shape: row r is part of what task `tasks[r]` touches, low inclusive, high exclusive."""
+    """Boxes of many tasks in one shape: row r is part of what task `tasks[r]` touches."""
 
     tasks: Ints
     """[rows]"""
     low: Ints
-    """[rows, rank]"""
+    """First elements, [rows, rank]"""
     high: Ints
-    """[rows, rank]"""
+    """Ends, exclusive, [rows, rank]"""
 
     def __len__(self) -> int:
         return len(self.tasks)
 
 
 def boxes_of(access: Access, coordinates: Ints) -> Boxes:
-    """What the tasks at these coordinates touch, in the access's own shape, cut at the buffer's end."""
+    """What the tasks at these coordinates touch, in the access's shape, cut at its end."""
     low = evaluate(access.box.offsets.data, coordinates)
     high = np.minimum(low + np.array(access.box.shape, np.int64), np.array(access.shape, np.int64))
     tasks = np.arange(len(coordinates), dtype=np.int64)
@@ -99,7 +100,7 @@ def _group(shape: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[int, .
 
 
 def _digits(low: Ints, high: Ints, sizes: tuple[int, ...]) -> tuple[Ints, Ints, Ints]:
-    """Cut intervals of a flat dimension into boxes of `sizes`: owner row, low and high of each part."""
+    """Cut intervals of a flat dimension into boxes of `sizes`: owner, low, high of each part."""
     count = len(low)
     if len(sizes) <= 1:
         columns = (count, len(sizes))
@@ -177,7 +178,7 @@ def _runs(boxes: Boxes, shape: tuple[int, ...]) -> Boxes:
 
 
 def distinct(boxes: Boxes) -> tuple[Ints, Ints, Ints]:
-    """Distinct rows: their low, their high, and for each row of `boxes` the number of its distinct row."""
+    """Low and high of the distinct boxes, and for each row the number of its distinct box."""
     rank = boxes.low.shape[1]
     rows = np.concatenate([boxes.low, boxes.high], axis=1)
     unique, inverse = np.unique(rows, axis=0, return_inverse=True)
@@ -187,7 +188,8 @@ def distinct(boxes: Boxes) -> tuple[Ints, Ints, Ints]:
 def overlapping(low_a: Ints, high_a: Ints, low_b: Ints, high_b: Ints) -> tuple[Ints, Ints]:
     """All pairs (a, b) of boxes that share an element.
 
-    Candidates come from sorted intervals of the dimension that separates best, so work follows the number of pairs found there.
+    Candidates come from sorted intervals of the dimension that separates best, so work follows the
+    number of pairs found there.
     """
     none = np.zeros(0, np.int64)
     if not len(low_a) or not len(low_b):

@@ -47,8 +47,8 @@ def _errors(family: Family, stream: task.StreamAttr, ring: task.RingOp) -> Itera
         row_bytes = access.shape[1] * element_type.bitwidth // 8
         if row_bytes % (parts * VECTOR_BYTES):
             yield (
-                f"@{family.name} cuts rows of {row_bytes} bytes of {name!r} into {parts} parts that "
-                f"are no multiples of {VECTOR_BYTES} bytes"
+                f"@{family.name} cuts rows of {row_bytes} bytes of {name!r} into {parts} parts "
+                f"that are no multiples of {VECTOR_BYTES} bytes"
             )
         elif rows * row_bytes // parts > slot:
             yield (

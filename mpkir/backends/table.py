@@ -1,4 +1,4 @@
-"""From an event-level module to the runtime table: ids for buffers, bodies, families and counters, tasks in worker order."""
+"""From a scheduled module to the runtime table: everything gets an id, tasks in worker order."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _buffer(op: task.BufferOp) -> Buffer:
     assert isinstance(op.result.type, MemRefType)
     return Buffer(
         op.sym.data,
-        op.kind.data.value,
+        str(op.kind.data),
         dtype_name(op.result.type.get_element_type()),
         tuple(op.result.type.get_shape()),
         op.initial.value.data,
@@ -104,7 +104,7 @@ def _edge(
             where=f"@{family.name}",
             hint="run mpk-normalize-events before",
         )
-    (edge,) = edges
+    edge = edges[0]
     if edge.symbol not in first:
         raise MpkirError(f"tasks {what} @{edge.symbol}, which is no event", where=f"@{family.name}")
     return first[edge.symbol] + evaluate(edge.index.data, family.coordinates)[:, 0], edge.lag.data
@@ -131,7 +131,10 @@ def _family_row(family: Family, body: int, ids: dict[task.BufferOp, int]) -> lis
 
 
 def _coalesce(tasks: Ints, worker: Ints) -> None:
-    """Consecutive tasks of one worker that signal one event without a wait for another in between signal once, the last for all."""
+    """Let the last of consecutive tasks of one worker signal for all that signal one event.
+
+    They have to wait for the same event, so that none is kept from running by the missing signal.
+    """
     event_id, wait = tasks[:, TaskField.SIGNAL_EVENT], tasks[:, TaskField.WAIT_EVENT]
     joins = np.zeros(len(tasks), bool)
     joins[:-1] = (
@@ -157,7 +160,10 @@ def workers_of(module: ModuleOp) -> int:
 
 
 def table_of(module: ModuleOp) -> Table:
-    """The table of a scheduled module. Raises MpkirError if it is not normalized, scheduled, or too wide for a table."""
+    """The table of a module.
+
+    Raises MpkirError if it is not normalized, not scheduled, or too wide for a table.
+    """
     families, bodies = families_of(module), bodies_of(module)
     workers = workers_of(module)
     ids = {op: number for number, op in enumerate(buffer_ops_of(module))}
@@ -209,7 +215,7 @@ def table_of(module: ModuleOp) -> Table:
 
 def _body_names(bodies: tuple[Body, ...]) -> tuple[str, ...]:
     """A body is called like its tile operator and its number."""
-    return tuple(
-        f"{'_'.join(op.name.rpartition('.')[2] for op in body.tile_ops[-1:]) or 'join'}_{body.index}"
-        for body in bodies
-    )
+    kinds = [
+        body.tile_ops[-1].name.rpartition(".")[2] if body.tile_ops else "join" for body in bodies
+    ]
+    return tuple(f"{kind}_{body.index}" for kind, body in zip(kinds, bodies, strict=True))

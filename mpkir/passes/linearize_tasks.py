@@ -1,4 +1,4 @@
-"""linearize-tasks: one order of all tasks, in which those that one event releases stand together."""
+"""linearize-tasks: one order of all tasks; those that one event releases stand together."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class LinearizeTasksPass(ModulePass):
         if not graph.families:
             return
         block = graph.families[0].op.parent
-        assert block is not None and block.last_op is not None
+        assert block is not None
+        assert block.last_op is not None
         first = 0
         for family in linear_order(graph):
             family.op.first = IntegerAttr(first, i64)

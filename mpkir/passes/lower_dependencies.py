@@ -48,7 +48,9 @@ def _counters(family: Family, map: AffineMap) -> Ints:
 
 
 def _dependence(conflict: Conflict) -> _Dependence:
-    """Counters for one conflict: one for each group of tasks without conflicts across, if affine maps can say which."""
+    """Counters for one conflict: one for each group of tasks without conflicts across, if affine
+    maps can say which.
+    """
     earlier, later = conflict.earlier, conflict.later
     signals, waits, groups = components(conflict)
     signal = fit(signals, earlier.op.grid, groups)
@@ -82,9 +84,10 @@ def _needed(families: Sequence[Family]) -> list[_Dependence]:
 class LowerDependenciesPass(ModulePass):
     """Order conflicting tasks by events, within a step and from step to step.
 
-    Two families of which one writes what the other touches get an event tensor, with a counter for each group of tasks that
-    conflict only among themselves; where no affine map can choose the counter, one for all. Families that nobody in the step has to
-    precede wait for the end of the step before, which all families signal that precede nobody.
+    Two families of which one writes what the other touches get an event tensor, with a counter for
+    each group of tasks that conflict only among themselves; where no affine map can choose the
+    counter, one for all. Families that nobody in the step has to precede wait for the end of the
+    step before, which all families signal that precede nobody.
     """
 
     name = "mpk-lower-dependencies"

@@ -153,8 +153,9 @@ class _Normalizer:
     ) -> None:
         """Add a family of empty tasks, one for each counter of `source`, that signal `target`.
 
-        For each task of `family`, counter `given` of the source has to reach counter `wanted` of the
-        target; a counter of the source goes to one of the target, so some of those may fall together.
+        For each task of `family`, counter `given` of the source has to reach counter `wanted` of
+        the target; a counter of the source goes to one of the target, so some of those may fall
+        together.
         """
         nodes = source.counters + target.counters
         roots = connected(nodes, given, wanted.counter + source.counters)

@@ -1,4 +1,4 @@
-"""pipeline-tasks: which tasks stream their weights through the shared-memory ring, and in what stages."""
+"""pipeline-tasks: which tasks stream their weights through shared memory, in what stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mpkir.machine import machine_named
 
 
 def _streamed_reads(family: Family) -> tuple[int, ...]:
-    """The reads of a family's one linear that are its weights; empty if its body is anything else."""
+    """Which reads are the weights of the body's one linear; none for any other body."""
     linears = [op for op in family.op.body.block.ops if isinstance(op, tensor.LinearOp)]
     if len(linears) != 1:
         return ()
@@ -58,7 +58,7 @@ def _element_bytes(access: Access) -> int | None:
 
 
 def _stage(rows: int, row_bytes: int, slot_bytes: int) -> tuple[int, int] | None:
-    """Rows of a stage and parts of a row (one of them is 1), or None if a row cannot be cut evenly."""
+    """Rows of a stage and parts of a row, one of them 1; None if no even cut of a row fits."""
     if row_bytes <= slot_bytes:
         stages = -(-rows // (slot_bytes // row_bytes))
         return -(-rows // stages), 1

@@ -23,10 +23,11 @@ def _streams_weights(family: Family) -> bool:
 
 
 def _round_robin(families: tuple[Family, ...], workers: int) -> list[Ints]:
-    """Task i of a family goes i workers further than its first, which follows the last task of the family before.
+    """Task i of a family goes i workers further than its first, which follows the last task of the
+    family before.
 
-    Families that stream weights and those that do not take turns by themselves, so that small tasks in between do not disturb the
-    balance of bytes.
+    Families that stream weights and those that do not take turns by themselves, so that small tasks
+    in between do not disturb the balance of bytes.
     """
     turn = {False: 0, True: 0}
     placed: list[Ints] = []
@@ -59,8 +60,9 @@ def slots_of(placed: list[Ints], workers: int) -> list[Ints]:
 class ScheduleTasksPass(ModulePass):
     """Give every task a worker and a place in that worker's list.
 
-    Every worker runs its tasks in the linear order, in which each task stands after all that it waits for: so the least task in that
-    order that has not run can always run, and nothing blocks for ever. Policies: `round-robin`.
+    Every worker runs its tasks in the linear order, in which each task stands after all that it
+    waits for: so the least task in that order that has not run can always run, and nothing blocks
+    for ever. Policies: `round-robin`.
     """
 
     name = "mpk-schedule-tasks"

@@ -1,4 +1,4 @@
-"""verify-schedule: the proof that a scheduled module means what its grids mean one after another."""
+"""verify-schedule: proof that a schedule means what its grids mean one after another."""
 
 from __future__ import annotations
 
@@ -202,13 +202,15 @@ def _few(boxes: Ints) -> list[int]:
 
 
 def _members(touch: Touch, boxes: Ints) -> tuple[Ints, Ints]:
-    """For each of `boxes` all rows of the access that are this distinct box: row, place in `boxes`."""
+    """All rows of the access that are one of `boxes`: the row, and the place in `boxes`."""
     order = np.argsort(touch.box, kind="stable")
     counts = np.bincount(touch.box, minlength=len(touch.low))
     first = np.cumsum(counts) - counts
     lengths = counts[boxes]
     place = np.repeat(np.arange(len(boxes)), lengths)
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    within: Ints = np.arange(lengths.sum(), dtype=np.int64) - np.repeat(
+        np.cumsum(lengths) - lengths, lengths
+    )
     return order[first[boxes][place] + within], place
 
 
