@@ -87,7 +87,7 @@ def build(source: str) -> Path:
             raise MpkirError(
                 f"{compiler[0]} cannot compile the program:\n{shown}",
                 where=str(text),
-                hint="it needs C++17 with GCC's vector extensions (g++ 10 or clang++ 14 on)",
+                hint="it needs C++17 with GCC's vector extensions (g++ 12 or clang++ 14 on)",
             )
         os.replace(built, target)
     return target

@@ -20,7 +20,7 @@ inline void score_rows(float* scores, long room, const float* queries, const W* 
     const W* k[R];
     for (int r = 0; r < R; ++r) k[r] = keys + (j + r) * stride;
     float sum[R][G];
-    dots(k, q, D, sum);
+    dots<R, G, D>(k, q, sum);
     for (int r = 0; r < R; ++r)
       for (int g = 0; g < G; ++g) {
         const float score = scale * sum[r][g];
@@ -134,7 +134,7 @@ inline void attend_tile(float* work, const Q& q, const K& keys, const V& values,
         const W* const v = values.data + values.row(head);
         for (int g = 0; g < G; ++g) {
           const long source[4] = {b, t, h + g, 0};
-          prepare<W>(work + g * D, q.data + q.row(source), D);
+          prepare<W, D>(work + g * D, q.data + q.row(source));
         }
         for (long s = 0; s * CHUNK < rows; ++s) {
           const long from = low > s * CHUNK ? low : s * CHUNK;
@@ -232,7 +232,7 @@ inline void sdpa(float* work, const Out& out, const Q& q, const K& k, const V& v
     const long head[4] = {index[0], index[1] / GROUP, 0, 0};
     float* const acc = work + D;
     float* const scores = acc + D;
-    prepare<W>(work, q.data + q.row(index), D);
+    prepare<W, D>(work, q.data + q.row(index));
     score_rows<1, D>(scores, L, work, k.data + k.row(head), K::stride(2), L, scale, 0.0f);
     if constexpr (CAUSAL)
       for (long j = index[2] + 1; j < L; ++j) scores[j] = -INFINITY;

@@ -19,11 +19,14 @@ inline V load_vector(const void* from) {
 inline void store_vector(float* to, f32x16 value) { std::memcpy(to, &value, sizeof value); }
 
 inline float lanes_sum(f32x16 v) {
-  float part[16];
-  store_vector(part, v);
-  for (int half = 8; half; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
+  using f32x8 = float __attribute__((vector_size(32)));
+  using f32x4 = float __attribute__((vector_size(16)));
+  const f32x8 half = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                     __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const f32x4 quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
+                        __builtin_shufflevector(half, half, 4, 5, 6, 7);
+  const f32x4 pair = quarter + __builtin_shufflevector(quarter, quarter, 2, 3, 0, 1);
+  return pair[0] + pair[1];
 }
 
 // A block of WIDTH stored elements widened to fp32 vectors. Unpacking may permute the block: lane
@@ -68,50 +71,60 @@ struct Block<f16> {
 };
 #endif
 
-// Lays out `from` (k elements of any type) for products with rows of W.
-template <class W, class X>
-inline void prepare(float* to, const X* from, long k) {
-  constexpr int width = Block<W>::WIDTH;
-  long b = 0;
-  if constexpr (std::is_same_v<W, X>) {
-    for (; b + width <= k; b += width) {
+// Lays out `from` (K elements of any type) for products with rows of W.
+template <class W, long K, class X>
+inline void prepare(float* to, const X* from) {
+  constexpr long width = Block<W>::WIDTH, whole = K / width * width;
+  for (long b = 0; b < whole; b += width) {
+    if constexpr (std::is_same_v<W, X>) {
       f32x16 v[Block<W>::VECTORS];
       Block<W>::load(from + b, v);
       for (int j = 0; j < Block<W>::VECTORS; ++j) store_vector(to + b + 16 * j, v[j]);
-    }
-  } else {
-    for (; b + width <= k; b += width)
+    } else {
       for (int i = 0; i < width; ++i) to[b + Block<W>::place(i)] = float(widen(from[b + i]));
+    }
   }
-  for (; b < k; ++b) to[b] = float(widen(from[b]));
+  if constexpr (whole < K)
+    for (long i = whole; i < K; ++i) to[i] = float(widen(from[i]));
 }
 
-// sum[r][t] = w[r] . x[t] over k elements; each x is prepared for W.
-template <int R, int T, class W>
-inline void dots(const W* const (&w)[R], const float* const (&x)[T], long k, float (&sum)[R][T]) {
+// How far ahead of use memory is asked for; a stream of rows goes on after its last byte.
+constexpr long ahead(long block_bytes) { return (4095 + block_bytes) / block_bytes * block_bytes; }
+
+// sum[r][t] = w[r] . x[t] over K elements; each x is prepared for W. The rows follow one another.
+template <int R, int T, long K, class W>
+inline void dots(const W* const (&w)[R], const float* const (&x)[T], float (&sum)[R][T]) {
   constexpr int vectors = Block<W>::VECTORS, width = Block<W>::WIDTH;
-  // Few products leave registers for an accumulator of each half, which shortens the chains.
-  constexpr int chains = R * T <= 8 ? vectors : 1;
+  // Products that leave registers free get more accumulators each, which shortens the chains.
+  constexpr int blocks = R * T == 1 ? 2 : 1, chains = R * T <= 8 ? vectors * blocks : 1;
+  constexpr long distance = ahead(R * K * long(sizeof(W)));
+  constexpr long whole = K / width * width, paired = whole / (width * blocks) * (width * blocks);
   f32x16 total[R][T][chains] = {};
-  long b = 0;
-  for (; b + width <= k; b += width) {
+  const auto block = [&](long b, int part) {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       f32x16 v[vectors];
+      __builtin_prefetch(reinterpret_cast<const char*>(w[r] + b) + distance);
       Block<W>::load(w[r] + b, v);
 #pragma GCC unroll 8
       for (int t = 0; t < T; ++t)
 #pragma GCC unroll 2
         for (int j = 0; j < vectors; ++j)
-          total[r][t][j % chains] += v[j] * load_vector<f32x16>(x[t] + b + 16 * j);
+          total[r][t][(part * vectors + j) % chains] += v[j] * load_vector<f32x16>(x[t] + b + 16 * j);
     }
-  }
+  };
+#pragma GCC unroll 1
+  for (long b = 0; b < paired; b += width * blocks)
+#pragma GCC unroll 2
+    for (int part = 0; part < blocks; ++part) block(b + part * width, part);
+  if constexpr (paired < whole) block(paired, 0);
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) {
       f32x16 all = total[r][t][0];
       for (int j = 1; j < chains; ++j) all += total[r][t][j];
       sum[r][t] = lanes_sum(all);
-      for (long i = b; i < k; ++i) sum[r][t] += float(widen(w[r][i])) * x[t][i];
+      if constexpr (whole < K)
+        for (long i = whole; i < K; ++i) sum[r][t] += float(widen(w[r][i])) * x[t][i];
     }
 }
 

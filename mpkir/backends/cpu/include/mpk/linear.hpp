@@ -39,14 +39,16 @@ class Linear {
   void prepare_x(const X& x) const {
     long r = 0;
     for_rows(count_, [&](const long(&index)[rank]) {
-      prepare<W>(prepared_ + r++ * PADDED, x.data + x.row(index), K);
+      prepare<W, K>(prepared_ + r++ * PADDED, x.data + x.row(index));
     });
   }
 
   void run() const {
     const long n = count_[rank - 1];
     long i = 0;
-    for (; i + 4 <= n; i += 4) all_rows<4>(i);
+    // Several rows of x share loads of weights; one row is bound by memory, which likes one stream.
+    if constexpr (ROWS > 1)
+      for (; i + 4 <= n; i += 4) all_rows<4>(i);
     for (; i < n; ++i) all_rows<1>(i);
   }
 
@@ -68,7 +70,7 @@ class Linear {
     for (int j = 0; j < J; ++j) {
       const W* w[R];
       for (int i = 0; i < R; ++i) w[i] = weights_[j].data + (first + i) * Weight::stride(0);
-      dots(w, x, K, sum[j]);
+      dots<R, T, K>(w, x, sum[j]);
     }
     for (int t = 0; t < T; ++t)
       for (int i = 0; i < R; ++i)

@@ -150,7 +150,7 @@ int launch(const LaunchArgs& args) {
   // Polling is worth its time only while every worker has a core of its own.
   cpu_set_t cores;
   const bool known = sched_getaffinity(0, sizeof cores, &cores) == 0;
-  const int spins = !known || CPU_COUNT(&cores) >= workers ? 1 << 14 : 64;
+  const int spins = !known || CPU_COUNT(&cores) >= workers ? 1 << 11 : 64;
   struct Start {
     const LaunchArgs* args;
     int number, spins;

@@ -103,7 +103,7 @@ Tile<T, Box> local(T* data) {
 template <class Lead, class... Others>
 void common_extent(long (&count)[Lead::rank], const Lead& lead, const Others&... others) {
   for (int d = 0; d < Lead::rank; ++d) count[d] = lead.extent(d);
-  const auto limit = [&](const auto& other) {
+  [[maybe_unused]] const auto limit = [&](const auto& other) {
     using Other = std::decay_t<decltype(other)>;
     if constexpr (!is_none<Other>)
       for (int d = 0; d < Other::rank; ++d) {
