@@ -85,6 +85,8 @@ class SdpaOp(IRDLOperation):
         q, k, v = shape_of(self.q), shape_of(self.k), shape_of(self.v)
         if len(q) != 4 or k != v or len(k) != 4 or q[0] != k[0] or q[3] != k[3] or q[1] % k[1]:
             raise VerifyException(f"attention of {self.q.type}, {self.k.type}, {self.v.type}")
+        if shape_of(self.result) != q:
+            raise VerifyException(f"sdpa of {self.q.type} does not give {self.result.type}")
 
 
 @irdl_op_definition
@@ -115,6 +117,8 @@ class CacheAppendOp(IRDLOperation):
         cache, new = shape_of(self.cache), shape_of(self.new)
         if len(cache) != 4 or new != (*cache[:2], *shape_of(self.position), cache[3]):
             raise VerifyException(f"cannot append {self.new.type} to {self.cache.type}")
+        if self.result.type != self.cache.type:
+            raise VerifyException(f"{self.cache.type} does not become {self.result.type}")
 
 
 @irdl_op_definition

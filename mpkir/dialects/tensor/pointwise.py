@@ -28,6 +28,14 @@ def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
     return tuple(int(size) for size in np.broadcast_shapes(*map(tuple, shapes)))
 
 
+def is_broadcast(result: Sequence[int], *shapes: Sequence[int]) -> bool:
+    """Whether shapes broadcast, by NumPy's rules, to exactly `result`."""
+    try:
+        return broadcast_shape(*shapes) == tuple(result)
+    except ValueError:
+        return False
+
+
 def verify_scalar_region(
     what: str, region: Region, arguments: Sequence[Attribute], result: Attribute
 ) -> None:
@@ -87,11 +95,7 @@ class ElementwiseOp(IRDLOperation, HasCanonicalizationPatternsInterface):
         assert isinstance(self.result.type, TensorType)
         shapes = [shape_of(v) for v in self.inputs]
         result = shape_of(self.result)
-        try:
-            shape = broadcast_shape(result, *shapes)
-        except ValueError:
-            shape = None
-        if shape != result:
+        if not is_broadcast(result, result, *shapes):
             raise VerifyException(f"operands of shapes {shapes} do not broadcast to {result}")
         verify_scalar_region(
             "elementwise region",
@@ -102,4 +106,4 @@ class ElementwiseOp(IRDLOperation, HasCanonicalizationPatternsInterface):
 
 
 OPS = (ElementwiseOp,)
-__all__ = ["ElementwiseOp", "broadcast_shape", "verify_scalar_region"]
+__all__ = ["ElementwiseOp", "broadcast_shape", "is_broadcast", "verify_scalar_region"]

@@ -24,7 +24,7 @@ from xdsl.irdl import (
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
-from mpkir.dialects.tensor.pointwise import broadcast_shape, verify_scalar_region
+from mpkir.dialects.tensor.pointwise import broadcast_shape, is_broadcast, verify_scalar_region
 from mpkir.dialects.tensor.program import TENSOR, YieldOp, element_type_of, shape_of
 
 
@@ -136,7 +136,7 @@ class LinearOp(IRDLOperation):
                 raise VerifyException("several weights or extra operands need an epilogue")
             return
         for extra in self.epilogue_args:
-            if broadcast_shape(shape_of(extra), shape_of(self.result)) != shape_of(self.result):
+            if not is_broadcast(shape_of(self.result), shape_of(extra), shape_of(self.result)):
                 raise VerifyException(f"{extra.type} does not broadcast to {self.result.type}")
         verify_scalar_region(
             "epilogue",
@@ -174,9 +174,10 @@ class MatmulOp(IRDLOperation):
 
     def verify_(self) -> None:
         a, b = shape_of(self.lhs), shape_of(self.rhs)
-        if len(a) < 2 or len(b) < 2 or a[-1] != b[-2]:
+        if min(len(a), len(b), len(shape_of(self.result))) < 2 or a[-1] != b[-2]:
             raise VerifyException(f"matmul of {self.lhs.type} and {self.rhs.type}")
-        if shape_of(self.result) != (*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1]):
+        *batch, m, n = shape_of(self.result)
+        if (m, n) != (a[-2], b[-1]) or not is_broadcast(batch, a[:-2], b[:-2]):
             raise VerifyException(f"matmul does not give {self.result.type}")
 
 
@@ -214,7 +215,7 @@ class EmbeddingOp(IRDLOperation):
         if len(shape_of(self.table)) != 2:
             raise VerifyException(f"embedding table has rank 2, got {self.table.type}")
         rows = shape_of(self.ids) if self.position is None else (1, *shape_of(self.position))
-        if shape_of(self.result)[:-1] != rows:
+        if shape_of(self.result) != (*rows, shape_of(self.table)[1]):
             raise VerifyException(f"embedding of rows {rows} does not give {self.result.type}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from xdsl.dialects.builtin import I64, IntegerAttr, StringAttr, TensorType, i64
-from xdsl.ir import Attribute, SSAValue
+from xdsl.ir import Attribute, SSAValue, TypedAttribute
 from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
@@ -210,6 +210,11 @@ class FullOp(IRDLOperation):
 
     def __init__(self, value: Attribute, type: Attribute):
         super().__init__(properties={"value": value}, result_types=[type])
+
+    def verify_(self) -> None:
+        value, element_type = self.value, element_type_of(self.result)
+        if not isinstance(value, TypedAttribute) or value.get_type() != element_type:
+            raise VerifyException(f"{value} everywhere does not give {self.result.type}")
 
 
 OPS = (

@@ -26,6 +26,12 @@ from xdsl.utils.exceptions import VerifyException
 from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
 
+def _verify_sequence(sequence: SSAValue, position: SSAValue) -> None:
+    for value, what in ((sequence, "token sequence"), (position, "position")):
+        if len(shape_of(value)) != 1 or element_type_of(value) != i64:
+            raise VerifyException(f"a {what} is tensor<Nxi64>, got {value.type}")
+
+
 @irdl_op_definition
 class SequenceReadOp(IRDLOperation):
     """The step's tokens: `result[0, t] = sequence[position[t]]`. sequence: i64 [C + 1]; result: i64
@@ -47,6 +53,11 @@ class SequenceReadOp(IRDLOperation):
             operands=[sequence, position],
             result_types=[TensorType(i64, [1, *shape_of(position)])],
         )
+
+    def verify_(self) -> None:
+        _verify_sequence(self.sequence, self.position)
+        if self.result.type != TensorType(i64, [1, *shape_of(self.position)]):
+            raise VerifyException(f"{self.position.type} does not give {self.result.type}")
 
 
 @irdl_op_definition
@@ -80,6 +91,11 @@ class SequenceAppendOp(IRDLOperation):
             properties={"stop": DenseArrayBase.from_list(i64, stop)},
             result_types=[sequence.type],
         )
+
+    def verify_(self) -> None:
+        _verify_sequence(self.sequence, self.position)
+        if self.result.type != self.sequence.type:
+            raise VerifyException(f"{self.sequence.type} does not become {self.result.type}")
 
 
 @irdl_op_definition
@@ -172,6 +188,10 @@ class ArgmaxMergeOp(IRDLOperation):
         given = (self.sequence, self.position, self.sequence_result)
         if len({value is None for value in given}) != 1:
             raise VerifyException("sequence, position and the sequence's result go together")
+        if shape_of(self.result) != shape_of(self.value)[:-1]:
+            raise VerifyException(f"merge of {self.value.type} does not give {self.result.type}")
+        if self.sequence is not None and self.position is not None:
+            _verify_sequence(self.sequence, self.position)
 
 
 OPS = (SequenceReadOp, SequenceAppendOp, ArgmaxPartialOp, ArgmaxMergeOp)

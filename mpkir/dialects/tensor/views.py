@@ -53,7 +53,8 @@ class ReshapeOp(IRDLOperation, HasCanonicalizationPatternsInterface):
     def verify_(self) -> None:
         if prod(shape_of(self.source)) != prod(shape_of(self.result)):
             raise VerifyException(
-                f"reshape keeps the number of elements, got {self.source.type} to {self.result.type}"
+                f"reshape keeps the number of elements, "
+                f"got {self.source.type} to {self.result.type}"
             )
 
 
@@ -213,6 +214,10 @@ class ConcatOp(IRDLOperation, HasCanonicalizationPatternsInterface):
         expected = list(shape_of(self.result))
         if not 0 <= dim < len(expected):
             raise VerifyException(f"concat along dimension {dim} of {self.result.type}")
+        for source in self.sources:
+            shape = list(shape_of(source))
+            if shape[:dim] != expected[:dim] or shape[dim + 1 :] != expected[dim + 1 :]:
+                raise VerifyException("concat changes other dimensions than its own")
         if sum(shape_of(s)[dim] for s in self.sources) != expected[dim]:
             raise VerifyException("sizes of the sources do not add up to the result")
 
