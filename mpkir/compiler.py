@@ -93,7 +93,7 @@ def compile_module(
     clock.start("emit")
     bodies = bodies_of(module)
     table = table_of(module)
-    source, suffix = _emit(bodies, machine, tokens_per_step, module)
+    source, suffix = _emit(bodies, machine, tokens_per_step)
     clock.start("build")
     binary, target = _build(source, machine)
     clock.start("write")
@@ -176,7 +176,7 @@ def _lower(module: ModuleOp, machine: Machine, clock: _Clock, dump: str | Path |
     )
 
 
-def _emit(bodies: Any, machine: Machine, tokens: int, module: ModuleOp) -> tuple[str, str]:
+def _emit(bodies: Any, machine: Machine, tokens: int) -> tuple[str, str]:
     """Source text and its file's suffix."""
     if machine.kind == "cpu":
         from mpkir.backends.cpu.emit import emit
@@ -184,7 +184,7 @@ def _emit(bodies: Any, machine: Machine, tokens: int, module: ModuleOp) -> tuple
         return emit(bodies, machine.workers, tokens), "cpp"
     from mpkir.backends.cuda.emit import emit as emit_cuda
 
-    return emit_cuda(bodies, machine.workers, tokens, module), "cu"
+    return emit_cuda(bodies, machine, tokens), "cu"
 
 
 def _build(source: str, machine: Machine) -> tuple[bytes, Target]:
@@ -238,8 +238,8 @@ def compile(
 ) -> Program:
     """Compile an exported program, or a module with example inputs, into something to call like it.
 
-    target: "cpu", a GPU of `machines/` ("h100", ..) or an architecture ("sm_80"); workers: threads or
-    SMs to use, all by default. The program's parameters are used in place where they lie on the
+    target: "cpu", a GPU of `machines/` ("h100", ..) or an architecture ("sm_80"); workers: threads
+    or SMs to use, all by default. The program's parameters are used in place where they lie on the
     target's device already. Raises MpkirError for what cannot be exported, imported or compiled.
     """
     from mpkir.frontend import export_module, import_program, signature_of

@@ -27,6 +27,7 @@ from mpkir.passes.raise_operators import RaiseOperatorsPass
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.passes.split_reductions import SplitReductionsPass
 from mpkir.passes.verify_schedule import VerifySchedulePass
+from mpkir.passes.widen_activations import WidenActivationsPass
 
 
 def stages(machine: Machine) -> tuple[ModulePass, ...]:
@@ -36,6 +37,8 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         # Tensor level: what the model's author would name, then what streams together.
         RaiseOperatorsPass(),
         FuseOperatorsPass(),
+        # The residual stream is small beside the weights: fp32 costs nothing and is nearer the truth.
+        WidenActivationsPass(),
         # One worker must not do alone what many can share.
         SplitReductionsPass(
             attention_chunk=tiles.attention_chunk, argmax_chunks=tiles.argmax_chunks
@@ -63,9 +66,7 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
 
 def _ring_pass(machine: Machine) -> ModulePass:
     ring = machine.ring
-    return PipelineTasksPass(
-        slot_bytes=ring.slot_bytes, slots=ring.slots, in_flight=ring.in_flight
-    )
+    return PipelineTasksPass(slot_bytes=ring.slot_bytes, slots=ring.slots, in_flight=ring.in_flight)
 
 
 @dataclass(frozen=True)

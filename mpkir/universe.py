@@ -21,6 +21,7 @@ _DIALECTS = {
 _PASSES = {
     "mpk-raise": "mpkir.passes.raise_operators:RaiseOperatorsPass",
     "mpk-fuse-operators": "mpkir.passes.fuse_operators:FuseOperatorsPass",
+    "mpk-widen-activations": "mpkir.passes.widen_activations:WidenActivationsPass",
     "mpk-split-reductions": "mpkir.passes.split_reductions:SplitReductionsPass",
     "mpk-partition-tiles": "mpkir.passes.partition_tiles:PartitionTilesPass",
     "mpk-lower-dependencies": "mpkir.passes.lower_dependencies:LowerDependenciesPass",

@@ -142,7 +142,7 @@ class _Partition:
             elif result in self.outputs:
                 target = self.buffer(BufferKind.OUTPUT, self.outputs[result], result)
             else:
-                suffix = f".{index}" if len(op.results) > 1 else ""
+                suffix = f"#{index}" if len(op.results) > 1 else ""
                 target = self.buffer(BufferKind.SCRATCH, family + suffix, result)
             self.buffers[result] = target
             targets.append(target)

@@ -25,7 +25,9 @@ from mpkir.runtime.manifest import Manifest
 
 
 def bytes_per_step(manifest: Manifest, position: int) -> int:
-    """Bytes that a decode step has to read: its weights, and cached keys and values up to `position`."""
+    """Bytes that a decode step has to read: its weights, and cached keys and values up to
+    `position`.
+    """
     total = int(manifest.info["weight_bytes_per_step"])
     for buffer in manifest.buffers:
         if buffer.kind == "state" and len(buffer.shape) == 4:
