@@ -197,7 +197,22 @@ class HappensBefore:
 
 
 def happens_before(schedule: Schedule) -> HappensBefore:
-    """Run two steps. Raises ScheduleError that names a task, if some wait for ever."""
+    """Run two steps.
+
+    Raises ScheduleError if a counter gets more or fewer signals a step than it expects, or if some
+    task waits for ever.
+    """
+    signals = np.zeros(len(schedule.counters), np.int64)
+    for edges in schedule.signals:
+        for edge in edges:
+            np.add.at(signals, edge.counter, 1)
+    wrong = np.flatnonzero(signals != schedule.arrivals)
+    if len(wrong):
+        at = int(wrong[0])
+        raise ScheduleError(
+            f"{schedule.counters[at]} expects {schedule.arrivals[at]} arrivals a step, "
+            f"but {signals[at]} tasks signal it"
+        )
     return _Run(schedule).run()
 
 
@@ -257,24 +272,25 @@ class _Run:
             if place < STEPS * len(tasks)
         )
         step, task = stuck
-        counter = next(c for c, lag in self.waits[task] if self.missing[step - lag][c] > 0)
-        absent = self.absent(counter)
+        fires, counter = next(
+            (step - lag, c) for c, lag in self.waits[task] if self.missing[step - lag][c] > 0
+        )
         raise ScheduleError(
-            f"deadlock: {schedule.label(task)} waits for ever for {schedule.counters[counter]}"
-            + (f", which waits for {absent}" if absent else ", which nobody signals often enough")
+            f"deadlock: {schedule.label(task)} waits for ever for {schedule.counters[counter]}, "
+            f"which waits for {self.absent(fires, counter)}"
         )
 
-    def absent(self, counter: int) -> str | None:
-        """A task that should signal a counter and has not run."""
-        done = {task for w, tasks in enumerate(self.lists) for task in tasks[: self.place[w]]}
+    def absent(self, step: int, counter: int) -> str:
+        """A task that should signal a counter in a step and has not run."""
         for task, signals in enumerate(self.signals):
-            if task not in done and any(c == counter for c, _ in signals):
-                worker = int(self.schedule.worker[task])
-                tasks = self.lists[worker]
-                at = tasks[self.place[worker] % len(tasks)]
+            worker = int(self.schedule.worker[task])
+            tasks, place = self.lists[worker], self.place[worker]
+            has_run = step * len(tasks) + int(self.schedule.slot[task]) < place
+            if not has_run and any(c == counter for c, _ in signals):
+                at = tasks[place % len(tasks)]
                 behind = "" if at == task else f", which stands behind {self.schedule.label(at)}"
                 return f"{self.schedule.label(task)} on worker {worker}{behind}"
-        return None
+        raise AssertionError(f"{self.schedule.counters[counter]} has fired")
 
 
 def _per_task(schedule: Schedule, edges: list[list[Edge]]) -> list[list[tuple[int, int]]]:

@@ -59,8 +59,9 @@ def _fit_line(
     d = AffineExpr.dimension(dim)
     changes = np.flatnonzero(np.diff(given)) + 1
     step = int(given[changes[0]] - given[0])
-    # The first run may be shortened by tasks without a label, the second by the grid's end.
-    runs = [int(where[changes[0]])]
+    # Where tasks have no label a run may end earlier than the next begins; the first run may be
+    # shorter than the second, if the line does not begin with it.
+    runs = list(range(int(where[changes[0]]), int(where[changes[0] - 1]), -1))
     if len(changes) > 1:
         runs.append(int(where[changes[1]] - where[changes[0]]))
     for divisor in dict.fromkeys(runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -93,7 +94,7 @@ def _counters_of(module: ModuleOp) -> tuple[dict[str, int], list[str], list[int]
 
 
 def _edge(
-    family: Family, edges: tuple[event.EdgeAttr, ...], what: str, first: dict[str, int]
+    family: Family, edges: Sequence[event.EdgeAttr], what: str, first: dict[str, int]
 ) -> tuple[Ints, int]:
     """Counter id for each task (-1 for none), and the lag."""
     if not edges:

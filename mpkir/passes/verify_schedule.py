@@ -74,21 +74,6 @@ class _Proof:
             hint=f"an edge from {a} to {b} is missing",
         )
 
-    def counters(self) -> None:
-        """Each counter gets as many signals a step as its waits expect."""
-        signals = np.zeros(len(self.schedule.counters), np.int64)
-        for edges in self.schedule.signals:
-            for edge in edges:
-                np.add.at(signals, edge.counter, 1)
-        wrong = np.flatnonzero(signals != self.schedule.arrivals)
-        if len(wrong):
-            at = int(wrong[0])
-            raise MpkirError(
-                f"{self.schedule.counters[at]} expects {self.schedule.arrivals[at]} arrivals a "
-                f"step, but {signals[at]} tasks signal it",
-                where="schedule",
-            )
-
     def steps_stay_apart(self) -> None:
         """No signal of the next step can be taken for one of this step."""
         for family, edges in zip(self.schedule.families, self.schedule.signals, strict=True):
@@ -251,7 +236,6 @@ class VerifySchedulePass(ModulePass):
         except ScheduleError as error:
             raise MpkirError(str(error), where="schedule") from error
         proof = _Proof(schedule, order)
-        proof.counters()
         proof.steps_stay_apart()
         proof.within_step()
         follows = bool(order.follows_step().all())
