@@ -1,4 +1,4 @@
-"""Runs a compiled kernel on a GPU: loads the cubin, binds torch tensors, launches, reads the end."""
+"""Runs a compiled kernel on a GPU: loads the cubin, binds torch tensors, launches, reads back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.table import Ints, Table
+
+THREADS = 352
+"""Of one worker: the warps of include/mpk/runtime.cuh."""
 
 ALIGNMENT = 16
 """Bytes to which buffers must be aligned: kernels read 16 bytes at once."""
@@ -80,10 +83,10 @@ class CudaProgram:
         self._epoch = 0
 
     def run(self, position: int, steps: int) -> int:
-        """Run up to `steps` steps from token `position` on; wait; return the number of steps done.
+        """Run up to `steps` steps from token `position` on and wait; the number of steps done.
 
-        It runs on torch's current stream. Raises MpkirError if the launch fails or the watchdog ends
-        it; the program can be run again then.
+        It runs on torch's current stream. Raises MpkirError if the launch fails or the watchdog
+        ends it; the program can be run again then.
         """
         with torch.cuda.device(self.device):
             self.launch(position, steps)

@@ -51,6 +51,8 @@ struct body_normed {
   using Weight = bf16;
   static __device__ int weight(int) { return 2; }
   static constexpr bool same_x = true;
+  static constexpr int PARTS = mpk::ceil_div(2 * K, mpk::SLOT);
+  static constexpr int STAGE_ROWS = PARTS > 1 ? 1 : mpk::least(ROWS, mpk::SLOT / (2 * K));
   static __device__ int first_row(int index) { return index * ROWS; }
   struct prologue {
     static constexpr mpk::Norm norm = mpk::Norm::rms;
@@ -95,6 +97,8 @@ struct body_residual {
   using Weight = bf16;
   static __device__ int weight(int) { return 1; }
   static constexpr bool same_x = true;
+  static constexpr int PARTS = mpk::ceil_div(2 * K, mpk::SLOT);
+  static constexpr int STAGE_ROWS = PARTS > 1 ? 1 : mpk::least(ROWS, mpk::SLOT / (2 * K));
   static __device__ int first_row(int index) { return index * ROWS; }
   struct prologue {
     static constexpr mpk::Norm norm = mpk::Norm::none;
@@ -191,14 +195,14 @@ struct body_next {
 };
 
 using kernel_0 = mpk::Embedding<body_embed>;
-using kernel_1 = mpk::Linear<body_normed<HEADS * HEAD, ROWS_QKV, bf16>>;
-using kernel_2 = mpk::Linear<body_normed<KV_HEADS * HEAD, ROWS_QKV, bf16>>;
+using kernel_1 = mpk::RingLinear<body_normed<HEADS * HEAD, ROWS_QKV, bf16>>;
+using kernel_2 = mpk::RingLinear<body_normed<KV_HEADS * HEAD, ROWS_QKV, bf16>>;
 using kernel_3 = mpk::Attention<body_attention>;
 using kernel_4 = mpk::AttentionMerge<body_merge>;
-using kernel_5 = mpk::Linear<body_residual<HEADS * HEAD, ROWS_O>>;
-using kernel_6 = mpk::Linear<body_gate_up>;
-using kernel_7 = mpk::Linear<body_residual<INNER, ROWS_DOWN>>;
-using kernel_8 = mpk::Linear<body_normed<VOCABULARY, ROWS_HEAD, float>>;
+using kernel_5 = mpk::RingLinear<body_residual<HEADS * HEAD, ROWS_O>>;
+using kernel_6 = mpk::RingLinear<body_gate_up>;
+using kernel_7 = mpk::RingLinear<body_residual<INNER, ROWS_DOWN>>;
+using kernel_8 = mpk::RingLinear<body_normed<VOCABULARY, ROWS_HEAD, float>>;
 using kernel_9 = mpk::ArgmaxPartial<body_argmax>;
 using kernel_10 = mpk::ArgmaxMerge<body_next>;
 

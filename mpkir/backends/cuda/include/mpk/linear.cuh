@@ -9,7 +9,6 @@
 //   static __device__ int first_row(int index);                 of the task, in [0, N)
 //   struct prologue {
 //     static constexpr mpk::Norm norm; static constexpr float eps;
-//     static constexpr int vector;            elements that load may fetch at once: 8, 4 or 1
 //     template <int E> static __device__ void load(const Work&, int t, int k, float (&x)[E]);
 //     template <int E> static __device__ void scale(const Work&, int k, float (&g)[E]);   norm only
 //     template <int E> static __device__ void shift(const Work&, int k, float (&b)[E]);   layer norm
@@ -19,8 +18,9 @@
 //     static __device__ Inputs load(const Work&, int t, int row);          row in [0, ROWS)
 //     static __device__ void store(const Work&, int t, int row, const float (&y)[J], const Inputs&);
 //   };
-// Linear<body> streams through the ring where a row is a multiple of 16 bytes, and reads weights
-// directly elsewhere.
+// and, for RingLinear,
+//   static constexpr int STAGE_ROWS, PARTS;   a stage: so many rows, or one of PARTS parts of a row
+// DirectLinear needs no stages: it reads the weights straight from global memory.
 #pragma once
 #include "linear_direct.cuh"
 #include "reduce.cuh"
@@ -34,14 +34,9 @@ struct RingShape {
   static constexpr int E = 16 / int(sizeof(typename B::Weight));
   static constexpr int V = B::K / E;  // 16-byte vectors in a row
   static constexpr int SLOT_V = SLOT / 16;
-  static constexpr int parts() {
-    int p = ceil_div(V, SLOT_V);
-    while (V % p) ++p;
-    return p;
-  }
-  static constexpr int PARTS = parts();    // a row longer than a slot comes in equal parts
+  static constexpr int PARTS = B::PARTS;     // a row longer than a slot comes in equal parts
   static constexpr int PV = V / PARTS;     // vectors in a part
-  static constexpr int RPS = PARTS > 1 ? 1 : least(B::ROWS, SLOT_V / V);  // rows in a stage
+  static constexpr int RPS = B::STAGE_ROWS;  // rows in a stage
   static constexpr int GROUPS = ceil_div(B::ROWS, RPS);
   static constexpr int time_of(int wk) {
     return ceil_div(RPS, COMPUTE_WARPS / wk) * ceil_div(PV, 32 * wk);
@@ -61,7 +56,8 @@ struct RingShape {
   // All sums of a task stay in registers until its end.
   static constexpr bool FLAT = KEEP && B::J * GROUPS * RW <= 32 && B::J * GROUPS * RW * PARTS * XV <= 96;
   static constexpr int PARTIAL = WK * B::T * B::J * B::ROWS * 4;
-  static constexpr bool possible = B::K % E == 0 && PARTIAL <= 8192;
+  static_assert(B::K % (E * PARTS) == 0, "a stage is a multiple of 16 bytes");
+  static_assert(RPS * PV <= SLOT_V && (RPS == 1 || PARTS == 1), "a stage fits a slot");
 };
 
 template <class B>
@@ -416,16 +412,5 @@ struct RingLinear {
     role.published(work);
   }
 };
-
-template <class B, bool RING>
-struct LinearChoice {
-  using type = RingLinear<B>;
-};
-template <class B>
-struct LinearChoice<B, false> {
-  using type = DirectLinear<B>;
-};
-template <class B>
-using Linear = typename LinearChoice<B, RingShape<B>::possible>::type;
 
 }  // namespace mpk

@@ -68,6 +68,11 @@ struct RowSoftmax {
   }
 };
 
+template <class B>
+using RmsNorm = RowNorm<B, Norm::rms>;
+template <class B>
+using LayerNorm = RowNorm<B, Norm::layer>;
+
 // The join of a row's elements, times `factor` (1 / K for a mean).
 template <class B, class Join>
 struct RowReduce {
@@ -84,5 +89,12 @@ struct RowReduce {
     }
   }
 };
+
+template <class B>
+using ReduceSum = RowReduce<B, Add>;
+template <class B>
+using ReduceMax = RowReduce<B, Larger>;
+template <class B>
+using ReduceMin = RowReduce<B, Smaller>;
 
 }  // namespace mpk

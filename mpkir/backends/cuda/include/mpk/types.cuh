@@ -2,6 +2,9 @@
 // No system header is needed, so the same text compiles with nvcc and with NVRTC.
 #pragma once
 
+// Every member function of a printed body: called from a skeleton, always inlined.
+#define MPK_MEMBER static __device__ __forceinline__
+
 namespace mpk {
 
 using i64 = long long;
@@ -63,6 +66,10 @@ struct Convert<f16> {
 };
 template <class To, class From>
 __device__ __forceinline__ To convert(From v) { return Convert<To>::from(v); }
+
+__device__ __forceinline__ float round_bf16(float v) { return to_float(convert<bf16>(v)); }
+__device__ __forceinline__ float round_f16(float v) { return to_float(convert<f16>(v)); }
+__device__ __forceinline__ float nan() { return __int_as_float(0x7fc00000); }
 
 // ---- memory ----
 // Activations and states are written by other SMs while the kernel runs: they are read past L1

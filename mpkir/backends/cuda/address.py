@@ -1,0 +1,148 @@
+"""How operands of a body are addressed in C++: types, offsets, bounds, alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from math import gcd, prod
+
+from xdsl.dialects.builtin import BFloat16Type, Float16Type
+from xdsl.ir import Attribute
+from xdsl.ir.affine import (
+    AffineBinaryOpExpr,
+    AffineBinaryOpKind,
+    AffineConstantExpr,
+    AffineDimExpr,
+    AffineExpr,
+)
+
+from mpkir.backends.body import Operand
+from mpkir.backends.scalar import carried_type
+from mpkir.errors import MpkirError
+
+_SIGNS = {
+    AffineBinaryOpKind.Add: "+",
+    AffineBinaryOpKind.Mul: "*",
+    AffineBinaryOpKind.Mod: "%",
+    AffineBinaryOpKind.FloorDiv: "/",
+}
+
+
+def storage_type(type: Attribute) -> str:
+    """The C++ type of an element in memory."""
+    match type:
+        case BFloat16Type():
+            return "mpk::bf16"
+        case Float16Type():
+            return "mpk::f16"
+        case _:
+            return carried_type(type)
+
+
+def affine(expr: AffineExpr, index: str) -> str:
+    """An offset as a C++ expression of the task's index; it is not negative."""
+    match expr:
+        case AffineConstantExpr():
+            return str(expr.value)
+        case AffineDimExpr():
+            return f"c{expr.position}({index})"
+        case AffineBinaryOpExpr() if expr.kind in _SIGNS:
+            return f"({affine(expr.lhs, index)} {_SIGNS[expr.kind]} {affine(expr.rhs, index)})"
+        case AffineBinaryOpExpr():
+            by = affine(expr.rhs, index)
+            return f"(({affine(expr.lhs, index)} + {by} - 1) / {by})"
+        case _:
+            raise MpkirError(f"an offset of {expr} has no form in C++")
+
+
+def is_zero(expr: AffineExpr) -> bool:
+    """Whether an offset is the constant 0."""
+    return isinstance(expr, AffineConstantExpr) and expr.value == 0
+
+
+def is_fixed(operand: Operand) -> bool:
+    """Whether all tasks of a family touch the same box."""
+    return not any(expr.used_dims() for expr in operand.offsets.results)
+
+
+def clipped(operand: Operand, grid: Sequence[int]) -> tuple[bool, ...]:
+    """For each dimension, whether the box of some task may reach over the buffer's end."""
+    corners = tuple(product(*({0, size - 1} for size in grid)))
+    result: list[bool] = []
+    for expr, size, box in zip(operand.offsets.results, operand.shape, operand.sizes, strict=True):
+        monotone = all(
+            not isinstance(part, AffineBinaryOpExpr)
+            or part.kind in (AffineBinaryOpKind.Add, AffineBinaryOpKind.Mul)
+            for part in expr.dfs()
+        )
+        reach = max(expr.eval(list(corner), []) for corner in corners) + box
+        result.append(reach > size or not monotone)
+    return tuple(result)
+
+
+def _divisor(expr: AffineExpr) -> int:
+    """A number that divides every value of an offset; 0 for the constant 0."""
+    match expr:
+        case AffineConstantExpr():
+            return abs(expr.value)
+        case AffineBinaryOpExpr(kind=AffineBinaryOpKind.Add):
+            return gcd(_divisor(expr.lhs), _divisor(expr.rhs))
+        case AffineBinaryOpExpr(kind=AffineBinaryOpKind.Mul):
+            return _divisor(expr.lhs) * _divisor(expr.rhs)
+        case _:
+            return 1
+
+
+def rows_aligned(operand: Operand, elements: int) -> bool:
+    """Whether each row of a task's box begins at a multiple of so many elements of the buffer."""
+    if not operand.shape:
+        return False
+    outer = operand.strides[:-1]
+    starts = [
+        _divisor(expr) * stride
+        for expr, stride in zip(operand.offsets.results, operand.strides, strict=True)
+    ]
+    steps = [stride for stride, size in zip(outer, operand.sizes, strict=False) if size > 1]
+    return gcd(0, *starts, *steps) % elements == 0
+
+
+def linear_index(indices: Sequence[str], shape: Sequence[int]) -> str:
+    """The row-major number of an element of a shape."""
+    terms: list[str] = []
+    stride = prod(shape)
+    for index, size in zip(indices, shape, strict=True):
+        stride //= max(size, 1)
+        if index != "0" and size > 1:
+            terms.append(index if stride == 1 else f"{index} * {stride}")
+    return f"({' + '.join(terms)})" if len(terms) > 1 else (terms or ["0"])[0]
+
+
+def unravel(number: str, shape: Sequence[int]) -> list[str]:
+    """The indices of the element of a shape with this row-major number."""
+    result: list[str] = []
+    inner, outermost = 1, True
+    dims = [d for d, size in enumerate(shape) if size > 1]
+    for d in reversed(range(len(shape))):
+        if shape[d] == 1 or number == "0":
+            result.append("0")
+            continue
+        outermost = d == dims[0]
+        quotient = number if inner == 1 else f"({number} / {inner})"
+        result.append(quotient if outermost else f"({quotient} % {shape[d]})")
+        inner *= shape[d]
+    return result[::-1]
+
+
+def reindex(indices: Sequence[str], shape: Sequence[int], to: Sequence[int]) -> list[str]:
+    """Where the element of a shape at these indices is in another shape of the same elements."""
+    kept = [index for index, size in zip(indices, shape, strict=True) if size > 1]
+    if [size for size in shape if size > 1] == [size for size in to if size > 1]:
+        found = iter(kept)
+        return [next(found) if size > 1 else "0" for size in to]
+    return unravel(linear_index(indices, shape), to)
+
+
+def broadcast(indices: Sequence[str], shape: Sequence[int]) -> list[str]:
+    """Where an operand that broadcasts to the indexed shape has its element."""
+    tail = list(indices)[len(indices) - len(shape) :]
+    return ["0" if size == 1 else index for index, size in zip(tail, shape, strict=True)]

@@ -1,0 +1,81 @@
+"""Bodies -> one CUDA source: constants and functors for each body, one switch, the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpkir.backends.body import Body
+from mpkir.backends.cuda.body_printer import BodyPrinter
+from mpkir.backends.cuda.operators import print_members
+from mpkir.machine import Machine
+
+_NAMED_FAMILIES = 4
+_HEADERS = (
+    "argmax",
+    "attention",
+    "attention_merge",
+    "embedding",
+    "linear",
+    "matmul",
+    "norm",
+    "pointwise",
+    "rotary",
+    "runtime",
+)
+
+
+def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
+    """The source text of a program.
+
+    machine           its shared memory and ring go into the kernel as constants
+    tokens_per_step   by how much the position grows from one step to the next
+
+    Raises MpkirError, naming the operator, its shapes and where it comes from, for a body without
+    a form on a GPU.
+    """
+    structs: list[str] = []
+    skeletons: list[str] = []
+    for body in bodies:
+        printer = BodyPrinter(body)
+        skeleton = print_members(printer)
+        skeletons.append(skeleton)
+        structs += [
+            f"// {skeleton}: {_families(body)}",
+            f"struct body_{body.index} {{",
+            *(f"  {line}" for line in printer.lines),
+            "};",
+            f"using kernel_{body.index} = mpk::{skeleton}<body_{body.index}>;",
+            "",
+        ]
+    kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
+    lines = [
+        *(f"#include <mpk/{header}.cuh>" for header in _HEADERS),
+        "",
+        *structs,
+        "struct program {",
+        f"  static constexpr int tokens = {tokens_per_step};",
+        f"  static constexpr int shared_bytes = {machine.shared_memory};",
+        f"  static constexpr int ring_slots = {machine.ring.slots};",
+        f"  static constexpr int in_flight = {machine.ring.in_flight};",
+        f"  using bodies = mpk::Bodies<{kernels}>;",
+        "",
+        "  template <class Visitor>",
+        "  static __device__ __forceinline__ void dispatch(int body, Visitor& visitor) {",
+        "    switch (body) {",
+        *(
+            f"      case {body.index}: visitor.template visit<kernel_{body.index}>(); break;"
+            for body in bodies
+        ),
+        "    }",
+        "  }",
+        "};",
+        "",
+        "MPK_KERNEL(program)",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _families(body: Body) -> str:
+    names = ", ".join(f"@{name}" for name in body.families[:_NAMED_FAMILIES])
+    rest = len(body.families) - _NAMED_FAMILIES
+    return f"{names} and {rest} more" if rest > 0 else names

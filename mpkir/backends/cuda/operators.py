@@ -1,0 +1,257 @@
+"""Which skeleton computes which tensor operator, and the members that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from xdsl.dialects.builtin import IntegerType
+from xdsl.ir import Operation, SSAValue
+
+from mpkir.backends.cuda.address import broadcast, unravel
+from mpkir.backends.cuda.attention import print_attention, print_attention_merge
+from mpkir.backends.cuda.body_printer import WORK, BodyPrinter
+from mpkir.backends.cuda.streaming import print_linear
+from mpkir.backends.scalar import carried_type
+from mpkir.dialects import tensor
+from mpkir.dialects.tensor import element_type_of, shape_of
+
+_ROW = f"{WORK}, int row"
+
+
+def print_members(p: BodyPrinter) -> str:
+    """Print the members of a body; the name of its skeleton, a template of include/mpk.
+
+    Raises MpkirError for an operator without a skeleton, or several that need one each.
+    """
+    whole = [op for op in p.body.tile_ops if type(op) in _FORMS]
+    if len(whole) > 1:
+        raise p.refuse(whole[1], f"cannot share a body with '{whole[0].name}' on a GPU")
+    if not whole:
+        return _pointwise(p)
+    return _FORMS[type(whole[0])](p, whole[0])
+
+
+def _pointwise(p: BodyPrinter) -> str:
+    """Everything that is a function of an element's indices: arithmetic, views, copies."""
+    counts = [prod(shape_of(value)) for value in p.yielded]
+    p.constant("COUNT", max(counts, default=0))
+    statements: list[str] = []
+    for write, value in enumerate(p.yielded):
+        shape = shape_of(value)
+        indices = unravel("0" if prod(shape) == 1 else "i", shape)
+        inner: list[str] = []
+        stored = p.store(write, indices, p.evaluate(value, indices, inner))
+        condition = "" if counts[write] == max(counts) else f"if (i < {counts[write]}) "
+        statements.append(f"{condition}{{ {' '.join((*inner, stored))} }}")
+    p.method(f"void element({WORK}, int i)", *statements)
+    return "Pointwise"
+
+
+def _row(x: SSAValue) -> list[str]:
+    *lead, _ = shape_of(x)
+    return unravel("0" if prod(lead) == 1 else "row", lead)
+
+
+def _rows(p: BodyPrinter, x: SSAValue, result: SSAValue) -> None:
+    """What operators along the last dimension have in common."""
+    *lead, depth = shape_of(x)
+    p.constant("ROWS", prod(lead))
+    p.constant("K", depth)
+    p.method(f"float load({_ROW}, int k)", f"return float({p.element(x, [*_row(x), 'k'])});")
+    p.method(f"void store({_ROW}, int k, float y)", *p.stores(result, "y", [*_row(result), "k"]))
+
+
+def _parameter(p: BodyPrinter, name: str, value: SSAValue | None) -> None:
+    text = "1.0f" if value is None else p.element(value, ["k"])
+    p.method(f"float {name}({WORK}, int k)", f"return {text};")
+
+
+def _rms_norm(p: BodyPrinter, op: tensor.RmsNormOp) -> str:
+    _rows(p, op.x, op.result)
+    p.constant("eps", op.eps.value.data, "float")
+    _parameter(p, "scale", op.weight)
+    return "RmsNorm"
+
+
+def _layer_norm(p: BodyPrinter, op: tensor.LayerNormOp) -> str:
+    _rows(p, op.x, op.result)
+    p.constant("eps", op.eps.value.data, "float")
+    _parameter(p, "scale", op.weight)
+    _parameter(p, "shift", op.bias)
+    return "LayerNorm"
+
+
+def _softmax(p: BodyPrinter, op: tensor.SoftmaxOp) -> str:
+    _rows(p, op.x, op.result)
+    return "RowSoftmax"
+
+
+def _reduce(p: BodyPrinter, op: tensor.ReduceOp) -> str:
+    element = element_type_of(op.x)
+    if isinstance(element, IntegerType) or carried_type(element) != "float":
+        raise p.refuse(op, "reduces elements that are not bf16, f16 or f32")
+    shape, dims = shape_of(op.x), [int(d) for d in op.dims.get_values()]
+    kept = [1 if d in dims else size for d, size in enumerate(shape)]
+    gone = [size if d in dims else 1 for d, size in enumerate(shape)]
+    row = unravel("0" if prod(kept) == 1 else "row", kept)
+    inner = unravel("0" if prod(gone) == 1 else "k", gone)
+    indices = [inner[d] if d in dims else row[d] for d in range(len(shape))]
+    p.constant("ROWS", prod(kept))
+    p.constant("K", prod(gone))
+    mean = op.kind.data is tensor.ReductionKind.MEAN
+    p.constant("factor", 1.0 / prod(gone) if mean else 1.0, "float")
+    p.method(f"float load({_ROW}, int k)", f"return {p.element(op.x, indices)};")
+    p.method(f"void store({_ROW}, int, float y)", *p.stores(op.result, "y", row))
+    kind = {
+        tensor.ReductionKind.SUM: "Sum",
+        tensor.ReductionKind.MEAN: "Sum",
+        tensor.ReductionKind.MAX: "Max",
+        tensor.ReductionKind.MIN: "Min",
+    }[op.kind.data]
+    return f"Reduce{kind}"
+
+
+def _matmul(p: BodyPrinter, op: tensor.MatmulOp) -> str:
+    shape, a, b = shape_of(op.result), shape_of(op.lhs), shape_of(op.rhs)
+    *batch, m, n = unravel("0" if prod(shape) == 1 else "i", shape)
+    p.constant("COUNT", prod(shape))
+    p.constant("K", a[-1])
+    lhs = p.element(op.lhs, [*broadcast(batch, a[:-2]), m, "k"])
+    rhs = p.element(op.rhs, [*broadcast(batch, b[:-2]), "k", n])
+    p.method(f"float a({WORK}, int i, int k)", f"return float({lhs});")
+    p.method(f"float b({WORK}, int i, int k)", f"return float({rhs});")
+    stores = p.stores(op.result, "y", [*batch, m, n])
+    p.method(f"void store({WORK}, int i, float y)", *stores)
+    return "Matmul"
+
+
+def _embedding(p: BodyPrinter, op: tensor.EmbeddingOp) -> str:
+    *lead, columns = shape_of(op.result)
+    table = p.read(op, op.table)
+    rows = unravel("0" if prod(lead) == 1 else "t", lead)
+    p.constant("T", prod(lead))
+    p.constant("COLUMNS", columns)
+    p.constant("LIMIT", shape_of(op.table)[0])
+    at = rows if op.position is None else [f"int({p.element(op.position, rows[1:])})"]
+    if op.position is None:
+        at = rows[len(rows) - len(shape_of(op.ids)) :]
+    p.method(f"mpk::i64 id({WORK}, int t)", f"return {p.element(op.ids, at)};")
+    value = p.element(op.table, ["int(id)", "column"])
+    assert table is not None
+    stores = p.stores(op.result, value, [*rows, "column"])
+    p.method(
+        f"void copy({WORK}, int t, int column, mpk::i64 id)",
+        *stores,
+    )
+    return "Embedding"
+
+
+def _argmax(p: BodyPrinter, op: tensor.ArgmaxOp) -> str:
+    *lead, width = shape_of(op.x)
+    p.constant("ROWS", prod(lead))
+    p.constant("COUNT", width)
+    p.constant("append", False, "bool")
+    p.method(f"float value({_ROW}, int i)", f"return {p.element(op.x, [*_row(op.x), 'i'])};")
+    p.method(f"mpk::i64 index({_ROW}, int i)", "return i;")
+    p.method(f"void store({_ROW}, mpk::i64 y)", *p.stores(op.result, "y", _row(op.x)))
+    return "ArgmaxMerge"
+
+
+def _argmax_partial(p: BodyPrinter, op: tensor.ArgmaxPartialOp) -> str:
+    *lead, width = shape_of(op.x)
+    number = p.read_number(op.x)
+    chunk = op.chunk.value.data
+    p.constant("ROWS", prod(lead))
+    p.constant("CHUNKS", -(-width // chunk))
+    p.constant("CHUNK", chunk)
+    p.constant("WIDTH", p.body.operands[number].shape[-1] if number is not None else width)
+    origin = "0" if op.origin is None else f"int({p.element(op.origin, ['0'])})"
+    p.method(f"int origin({WORK})", f"return {origin};")
+    p.method(f"float x({_ROW}, int i)", f"return {p.element(op.x, [*_row(op.x), 'i'])};")
+    at = [*_row(op.value), "0" if shape_of(op.value)[-1] == 1 else "chunk"]
+    stores = [*p.stores(op.value, "value", at), *p.stores(op.index, "index", at)]
+    p.method(f"void store({_ROW}, int chunk, float value, mpk::i64 index)", *stores)
+    return "ArgmaxPartial"
+
+
+def _sequence(
+    p: BodyPrinter,
+    op: Operation,
+    sequence: SSAValue,
+    result: SSAValue,
+    position: SSAValue,
+    stop: Any,
+) -> None:
+    """What appending a token asks for."""
+    number = p.read(op, sequence)
+    write = len(p.body.reads) + p.yielded.index(result)
+    if not p.is_updated_in_place(number, write):
+        raise p.refuse(op, "does not write the sequence that it reads")
+    (capacity,) = p.body.operands[number].shape
+    p.constant("T", shape_of(position)[0])
+    p.constant("capacity", capacity, "mpk::i64")
+    p.method(f"mpk::i64* sequence({WORK})", f"return {p.pointer(number, ['0'])};")
+    tokens = [f"token == {int(token)}" for token in stop.get_values()]
+    p.method("bool stops(mpk::i64 token)", f"return {' || '.join(tokens) or 'false'};")
+
+
+def _argmax_merge(p: BodyPrinter, op: tensor.ArgmaxMergeOp) -> str:
+    *lead, count = shape_of(op.value)
+    p.constant("ROWS", prod(lead))
+    p.constant("COUNT", count)
+    at = [*_row(op.value), "0" if count == 1 else "i"]
+    i = "int i"
+    p.method(f"float value({_ROW}, {i})", f"return {p.element(op.value, at)};")
+    p.method(f"mpk::i64 index({_ROW}, {i})", f"return {p.element(op.index, at)};")
+    p.method(f"void store({_ROW}, mpk::i64 y)", *p.stores(op.result, "y", _row(op.value)))
+    p.constant("append", op.sequence is not None, "bool")
+    if op.sequence is not None and op.position is not None and op.sequence_result is not None:
+        _sequence(p, op, op.sequence, op.sequence_result, op.position, op.stop)
+    return "ArgmaxMerge"
+
+
+def _sequence_append(p: BodyPrinter, op: tensor.SequenceAppendOp) -> str:
+    _sequence(p, op, op.sequence, op.result, op.position, op.stop)
+    last = [str(size - 1) for size in shape_of(op.token)]
+    p.method(f"mpk::i64 token({WORK})", f"return {p.element(op.token, last)};")
+    return "SequenceAppend"
+
+
+def _cache_append(p: BodyPrinter, op: tensor.CacheAppendOp) -> str:
+    number = p.read(op, op.cache)
+    write = len(p.body.reads) + p.yielded.index(op.result)
+    if not p.is_updated_in_place(number, write):
+        raise p.refuse(op, "does not write the cache that it reads")
+    if p.body.operands[number].sizes[2] != p.body.operands[number].shape[2]:
+        raise p.refuse(op, "covers a part of the cache's positions in one task")
+    shape = shape_of(op.new)
+    indices = unravel("0" if prod(shape) == 1 else "i", shape)
+    rows = [indices[0], indices[1], "row", indices[3]]
+    p.constant("COUNT", prod(shape))
+    p.method(
+        f"void element({WORK}, int i)",
+        f"const int row = int({p.element(op.position, [indices[2]])});",
+        f"mpk::store({p.pointer(write, rows)}, {p.element(op.new, indices)});",
+    )
+    return "Pointwise"
+
+
+_FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
+    tensor.ArgmaxMergeOp: _argmax_merge,
+    tensor.ArgmaxOp: _argmax,
+    tensor.ArgmaxPartialOp: _argmax_partial,
+    tensor.AttentionMergeOp: print_attention_merge,
+    tensor.AttentionOp: print_attention,
+    tensor.AttentionSplitOp: print_attention,
+    tensor.CacheAppendOp: _cache_append,
+    tensor.EmbeddingOp: _embedding,
+    tensor.LayerNormOp: _layer_norm,
+    tensor.LinearOp: print_linear,
+    tensor.MatmulOp: _matmul,
+    tensor.ReduceOp: _reduce,
+    tensor.RmsNormOp: _rms_norm,
+    tensor.SequenceAppendOp: _sequence_append,
+    tensor.SoftmaxOp: _softmax,
+}

@@ -1,0 +1,159 @@
+"""Linear bodies: the product that streams weights, with its prologue and epilogue."""
+
+from __future__ import annotations
+
+from math import prod
+
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
+from xdsl.ir import Operation, SSAValue
+
+from mpkir.backends.cuda.address import affine, broadcast, is_fixed, is_zero, rows_aligned
+from mpkir.backends.cuda.body_printer import (
+    DEVICE,
+    WORK,
+    BodyPrinter,
+    element_of,
+    float_literal,
+)
+from mpkir.backends.scalar import carried_type
+from mpkir.dialects import tensor
+from mpkir.dialects.tensor import element_type_of, shape_of
+
+_NORMS = (tensor.RmsNormOp, tensor.LayerNormOp)
+
+
+def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
+    """The members of a linear body; its skeleton."""
+    *lead, depth = shape_of(op.x)
+    numbers = [p.read(op, weight) for weight in op.weights]
+    weights = [p.body.reads[number] for number in numbers]
+    first, kind = weights[0], weights[0].element_type
+    if not isinstance(kind, BFloat16Type | Float16Type | Float32Type):
+        raise p.refuse(op, "has weights that are not bf16, f16 or f32")
+    for weight in weights:
+        whole = weight.sizes[1] == depth == weight.shape[1] and is_zero(weight.offsets.results[1])
+        same = (weight.shape, weight.sizes, weight.offsets, weight.element_type) == (
+            first.shape,
+            first.sizes,
+            first.offsets,
+            first.element_type,
+        )
+        if not whole or not same:
+            raise p.refuse(op, "has weights that are not whole rows, alike in all of them")
+    p.constant("T", prod(lead))
+    p.constant("K", depth)
+    p.constant("N", first.shape[0])
+    p.constant("ROWS", first.sizes[0])
+    p.constant("J", len(numbers))
+    p.lines.append(f"using Weight = {element_of(kind)};")
+    choice = "".join(f"j == {j} ? {number} : " for j, number in enumerate(numbers[:-1]))
+    p.method("int weight(int j)", f"return {choice}{numbers[-1]};")
+    p.method("int first_row(int index)", f"return {affine(first.offsets.results[0], 'index')};")
+    inputs = [p.read_number(value) for value in (op.x, *op.prologue_args)]
+    p.constant(
+        "same_x",
+        all(number is not None and is_fixed(p.body.operands[number]) for number in inputs),
+        "bool",
+    )
+    _prologue(p, op)
+    _epilogue(p, op)
+    stream = p.body.op.stream
+    if stream is None:
+        return "DirectLinear"
+    if set(stream.reads) != set(numbers):
+        raise p.refuse(op, f"streams the operands {list(stream.reads)}, its weights are {numbers}")
+    p.constant("STAGE_ROWS", stream.rows.data)
+    p.constant("PARTS", stream.parts.data)
+    return "RingLinear"
+
+
+def _prologue(p: BodyPrinter, op: tensor.LinearOp) -> None:
+    """What x is before the product: any pointwise function of operands, then at most one norm."""
+    x, norm = op.x, None
+    if op.prologue is not None:
+        p.enter(op.prologue.block, (op.x, *op.prologue_args))
+        last = op.prologue.block.last_op
+        assert isinstance(last, tensor.YieldOp)
+        x = last.arguments[0]
+    owner = p.source(x).owner
+    if isinstance(owner, _NORMS):
+        x, norm = owner.x, owner
+    elif norm_within := _norm_before(p, x):
+        raise p.refuse(norm_within, "is followed by another operator before the product")
+    kind = {None: "none", tensor.RmsNormOp: "rms", tensor.LayerNormOp: "layer"}[norm and type(norm)]
+    lines = [f"static constexpr mpk::Norm norm = mpk::Norm::{kind};"]
+    *lead, _ = shape_of(op.x)
+    rows = p.lead("0" if prod(lead) == 1 else "t", lead)
+    lines += _fetch(p, "load", x, rows, f"{WORK}, int t, int k", "x")
+    if norm is not None:
+        eps = float_literal(norm.eps.value.data)
+        lines.append(f"static constexpr float eps = {eps};")
+        lines += _fetch(p, "scale", norm.weight, [], f"{WORK}, int k", "g")
+    if isinstance(norm, tensor.LayerNormOp):
+        lines += _fetch(p, "shift", norm.bias, [], f"{WORK}, int k", "b")
+    p.lines += ["struct prologue {", *(f"  {line}" for line in lines), "};"]
+
+
+def _norm_before(p: BodyPrinter, value: SSAValue) -> Operation | None:
+    """A norm among what a value is computed from."""
+    owner = p.source(value).owner
+    if not isinstance(owner, Operation):
+        return None
+    if isinstance(owner, _NORMS):
+        return owner
+    return next(filter(None, (_norm_before(p, operand) for operand in owner.operands)), None)
+
+
+def _fetch(
+    p: BodyPrinter, name: str, value: SSAValue | None, rows: list[str], parameters: str, array: str
+) -> list[str]:
+    """A function that fetches E elements of a row from k on: 16 bytes at once where it can be."""
+    lines = ["template <int E>"]
+    signature = f"{DEVICE} void {name}({parameters}, float (&{array})[E])"
+    if value is None:
+        return [*lines, f"{signature} {{ for (int i = 0; i < E; ++i) {array}[i] = 1.0f; }}"]
+    each = f"for (int i = 0; i < E; ++i) {array}[i] = {p.element(value, [*rows, 'k + i'])};"
+    number = p.read_number(value)
+    if number is None or not rows_aligned(p.body.operands[number], 8):
+        return [*lines, f"{signature} {{ {each} }}"]
+    element = element_of(p.body.operands[number].element_type)
+    if element not in ("mpk::bf16", "mpk::f16", "float"):
+        return [*lines, f"{signature} {{ {each} }}"]
+    constant = "constant_" if p.is_weight(number) else ""
+    fetch = f"mpk::load_{constant}vector<{element}, E>({p.pointer(number, [*rows, 'k'])})"
+    return [
+        *lines,
+        f"{signature} {{",
+        f"  if constexpr (E > 1) {fetch}.unpack({array});",
+        f"  else {each}",
+        "}",
+    ]
+
+
+def _epilogue(p: BodyPrinter, op: tensor.LinearOp) -> None:
+    """What becomes of the sums: other operands are fetched by `load`, before the sums are there."""
+    shape = shape_of(op.result)
+    indices = [*p.lead("0" if prod(shape[:-1]) == 1 else "t", shape[:-1]), "row"]
+    fields: list[str] = []
+    values: list[str] = []
+    for number, extra in enumerate(op.epilogue_args):
+        fields.append(f"{carried_type(element_type_of(extra))} e{number};")
+        values.append(p.element(extra, broadcast(indices, shape_of(extra))))
+    parameters = f"{WORK}, int t, int row"
+    statements: list[str] = []
+    if op.epilogue is None:
+        result = "y[0]"
+    else:
+        arguments = [*(f"y[{j}]" for j in range(len(op.weights)))]
+        arguments += [f"in.e{number}" for number in range(len(values))]
+        result = p.region(op.epilogue.block, arguments, statements)
+    statements += p.stores(op.result, result, indices)
+    p.lines += [
+        "struct epilogue {",
+        f"  struct Inputs {{ {' '.join(fields)} }};",
+        f"  {DEVICE} Inputs load({parameters}) {{ return {{{', '.join(values)}}}; }}",
+        f"  {DEVICE} void store({parameters}, const float (&y)[J], const Inputs& in) {{",
+        *(f"    {statement}" for statement in statements),
+        "  }",
+        "};",
+    ]
