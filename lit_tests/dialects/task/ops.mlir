@@ -1,0 +1,45 @@
+// RUN: ROUNDTRIP
+
+// CHECK: func.func @step
+func.func @step() {
+  // CHECK: mpk_task.ring slots 12 bytes 16384 in_flight 4
+  mpk_task.ring slots 12 bytes 16384 in_flight 4
+  // CHECK: %x = mpk_task.buffer scratch "x" : memref<1x8xbf16>
+  %x = mpk_task.buffer scratch "x" : memref<1x8xbf16>
+  // CHECK: %w = mpk_task.buffer weight "w" : memref<16x8xbf16>
+  %w = mpk_task.buffer weight "w" : memref<16x8xbf16>
+  // CHECK: %tokens = mpk_task.buffer state "tokens" initial -1 : memref<9xi64>
+  %tokens = mpk_task.buffer state "tokens" initial -1 : memref<9xi64>
+  %y = mpk_task.buffer output "y" : memref<1x16xbf16>
+  // CHECK: %flat = mpk_task.view %y : memref<1x16xbf16> to memref<16x1xbf16>
+  %flat = mpk_task.view %y : memref<1x16xbf16> to memref<16x1xbf16>
+  mpk_event.tensor @ready counters 2 arrivals [2]
+  // CHECK:      mpk_task.grid @up [4] reads(%x, %w : memref<1x8xbf16>, memref<16x8xbf16>)
+  // CHECK-SAME: writes(%flat : memref<16x1xbf16>)
+  // CHECK-SAME: boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 8]>, #mpk_task.region<affine_map<(d0) -> ((d0 * 4), 0)>, [4, 8]>, #mpk_task.region<affine_map<(d0) -> ((d0 * 4), 0)>, [4, 1]>]
+  // CHECK-SAME: signals [#mpk_event.edge<@ready, affine_map<(d0) -> ((d0 floordiv 2))>>]
+  // CHECK-SAME: first 0 workers [0, 1, 0, 1] slots [0, 0, 1, 1]
+  // CHECK-SAME: stream <[1], rows 4, parts 1> {
+  mpk_task.grid @up [4] reads(%x, %w : memref<1x8xbf16>, memref<16x8xbf16>)
+    writes(%flat : memref<16x1xbf16>) boxes [
+      #mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 8]>,
+      #mpk_task.region<affine_map<(d0) -> (d0 * 4, 0)>, [4, 8]>,
+      #mpk_task.region<affine_map<(d0) -> (d0 * 4, 0)>, [4, 1]>]
+    signals [#mpk_event.edge<@ready, affine_map<(d0) -> (d0 floordiv 2)>>]
+    first 0 workers [0, 1, 0, 1] slots [0, 0, 1, 1] stream <[1], rows 4, parts 1> {
+  ^bb0(%0 : tensor<1x8xbf16>, %1 : tensor<4x8xbf16>):
+    // CHECK: mpk_task.index 0 : tensor<1xi64>
+    %i = mpk_task.index 0 : tensor<1xi64>
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x8xbf16>, [tensor<4x8xbf16>] to tensor<1x4xbf16>
+    %3 = mpk_tensor.reshape %2 : tensor<1x4xbf16> to tensor<4x1xbf16>
+    // CHECK: mpk_task.yield %{{.*}} : tensor<4x1xbf16>
+    mpk_task.yield %3 : tensor<4x1xbf16>
+  }
+  // A family that only joins events.
+  // CHECK:      mpk_task.grid @join [1] boxes [] waits [#mpk_event.edge<@ready, affine_map<(d0) -> (1)>, lag 1>] {
+  // CHECK-NEXT:   mpk_task.yield
+  mpk_task.grid @join [1] boxes [] waits [#mpk_event.edge<@ready, affine_map<(d0) -> (1)>, lag 1>] {
+    mpk_task.yield
+  }
+  func.return
+}
