@@ -1,0 +1,129 @@
+// RUN: mpk-opt %s -p mpk-lower-dependencies --split-input-file | filecheck %s
+
+// A fork and a join through tiles of 4: task i of each branch waits for task i of the source only,
+// the last family reads all. Nobody precedes the source, so it waits for the end of the step before.
+
+// CHECK-LABEL: func.func @fork_join
+// CHECK:         mpk_event.tensor @e0 counters 4 arrivals [1]
+// CHECK-NEXT:    mpk_event.tensor @e1 counters 2 arrivals [2]
+// CHECK-NEXT:    mpk_event.tensor @e2 counters 1 arrivals [4]
+// CHECK-NEXT:    mpk_event.tensor @e3 counters 1 arrivals [2]
+// CHECK-NEXT:    mpk_event.tensor @end counters 1 arrivals [1]
+// CHECK:         mpk_task.grid @source [4]
+// CHECK-SAME:      waits [#mpk_event.edge<@end, affine_map<(d0) -> (0)>, lag 1>]
+// CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0) -> (d0)>>, #mpk_event.edge<@e1, affine_map<(d0) -> ((d0 floordiv 2))>>]
+// CHECK:         mpk_task.grid @left [4]
+// CHECK-SAME:      waits [#mpk_event.edge<@e0, affine_map<(d0) -> (d0)>>]
+// CHECK-SAME:      signals [#mpk_event.edge<@e2, affine_map<(d0) -> (0)>>]
+// CHECK:         mpk_task.grid @right [2]
+// CHECK-SAME:      waits [#mpk_event.edge<@e1, affine_map<(d0) -> (d0)>>]
+// CHECK-SAME:      signals [#mpk_event.edge<@e3, affine_map<(d0) -> (0)>>]
+// CHECK:         mpk_task.grid @sink [1]
+// CHECK-SAME:      waits [#mpk_event.edge<@e2, affine_map<(d0) -> (0)>>, #mpk_event.edge<@e3, affine_map<(d0) -> (0)>>]
+// CHECK-SAME:      signals [#mpk_event.edge<@end, affine_map<(d0) -> (0)>>]
+func.func @fork_join() {
+  %x = mpk_task.buffer scratch "x" : memref<16xf32>
+  %y = mpk_task.buffer scratch "y" : memref<16xf32>
+  %z = mpk_task.buffer scratch "z" : memref<16xf32>
+  %s = mpk_task.buffer output "s" : memref<1xf32>
+  mpk_task.grid @source [4] writes(%x : memref<16xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<4xf32>
+    mpk_task.yield %0 : tensor<4xf32>
+  }
+  mpk_task.grid @left [4] reads(%x : memref<16xf32>) writes(%y : memref<16xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>, #mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] {
+  ^bb0(%0 : tensor<4xf32>):
+    mpk_task.yield %0 : tensor<4xf32>
+  }
+  mpk_task.grid @right [2] reads(%x : memref<16xf32>) writes(%z : memref<16xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 8)>, [8]>, #mpk_task.region<affine_map<(d0) -> (d0 * 8)>, [8]>] {
+  ^bb0(%0 : tensor<8xf32>):
+    mpk_task.yield %0 : tensor<8xf32>
+  }
+  mpk_task.grid @sink [1] reads(%y, %z : memref<16xf32>, memref<16xf32>) writes(%s : memref<1xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [16]>, #mpk_task.region<affine_map<(d0) -> (0)>, [16]>, #mpk_task.region<affine_map<(d0) -> (0)>, [1]>] {
+  ^bb0(%0 : tensor<16xf32>, %1 : tensor<16xf32>):
+    %2 = mpk_tensor.full 1.0 : f32 : tensor<1xf32>
+    mpk_task.yield %2 : tensor<1xf32>
+  }
+  func.return
+}
+
+// -----
+
+// Write after read, then write after write: @again must not overwrite what @reader still reads. Its
+// order after @first follows from both other edges, so there is no third event.
+
+// CHECK-LABEL: func.func @overwrite
+// CHECK:         mpk_event.tensor @e0 counters 1 arrivals [1]
+// CHECK-NEXT:    mpk_event.tensor @e1 counters 1 arrivals [1]
+// CHECK-NEXT:    mpk_event.tensor @end counters 1 arrivals [2]
+// CHECK:         mpk_task.grid @first [1]
+// CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0) -> (0)>>]
+// CHECK:         mpk_task.grid @reader [1]
+// CHECK-SAME:      waits [#mpk_event.edge<@e0, affine_map<(d0) -> (0)>>]
+// CHECK-SAME:      signals [#mpk_event.edge<@e1, affine_map<(d0) -> (0)>>]
+// CHECK:         mpk_task.grid @again [2]
+// CHECK-SAME:      waits [#mpk_event.edge<@e1, affine_map<(d0) -> (0)>>]
+// CHECK-SAME:      signals [#mpk_event.edge<@end, affine_map<(d0) -> (0)>>]
+func.func @overwrite() {
+  %x = mpk_task.buffer scratch "x" : memref<8xf32>
+  %y = mpk_task.buffer scratch "y" : memref<8xf32>
+  mpk_task.grid @first [1] writes(%x : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [8]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<8xf32>
+    mpk_task.yield %0 : tensor<8xf32>
+  }
+  mpk_task.grid @reader [1] reads(%x : memref<8xf32>) writes(%y : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [8]>, #mpk_task.region<affine_map<(d0) -> (0)>, [8]>] {
+  ^bb0(%0 : tensor<8xf32>):
+    mpk_task.yield %0 : tensor<8xf32>
+  }
+  mpk_task.grid @again [2] writes(%x : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] {
+    %0 = mpk_tensor.full 2.0 : f32 : tensor<4xf32>
+    mpk_task.yield %0 : tensor<4xf32>
+  }
+  func.return
+}
+
+// -----
+
+// Through a view: heads of 12 over tiles of 8, so two heads share a tile and three tiles make a group
+// of two heads; the last tile and head are ragged.
+
+// CHECK-LABEL: func.func @heads
+// CHECK:         mpk_event.tensor @e0 counters 2 arrivals [3, 2]
+// CHECK:         mpk_task.grid @tiles [5]
+// CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0) -> ((d0 floordiv 3))>>]
+// CHECK:         mpk_task.grid @heads [3]
+// CHECK-SAME:      waits [#mpk_event.edge<@e0, affine_map<(d0) -> ((d0 floordiv 2))>>]
+func.func @heads() {
+  %x = mpk_task.buffer scratch "x" : memref<1x36xf32>
+  %y = mpk_task.buffer scratch "y" : memref<3x12xf32>
+  %v = mpk_task.view %x : memref<1x36xf32> to memref<3x12xf32>
+  mpk_task.grid @tiles [5] writes(%x : memref<1x36xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [1, 8]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<1x8xf32>
+    mpk_task.yield %0 : tensor<1x8xf32>
+  }
+  mpk_task.grid @heads [3] reads(%v : memref<3x12xf32>) writes(%y : memref<3x12xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 12]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 12]>] {
+  ^bb0(%0 : tensor<1x12xf32>):
+    mpk_task.yield %0 : tensor<1x12xf32>
+  }
+  func.return
+}
+
+// -----
+
+// No map gives 0, 1, 1, 0 from the task's index: the whole family becomes one counter.
+
+// CHECK-LABEL: func.func @coarse
+// CHECK:         mpk_event.tensor @e0 counters 1 arrivals [4]
+func.func @coarse() {
+  %x = mpk_task.buffer scratch "x" : memref<4xf32>
+  %y = mpk_task.buffer scratch "y" : memref<2x2xf32>
+  mpk_task.grid @a [4] writes(%x : memref<4xf32>) boxes [#mpk_task.region<affine_map<(d0) -> ((d0 * 3) mod 4)>, [1]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<1xf32>
+    mpk_task.yield %0 : tensor<1xf32>
+  }
+  mpk_task.grid @b [2] reads(%x : memref<4xf32>) writes(%y : memref<2x2xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 2)>, [2]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 2]>] {
+  ^bb0(%0 : tensor<2xf32>):
+    %1 = mpk_tensor.reshape %0 : tensor<2xf32> to tensor<1x2xf32>
+    mpk_task.yield %1 : tensor<1x2xf32>
+  }
+  func.return
+}
