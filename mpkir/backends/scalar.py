@@ -201,16 +201,13 @@ _CMPF = (
 
 
 def _float_literal(value: float, is_double: bool, spelling: Spelling) -> str:
+    if not is_double:
+        (value,) = struct.unpack("f", struct.pack("f", value))
     if isnan(value):
         return spelling.nan
     if isinf(value):
         return spelling.infinity if value > 0 else f"(-{spelling.infinity})"
-    if is_double:
-        return value.hex()
-    try:
-        return f"{struct.unpack('f', struct.pack('f', value))[0].hex()}f"
-    except OverflowError:
-        return _float_literal(float("inf") if value > 0 else float("-inf"), False, spelling)
+    return value.hex() if is_double else f"{value.hex()}f"
 
 
 @dataclass

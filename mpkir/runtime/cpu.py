@@ -7,6 +7,7 @@ import hashlib
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -219,6 +220,7 @@ class CpuProgram:
 
 def _load(path: Path) -> ctypes.CDLL:
     try:
+        _check_whole(path)
         library = ctypes.CDLL(str(path))
         library.mpk_run.argtypes = [ctypes.POINTER(LaunchArgs)]
         library.mpk_run.restype = ctypes.c_int
@@ -228,6 +230,17 @@ def _load(path: Path) -> ctypes.CDLL:
             f"the binary cannot be loaded ({error})", where=str(path), hint="compile it again"
         ) from error
     return library
+
+
+def _check_whole(path: Path) -> None:
+    """Raise OSError for a truncated file, which the loader of the system would map and crash on."""
+    header = path.read_bytes()[:64]
+    if len(header) < 64 or not header.startswith(b"\x7fELF\x02"):
+        raise OSError("it is no 64-bit ELF file")
+    (sections,) = struct.unpack_from("=Q", header, 0x28)
+    size, count = struct.unpack_from("=HH", header, 0x3A)
+    if path.stat().st_size < sections + size * count:
+        raise OSError("it is cut short")
 
 
 def _address(name: str, buffer: torch.Tensor | npt.NDArray[Any]) -> int:

@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Operation, Region, SSAValue
 
 from mpkir.backends.cpu.body_printer import BodyPrinter
-from mpkir.backends.cpu.text import dims, function
+from mpkir.backends.cpu.text import SPELLING, dims, function
 from mpkir.backends.scalar import carried_type, literal
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
@@ -299,7 +299,7 @@ def _full(printer: BodyPrinter, op: tensor.FullOp) -> None:
         case _:
             raise printer.refuse(op, "holds no single number")
     element = element_type_of(op.result)
-    text = f"{carried_type(element)}({literal(value, element)})"
+    text = f"({carried_type(element)}){literal(value, element, SPELLING)}"
     printer.call("pointwise", f"mpk::full({printer.result(op.result)}, {text});")
 
 

@@ -1,0 +1,88 @@
+"""The token sequence: embedding, argmax, appending, stopping, over several steps of one launch."""
+
+from __future__ import annotations
+
+import torch
+
+
+def test_embedding_and_argmax(start):
+    step = start("""
+      %t = mpk_tensor.weight "t" : tensor<20x8xbf16>
+      %ids = mpk_tensor.input "ids" : tensor<2x3xi64>
+      %e = mpk_tensor.embedding %t, %ids : (tensor<20x8xbf16>, tensor<2x3xi64>) -> tensor<2x3x8xbf16>
+      %x = mpk_tensor.input "x" : tensor<2x3x700xf32>
+      %a = mpk_tensor.argmax %x : tensor<2x3x700xf32> to tensor<2x3xi64>
+      %v, %i = mpk_tensor.argmax_partial chunk 128 %x : (tensor<2x3x700xf32>) -> (tensor<2x3x6xf32>, tensor<2x3x6xi64>)
+      %m = mpk_tensor.argmax_merge %v, %i : tensor<2x3x6xf32>, tensor<2x3x6xi64> to tensor<2x3xi64>
+      mpk_tensor.output "e", %e : tensor<2x3x8xbf16>
+      mpk_tensor.output "a", %a : tensor<2x3xi64>
+      mpk_tensor.output "m", %m : tensor<2x3xi64>""")
+    table, ids = torch.randn(20, 8).bfloat16(), torch.tensor([[0, 19, 3], [7, 7, 1]])
+    x = torch.randn(2, 3, 700)
+    x[0, 1, [5, 600]] = 9.0  # the lowest of equals
+    x[0, 2, [300, 650]] = float("nan")  # counts as the largest
+    x[1, 0] = float("-inf")
+    x[1, 1, 699] = float("inf")
+    got = step(t=table, ids=ids, x=x)
+    assert torch.equal(got["e"], table[ids])
+    expected = x.argmax(-1)
+    assert expected[0, 1] == 5
+    assert torch.equal(got["a"], expected)
+    assert torch.equal(got["m"], expected)
+    got = step(ids=torch.tensor([[-5, 20, 3], [99, 0, 1]]))
+    assert torch.equal(got["e"][0, 0], table[0])
+    assert torch.equal(got["e"][0, 1], table[19])
+
+
+COUNTING = """
+  %s = mpk_tensor.state "tokens" initial -1 : tensor<33xi64>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %t = mpk_tensor.weight "t" : tensor<40x40xf32>
+  %x = mpk_tensor.embedding %t, %s at %p : (tensor<40x40xf32>, tensor<33xi64>, tensor<1xi64>) -> tensor<1x1x40xf32>
+  %v, %i = mpk_tensor.argmax_partial chunk 8 %x : (tensor<1x1x40xf32>) -> (tensor<1x1x5xf32>, tensor<1x1x5xi64>)
+  %m, %n = mpk_tensor.argmax_merge %v, %i : tensor<1x1x5xf32>, tensor<1x1x5xi64> to tensor<1x1xi64> append %s at %p : tensor<33xi64>, tensor<1xi64> to tensor<33xi64> stop [12, 30]
+  mpk_tensor.store_state "tokens", %n : tensor<33xi64>"""
+"""The token after k is k + 1, by a table that has its largest element there; 12 and 30 end the loop."""
+
+
+def test_generation_in_one_launch(start):
+    step = start(COUNTING)
+    step.buffers["t"].copy_(torch.eye(40).roll(1, 1))
+    tokens = step.buffers["tokens"]
+    prompt = torch.tensor([4, 12, 8])  # a stop token in the prompt does not stop
+    tokens[:3] = prompt
+    assert step.program.run(0, 30) == 6
+    assert tokens[:8].tolist() == [4, 12, 8, 9, 10, 11, 12, -1]
+    assert step.program.run(6, 4) == 4
+    assert tokens[6:12].tolist() == [12, 13, 14, 15, 16, -1]
+    tokens[10] = 28
+    assert step.program.run(10, 22) == 2
+    assert tokens[10:14].tolist() == [28, 29, 30, -1]
+
+
+def test_last_place_of_the_sequence(start):
+    step = start(COUNTING, workers=1)
+    step.buffers["t"].copy_(torch.eye(40).roll(1, 1))
+    tokens = step.buffers["tokens"]
+    tokens[31] = 3
+    assert step.program.run(31, 1) == 1
+    assert tokens[32] == 4
+    assert step.program.run(32, 1) == 1  # nowhere to write, nothing written
+
+
+def test_read_and_append_as_operators(start):
+    step = start(
+        """
+      %s = mpk_tensor.state "tokens" initial -1 : tensor<9xi64>
+      %p = mpk_tensor.position : tensor<2xi64>
+      %r = mpk_tensor.sequence_read %s at %p : (tensor<9xi64>, tensor<2xi64>) -> tensor<1x2xi64>
+      %k = mpk_tensor.input "k" : tensor<1x2xi64>
+      %n = mpk_tensor.sequence_append %s, %k at %p stop [7] : (tensor<9xi64>, tensor<1x2xi64>, tensor<2xi64>) -> tensor<9xi64>
+      mpk_tensor.output "r", %r : tensor<1x2xi64>
+      mpk_tensor.store_state "tokens", %n : tensor<9xi64>""",
+        tokens=2,
+    )
+    step.buffers["tokens"][:5] = torch.tensor([1, 2, 3, 4, -1])
+    got = step(2, k=torch.tensor([[5, 6]]))
+    assert got["r"].tolist() == [[3, 4]]
+    assert got["tokens"].tolist() == [1, 2, 3, 4, 6, -1, -1, -1, -1]
