@@ -1,0 +1,25 @@
+// RUN: not mpk-opt %s -p mpk-verify-schedule 2>&1 | filecheck %s
+
+// @sum waits for no event: nothing makes it come after both halves are written.
+
+// CHECK:      mpk-opt: error: schedule: race within a step:
+// CHECK-SAME: half[1] (mpk_tensor.full at model.scale, model.py:7:9) writes 'x'
+// CHECK-SAME: and sum[0] (mpk_tensor.reduce at model.total, model.py:8:9) reads the same elements,
+// CHECK-SAME: but nothing orders them; an edge from half[1] to sum[0] is missing
+module attributes {mpk.workers = 2} {
+  func.func @step() {
+    %x = mpk_task.buffer scratch "x" : memref<8xf32>
+    %y = mpk_task.buffer output "y" : memref<1xf32>
+    mpk_event.tensor @end counters 1 arrivals [3]
+    mpk_task.grid @half [2] writes(%x : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] waits [#mpk_event.edge<@end, affine_map<(d0) -> (0)>, lag 1>] signals [#mpk_event.edge<@end, affine_map<(d0) -> (0)>>] workers [0, 1] slots [0, 0] {
+      %0 = mpk_tensor.full 1.0 : f32 : tensor<4xf32>
+      mpk_task.yield %0 : tensor<4xf32>
+    } loc("model.scale"("model.py":7:9))
+    mpk_task.grid @sum [1] reads(%x : memref<8xf32>) writes(%y : memref<1xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [8]>, #mpk_task.region<affine_map<(d0) -> (0)>, [1]>] signals [#mpk_event.edge<@end, affine_map<(d0) -> (0)>>] workers [0] slots [1] {
+    ^bb0(%0 : tensor<8xf32>):
+      %1 = mpk_tensor.reduce sum %0 dims [0] : tensor<8xf32> to tensor<1xf32>
+      mpk_task.yield %1 : tensor<1xf32>
+    } loc("model.total"("model.py":8:9))
+    func.return
+  }
+}

@@ -1,0 +1,108 @@
+"""What verify-schedule says about each kind of mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from xdsl.dialects.builtin import ModuleOp
+
+from mpkir.errors import MpkirError
+
+Run = Callable[[str, str], ModuleOp]
+
+ZERO = "affine_map<(d0) -> (0)>"
+END = f"#mpk_event.edge<@end, {ZERO}>"
+LAST_END = f"#mpk_event.edge<@end, {ZERO}, lag 1>"
+FIRST_WAITS = f"waits [{LAST_END}]"
+SECOND_WAITS = f"waits [#mpk_event.edge<@e, {ZERO}>]"
+
+GOOD = f"""
+module attributes {{mpk.workers = 2}} {{
+  func.func @step() {{
+    %x = mpk_task.buffer scratch "x" : memref<8xf32>
+    %w = mpk_task.buffer weight "w" : memref<16x8xf32>
+    %y = mpk_task.buffer output "y" : memref<16xf32>
+    mpk_task.ring slots 4 bytes 64 in_flight 2
+    mpk_event.tensor @e counters 1 arrivals [2]
+    mpk_event.tensor @end counters 1 arrivals [2]
+    mpk_task.grid @first [2] writes(%x : memref<8xf32>)
+        boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>]
+        {FIRST_WAITS} signals [#mpk_event.edge<@e, {ZERO}>]
+        workers [0, 1] slots [0, 0] {{
+      %0 = mpk_tensor.full 1.0 : f32 : tensor<4xf32>
+      mpk_task.yield %0 : tensor<4xf32>
+    }}
+    mpk_task.grid @second [2] reads(%x, %w : memref<8xf32>, memref<16x8xf32>)
+        writes(%y : memref<16xf32>)
+        boxes [#mpk_task.region<{ZERO}, [8]>,
+               #mpk_task.region<affine_map<(d0) -> (d0 * 8, 0)>, [8, 8]>,
+               #mpk_task.region<affine_map<(d0) -> (d0 * 8)>, [8]>]
+        {SECOND_WAITS} signals [{END}]
+        workers [0, 1] slots [1, 1] stream <[1], rows 2, parts 1> {{
+    ^bb0(%0 : tensor<8xf32>, %1 : tensor<8x8xf32>):
+      %2 = mpk_tensor.linear %0, [%1] : tensor<8xf32>, [tensor<8x8xf32>] to tensor<8xf32>
+      mpk_task.yield %2 : tensor<8xf32>
+    }}
+    func.return
+  }}
+}}
+"""
+
+
+def test_a_good_schedule(run: Run):
+    run(GOOD, "mpk-verify-schedule")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "parts"),
+    [
+        (
+            SECOND_WAITS,
+            "",
+            ["race within a step: first[1] (mpk_tensor.full) writes 'x' and second[0]"],
+        ),
+        (
+            FIRST_WAITS,
+            "",
+            [
+                "race from step to step: second[1]",
+                "reads 'x' and first[0]",
+                "to first[0] is missing",
+            ],
+        ),
+        (
+            "(d0 * 8)>, [8]",
+            "(d0 * 7)>, [8]",
+            ["race within a family: second[1]", "writes 'y' and second[0]"],
+        ),
+        (
+            "arrivals [2]\n    mpk_event.tensor @end",
+            "arrivals [1]\n    mpk_event.tensor @end",
+            ["e[0] expects 1 arrivals a step, but 2 tasks signal it"],
+        ),
+        (", lag 1", "", ["deadlock: first[0] waits for ever for end[0]"]),
+        (SECOND_WAITS, SECOND_WAITS.replace("@e", "@f"), ["@second names the event @f"]),
+        (
+            SECOND_WAITS,
+            SECOND_WAITS.replace("(0)", "(d0)"),
+            ["second[1] uses counter 1 of @e, which has 1"],
+        ),
+        ("(d0 * 4)>, [4]", "(d0 * 3)>, [4]", ["@second reads elements of 'x' that nobody"]),
+        ("slots [0, 0]", "slots [1, 0]", ["in place 1 of worker 0"]),
+        ("[0, 1] slots [0, 0]", "[0, 2] slots [0, 0]", ["first[1] is placed on worker 2 of 2"]),
+        ("workers [0, 1] slots [0, 0]", "", ["the tasks of @first have no workers"]),
+        ("attributes {mpk.workers = 2}", "", ["does not say how many workers"]),
+        ("rows 2", "rows 3", ["a stage of @second has 96 bytes, a slot of the ring 64"]),
+        ("rows 2, parts 1", "rows 1, parts 3", ["no multiples of 16 bytes"]),
+        ("stream <[1]", "stream <[0]", ["@second streams 'x'", "it is no weight"]),
+        ("stream <[1]", "stream <[2]", ["@second streams its read 2; it has 2 reads"]),
+        ("mpk_task.ring slots 4 bytes 64 in_flight 2", "", ["the module has no ring"]),
+    ],
+)
+def test_a_mistake(run: Run, old: str, new: str, parts: list[str]):
+    assert old in GOOD
+    with pytest.raises(MpkirError) as error:
+        run(GOOD.replace(old, new), "mpk-verify-schedule")
+    for part in parts:
+        assert part in str(error.value)
