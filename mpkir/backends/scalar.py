@@ -1,8 +1,9 @@
-"""Regions of arith and math ops on scalars, printed as C++ statements for any backend of the C family.
+"""Regions of arith and math ops on scalars, printed as C++ for any backend of the C family.
 
-Floats narrower than 32 bits are carried as `float`: an argument is handed over widened, arithmetic on them keeps fp32, an explicit
-`arith.truncf` rounds, and the result is narrowed where it is stored (so a truncf that is only yielded costs nothing).
-i1 is `bool`, the other signless integers are signed two's complement and wrap around.
+Floats narrower than 32 bits are carried as `float`: an argument is handed over widened, arithmetic
+on them keeps fp32, an explicit `arith.truncf` rounds, and the result is narrowed where it is stored
+(so a truncf that is only yielded costs nothing). i1 is `bool`, the other signless integers are
+signed two's complement and wrap around.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from mpkir.errors import MpkirError
 class Spelling:
     """What a backend calls the things that C++ compilers name differently.
 
-    `round_bf16`, `round_f16`: functions float -> float that round to a narrower type and back (to nearest even).
-    `functions`: math function of a `float` -> its name, where it is not C's (`exp` is `expf`); a double's is always C's.
+    `round_bf16`, `round_f16`: functions float -> float that round to a narrower type and back (to
+    nearest even).
+    `functions`: math function of a `float` -> its name, where it is not C's (`exp` is `expf`); a
+    double's is always C's.
     """
 
     round_bf16: str = "round_bf16"
@@ -45,7 +48,7 @@ class Spelling:
     functions: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def function(self, name: str, type: Attribute) -> str:
-        """The function that computes `name` (C's name for a double) of values carried for `type`."""
+        """The function that computes `name` (C's name for a double) for scalars of a type."""
         if isinstance(type, Float64Type):
             return name
         return self.functions.get(name, f"{name}f")
@@ -53,14 +56,14 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Scalars:
-    """A printed region: statements in order, and for each yielded value an expression of its carried type."""
+    """A printed region: statements in order, and the name of each yielded value."""
 
     statements: tuple[str, ...]
     results: tuple[str, ...]
 
 
 def carried_type(type: Attribute) -> str:
-    """The C++ type in which a scalar of this type is computed; MpkirError for a type without one."""
+    """The C++ type in which a scalar is computed; MpkirError for a type without one."""
     match type:
         case BFloat16Type() | Float16Type() | Float32Type():
             return "float"
@@ -123,7 +126,8 @@ _INFIX = {
 }
 _UNSIGNED_INFIX = {arith.DivUIOp: "/", arith.RemUIOp: "%", arith.ShRUIOp: ">>"}
 
-# The conditions are written so that a NaN is chosen (minimumf, maximumf) or passed over (minnumf, maxnumf).
+# The conditions are written so that a NaN is chosen (minimumf, maximumf) or passed over (minnumf,
+# maxnumf).
 _CHOICES: dict[type[Operation], str] = {
     arith.MinimumfOp: "({0} < {1} || {0} != {0}) ? {0} : {1}",
     arith.MaximumfOp: "({0} > {1} || {0} != {0}) ? {0} : {1}",
@@ -179,7 +183,8 @@ _FUNCTIONS: dict[type[Operation], str] = {
 
 _CMPI = ("==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">=")
 _FIRST_UNSIGNED_CMPI = 6
-# Ordered: false where an operand is NaN. Unordered: the negation of the opposite ordered comparison.
+# Ordered: false where an operand is NaN. Unordered: the negation of the opposite ordered
+# comparison.
 _CMPF = (
     "false",
     "{0} == {1}",

@@ -66,7 +66,7 @@ def build(source: str) -> Path:
     """Compile a source text that `mpkir.backends.cpu.emit` printed; the path of the shared object.
 
     What was built before, with the same skeletons, compiler and CPU, is taken from the cache
-    ($MPKIR_CACHE or ~/.cache/mpkir). Raises MpkirError without a compiler or if it refuses the text.
+    ($MPKIR_CACHE or ~/.cache/mpkir). Raises MpkirError without a compiler or if it refuses it.
     """
     compiler = find_compiler()
     key = _key(source, compiler)
@@ -143,12 +143,12 @@ class CpuProgram:
     """A shared object with its table, bound to buffers.
 
     binary_path  what `build` gave, or a copy of it
-    buffers      one array for each buffer id, in order: contiguous, in this machine's memory; used in
-                 place
+    buffers      one array for each buffer id, in order: contiguous, in this machine's memory; used
+                 in place
     watchdog_s   seconds that a task may wait for an event before the launch ends; 0 = for ever
 
-    Raises MpkirError if the binary cannot be loaded or was built for another number of workers, or if a
-    buffer is missing or not contiguous.
+    Raises MpkirError if the binary cannot be loaded or was built for another number of workers, or
+    if a buffer is missing or not contiguous.
     """
 
     def __init__(
@@ -179,8 +179,8 @@ class CpuProgram:
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps from token `position` on; the number of steps done.
 
-        Raises MpkirError if a task waits longer than the watchdog allows; the program can be run again
-        then.
+        Raises MpkirError if a task waits longer than the watchdog allows; the program can be run
+        again then.
         """
         control = Control(stop_at=steps)
         args = LaunchArgs(

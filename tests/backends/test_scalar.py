@@ -1,4 +1,4 @@
-"""Scalar regions as C++: exact constants, comparisons with NaN, conversions, and what has no form."""
+"""Scalar regions as C++: exact constants, rounding, names of functions, what has no form."""
 
 from __future__ import annotations
 

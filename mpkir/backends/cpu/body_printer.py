@@ -1,7 +1,8 @@
 """One body as a C++ function: tiles of its operands, then a call of a skeleton for each operator.
 
-A value that is yielded is computed where it belongs, in the tile of the written operand; any other value
-gets an array in the worker's scratch, floats in fp32, so what is fused in one body is rounded once.
+A value that is yielded is computed where it belongs, in the tile of the written operand; any other
+value gets an array in the worker's scratch, floats in fp32, so what is fused in one body is rounded
+once.
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ class BodyPrinter:
                 return False
         name = self.fresh_name()
         shape = dims(shape_of(op.results[0]))
-        self.declarations.append(f"const {storage_type(i64)} {name}_values[] = {{{', '.join(values)}}};")
+        self.declarations.append(
+            f"const {storage_type(i64)} {name}_values[] = {{{', '.join(values)}}};"
+        )
         self.declarations.append(
             f"const auto {name} = mpk::local<const {storage_type(i64)}, {shape}>({name}_values);"
         )

@@ -1,4 +1,4 @@
-"""Bodies -> one C++17 source: a function for each body, one switch, the entry points of the launch ABI."""
+"""Bodies -> one C++17 source: a function for each body, one switch, the launch's entry points."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
         "  static constexpr long scratch_bytes = "
         f"{max((printer.scratch_bytes for printer in printed), default=0)};",
         "",
-        "  static void run(mpk::Context& context, int body, const mpk::Operands& operands, int index) {",
+        "  static void run(mpk::Context& context, int body, const mpk::Operands& operands,",
+        "                  int index) {",
         *_switch(printed, "body_{0}(context, operands, index)"),
         "  }",
         "",
@@ -46,7 +47,9 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
         "",
         "}  // namespace",
         "",
-        'extern "C" int mpk_run(const mpk::LaunchArgs* args) { return mpk::launch<Program>(*args); }',
+        'extern "C" int mpk_run(const mpk::LaunchArgs* args) {',
+        "  return mpk::launch<Program>(*args);",
+        "}",
         'extern "C" int mpk_workers(void) { return Program::workers; }',
     ]
     return "\n".join(lines) + "\n"
@@ -62,9 +65,7 @@ def _print_body(body: Body) -> BodyPrinter:
 
 
 def _switch(printers: Sequence[BodyPrinter], call: str) -> list[str]:
-    cases = [
-        f"      case {p.body.index}: return {call.format(p.body.index)};" for p in printers
-    ]
+    cases = [f"      case {p.body.index}: return {call.format(p.body.index)};" for p in printers]
     return ["    switch (body) {", *cases, "    }"] if cases else []
 
 
@@ -87,7 +88,8 @@ def _function(printer: BodyPrinter) -> list[str]:
     calls = [f"mpk::prefetch(r{number});" for number in printer.prefetched]
     return [
         *lines,
-        f"void prefetch_{body.index}(const mpk::Operands& operands, [[maybe_unused]] long index) {{",
+        f"void prefetch_{body.index}(const mpk::Operands& operands, "
+        "[[maybe_unused]] long index) {",
         *(f"  {line}" for line in (*_coordinates(body), *binds, *calls)),
         "}",
         "",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from xdsl.dialects.builtin import (
-    DenseIntOrFPElementsAttr,
     Float64Type,
     FloatAttr,
     IntegerAttr,
@@ -72,7 +71,9 @@ def _linear(printer: BodyPrinter, op: tensor.LinearOp) -> None:
     if len({str(w.type) for w in op.weights}) > 1:
         raise printer.refuse(op, "has weights of several types")
     array = printer.fresh_name()
-    printer.declarations.append(f"const decltype({weights[0]}) {array}[] = {{{', '.join(weights)}}};")
+    printer.declarations.append(
+        f"const decltype({weights[0]}) {array}[] = {{{', '.join(weights)}}};"
+    )
     rows, depth = printer.tiles[x].size // shape_of(op.x)[-1], shape_of(op.x)[-1]
     prepared = printer.array("float", rows * (-(-depth // 32) * 32))
     epilogue = (
@@ -137,9 +138,7 @@ def _sdpa(printer: BodyPrinter, op: tensor.SdpaOp) -> None:
 
 def _cache_append(printer: BodyPrinter, op: tensor.CacheAppendOp) -> None:
     inputs = ", ".join(printer.tiles[v].name for v in (op.cache, op.new, op.position))
-    printer.call(
-        "attention", f"mpk::append_rows<true>({printer.result(op.result)}, {inputs}, 0);"
-    )
+    printer.call("attention", f"mpk::append_rows<true>({printer.result(op.result)}, {inputs}, 0);")
 
 
 def _rotary(printer: BodyPrinter, op: tensor.RotaryOp) -> None:
@@ -180,9 +179,7 @@ def _reduce(printer: BodyPrinter, op: tensor.ReduceOp) -> None:
     joined, size = _accumulated(element_type_of(op.x))
     x, result = printer.tiles[op.x].name, printer.result(op.result)
     work = printer.array(joined, printer.tiles[op.result].size, size)
-    printer.call(
-        "reduce", f"mpk::reduce<mpk::{join}, {mean}, {joined}>({work}, {result}, {x});"
-    )
+    printer.call("reduce", f"mpk::reduce<mpk::{join}, {mean}, {joined}>({work}, {result}, {x});")
 
 
 def _elementwise(printer: BodyPrinter, op: tensor.ElementwiseOp) -> None:
@@ -294,8 +291,6 @@ def _full(printer: BodyPrinter, op: tensor.FullOp) -> None:
     match op.value:
         case FloatAttr() | IntegerAttr():
             value = op.value.value.data
-        case DenseIntOrFPElementsAttr() if op.value.is_splat():
-            value = op.value.get_values()[0]
         case _:
             raise printer.refuse(op, "holds no single number")
     element = element_type_of(op.result)

@@ -87,9 +87,7 @@ def clipped(operand: Operand, grid: Sequence[int]) -> tuple[bool, ...]:
     """For each dimension, whether the box of some task may reach over the buffer's end."""
     corners = tuple(product(*({0, size - 1} for size in grid)))
     result: list[bool] = []
-    for expr, size, box in zip(
-        operand.offsets.results, operand.shape, operand.sizes, strict=True
-    ):
+    for expr, size, box in zip(operand.offsets.results, operand.shape, operand.sizes, strict=True):
         monotone = all(
             not isinstance(part, AffineBinaryOpExpr)
             or part.kind in (AffineBinaryOpKind.Add, AffineBinaryOpKind.Mul)

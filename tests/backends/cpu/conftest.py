@@ -1,5 +1,5 @@
-"""Runs a step on the CPU backend alone: partitioned, but with a plain table made by hand, so that only
-the printed code and its runtime are under test."""
+"""Runs a step on the CPU backend alone: partitioned, but with a plain table made by hand, so that
+only the printed code and its runtime are under test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def barrier_table(module: ModuleOp, workers: int) -> Table:
-    """Families one after another, tasks dealt round-robin; a barrier of all tasks after each family."""
+    """Families one after another, tasks dealt round-robin; a barrier after each family."""
     bodies = bodies_of(module)
     body_of = {name: body.index for body in bodies for name in body.families}
     ids = {op: k for k, op in enumerate(buffer_ops_of(module))}
@@ -85,7 +85,11 @@ def start() -> Callable[..., Running]:
     """start(ops): the ops of a step, tensor level -> the running step."""
 
     def run(
-        ops: str, workers: int = 2, tokens: int = 1, values: Mapping[str, Any] | None = None, **options: int
+        ops: str,
+        workers: int = 2,
+        tokens: int = 1,
+        values: Mapping[str, Any] | None = None,
+        **options: int,
     ) -> Running:
         module = partitioned(f"func.func @step() {{ {ops}\nfunc.return }}", workers, **options)
         source = emit(bodies_of(module), workers, tokens)

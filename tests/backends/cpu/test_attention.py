@@ -46,7 +46,8 @@ def program(s: Shape, split: int | None, prologue: bool) -> str:
     cache = f"tensor<1x{s.kv}x{s.capacity}x{d}x{e}>"
     extra = f"tensor<{d}x{e}>, tensor<{n}xi64>, tensor<{r}xf32>"
     regions = "".join(
-        f"{which}_prologue {{{NORM_AND_TURN.format(t=t, d=d, e=e, n=n, r=r)} }} with %norm, %p, %f : {extra} "
+        f"{which}_prologue {{{NORM_AND_TURN.format(t=t, d=d, e=e, n=n, r=r)} }} "
+        f"with %norm, %p, %f : {extra} "
         for which, t in (("q", q), ("k", k))
     )
     options = (regions if prologue else "") + "scale 0.2"
@@ -61,7 +62,8 @@ def program(s: Shape, split: int | None, prologue: bool) -> str:
         acc = f"tensor<1x{n}x{s.heads}x{chunks}x{d}xf32>"
         stats = f"tensor<1x{n}x{s.heads}x{chunks}x2xf32>"
         call = f"""
-        %acc, %stats, %kr, %vr = mpk_tensor.attention_split chunk {split} {operands} -> ({acc}, {stats}, {cache}, {cache})
+        %acc, %stats, %kr, %vr = mpk_tensor.attention_split chunk {split} {operands} -> ({acc},
+          {stats}, {cache}, {cache})
         %y = mpk_tensor.attention_merge %acc, %stats : ({acc}, {stats}) -> {q}"""
     return f"""
       %q = mpk_tensor.input "q" : {q}
@@ -137,16 +139,19 @@ def test_attention(start, name: str, split: int | None):
 @pytest.mark.parametrize("mask", [None, "i1", "f32"])
 def test_sdpa(start, causal: bool, mask: str | None):
     q, k = "tensor<2x6x5x24xbf16>", "tensor<2x3x9x24xbf16>"
-    masks = f"mask %m " if mask else ""
+    masks = "mask %m " if mask else ""
     m_type = f", tensor<5x9x{mask}>" if mask else ""
     step = start(f"""
       %q = mpk_tensor.input "q" : {q}
       %k = mpk_tensor.input "k" : {k}
       %v = mpk_tensor.input "v" : {k}
       {f'%m = mpk_tensor.input "m" : tensor<5x9x{mask}>' if mask else ""}
-      %y = mpk_tensor.sdpa {"causal" if causal else ""} %q, %k, %v {masks}scale 0.3 : ({q}, {k}, {k}{m_type}) -> {q}
+      %y = mpk_tensor.sdpa {"causal" if causal else ""} %q, %k, %v {masks}scale 0.3 : ({q}, {k},
+        {k}{m_type}) -> {q}
       mpk_tensor.output "y", %y : {q}""")
-    a, b, c = (torch.randn(shape).bfloat16() for shape in ((2, 6, 5, 24), (2, 3, 9, 24), (2, 3, 9, 24)))
+    a, b, c = (
+        torch.randn(shape).bfloat16() for shape in ((2, 6, 5, 24), (2, 3, 9, 24), (2, 3, 9, 24))
+    )
     inputs = {"q": a, "k": b, "v": c}
     scores = 0.3 * a.float() @ b.float().repeat_interleave(2, 1).mT
     if causal:
@@ -168,7 +173,8 @@ def test_cache_append_touches_its_rows_only(start):
       %c = mpk_tensor.state "c" initial 3 : tensor<1x2x10x4xf32>
       %n = mpk_tensor.input "n" : tensor<1x2x3x4xf32>
       %p = mpk_tensor.position : tensor<3xi64>
-      %r = mpk_tensor.cache_append %c, %n at %p : (tensor<1x2x10x4xf32>, tensor<1x2x3x4xf32>, tensor<3xi64>) -> tensor<1x2x10x4xf32>
+      %r = mpk_tensor.cache_append %c, %n at %p : (tensor<1x2x10x4xf32>, tensor<1x2x3x4xf32>,
+        tensor<3xi64>) -> tensor<1x2x10x4xf32>
       mpk_tensor.store_state "c", %r : tensor<1x2x10x4xf32>""",
         tokens=3,
     )

@@ -62,7 +62,8 @@ def test_gated_mlp(start, rows: int):
           %t = arith.addf %s, %c1 : f32
           %u = arith.truncf %t : f32 to bf16
           mpk_tensor.yield %u : bf16
-        }} with %bias, %x : tensor<96xbf16>, {x_type} : tensor<1x{rows}x130xbf16>, [tensor<96x130xbf16>] to {x_type}
+        }} with %bias, %x : tensor<96xbf16>, {x_type} : tensor<1x{rows}x130xbf16>,
+          [tensor<96x130xbf16>] to {x_type}
         mpk_tensor.output "h", %h : tensor<1x{rows}x130xbf16>
         mpk_tensor.output "y", %y : {x_type}""",
         max_rows=16,
@@ -79,7 +80,7 @@ def test_gated_mlp(start, rows: int):
 
 
 def test_prologue_of_several_operators(start):
-    """layer norm, then an elementwise op with an operand of its own; grids over batch rows stay right."""
+    """A layer norm, then an elementwise op with an operand of its own, on several rows."""
     x_type = "tensor<2x3x40xf32>"
     step = start(
         f"""
@@ -90,14 +91,16 @@ def test_prologue_of_several_operators(start):
         %w = mpk_tensor.weight "w" : tensor<21x40xbf16>
         %y = mpk_tensor.linear %x, [%w] prologue {{
         ^bb0(%0 : {x_type}, %1 : tensor<40xf32>, %2 : tensor<40xf32>, %3 : tensor<3x1xf32>):
-          %4 = mpk_tensor.layer_norm %0, %1, %2 eps 1.0e-6 : ({x_type}, tensor<40xf32>, tensor<40xf32>) -> {x_type}
+          %4 = mpk_tensor.layer_norm %0, %1, %2 eps 1.0e-6 : ({x_type}, tensor<40xf32>,
+            tensor<40xf32>) -> {x_type}
           %5 = mpk_tensor.elementwise %4, %3 {{
           ^bb0(%a : f32, %c : f32):
             %m = arith.mulf %a, %c : f32
             mpk_tensor.yield %m : f32
           }} : ({x_type}, tensor<3x1xf32>) -> {x_type}
           mpk_tensor.yield %5 : {x_type}
-        }} with %g, %b, %s : tensor<40xf32>, tensor<40xf32>, tensor<3x1xf32> : {x_type}, [tensor<21x40xbf16>] to tensor<2x3x21xf32>
+        }} with %g, %b, %s : tensor<40xf32>, tensor<40xf32>, tensor<3x1xf32> : {x_type},
+          [tensor<21x40xbf16>] to tensor<2x3x21xf32>
         mpk_tensor.output "y", %y : tensor<2x3x21xf32>"""
     )
     x, g, b, s = torch.randn(2, 3, 40), torch.randn(40), torch.randn(40), torch.randn(3, 1)

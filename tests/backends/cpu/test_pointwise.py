@@ -60,7 +60,8 @@ def test_copies(start):
       %s = mpk_tensor.slice %x dim 2 start 1 step 2 : tensor<3x4x6xf32> to tensor<3x4x3xf32>
       %s1 = mpk_tensor.slice %x dim 1 start 2 : tensor<3x4x6xf32> to tensor<3x2x6xf32>
       %b = mpk_tensor.broadcast %row : tensor<4x1xi64> to tensor<2x4x3xi64>
-      %c = mpk_tensor.concat %x, %z dim 1 : (tensor<3x4x6xf32>, tensor<3x2x6xf32>) -> tensor<3x6x6xf32>
+      %c = mpk_tensor.concat %x, %z dim 1 : (tensor<3x4x6xf32>, tensor<3x2x6xf32>) ->
+        tensor<3x6x6xf32>
       %r = mpk_tensor.reshape %x : tensor<3x4x6xf32> to tensor<2x36xf32>
       %f = mpk_tensor.full -2.5 : f32 : tensor<2x3xf32>
       %m = mpk_tensor.full -9223372036854775808 : i64 : tensor<2xi64>

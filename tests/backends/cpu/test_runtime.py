@@ -65,7 +65,7 @@ def test_watchdog_names_who_waits_for_what(start):
     program = step.program
     whole, program.table = program.table, broken(program.table)
     program.watchdog_s = 0.05
-    text = r"^task \S+\[\d+\]: worker \d waited more than 0.05 s for event done\.\S+, which stands at \d+"
+    text = r"^task \S+\[\d+\]: worker \d waited more than 0.05 s for event done\.\S+, which stands"
     with pytest.raises(MpkirError, match=text):
         program.run(0, 3)
     step.buffers["x"].fill_(0)
@@ -79,7 +79,8 @@ def test_runs_repeat_bit_for_bit(start):
         """
       %x = mpk_tensor.input "x" : tensor<1x3x200xbf16>
       %w = mpk_tensor.weight "w" : tensor<77x200xbf16>
-      %y = mpk_tensor.linear %x, [%w] : tensor<1x3x200xbf16>, [tensor<77x200xbf16>] to tensor<1x3x77xf32>
+      %y = mpk_tensor.linear %x, [%w] : tensor<1x3x200xbf16>, [tensor<77x200xbf16>] to
+        tensor<1x3x77xf32>
       mpk_tensor.output "y", %y : tensor<1x3x77xf32>""",
         workers=3,
     )
@@ -96,7 +97,9 @@ def test_no_compiler(no_compiler: None):
 
 def test_wrong_compiler(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler -m64")
-    with pytest.raises(MpkirError, match=r"\$CXX names 'no-such-compiler -m64', which is no program"):
+    with pytest.raises(
+        MpkirError, match=r"\$CXX names 'no-such-compiler -m64', which is no program"
+    ):
         build("int x;")
 
 
@@ -174,7 +177,10 @@ def test_attention_must_write_its_caches(partition):
           #mpk_task.region<affine_map<(d0) -> (0, 0, 0, 0)>, [1, 1, 1, 8]>] {
       ^bb0(%0 : tensor<1x1x1x8xbf16>, %1 : tensor<1x1x9x8xbf16>):
         %p = mpk_tensor.position : tensor<1xi64>
-        %2, %3, %4 = mpk_tensor.attention %0, %0, %0 cache %1, %1 at %p scale 1.0 : (tensor<1x1x1x8xbf16>, tensor<1x1x1x8xbf16>, tensor<1x1x1x8xbf16>, tensor<1x1x9x8xbf16>, tensor<1x1x9x8xbf16>, tensor<1xi64>) -> (tensor<1x1x1x8xbf16>, tensor<1x1x9x8xbf16>, tensor<1x1x9x8xbf16>)
+        %2, %3, %4 = mpk_tensor.attention %0, %0, %0 cache %1, %1 at %p scale 1.0 :
+          (tensor<1x1x1x8xbf16>, tensor<1x1x1x8xbf16>, tensor<1x1x1x8xbf16>, tensor<1x1x9x8xbf16>,
+            tensor<1x1x9x8xbf16>, tensor<1xi64>) -> (tensor<1x1x1x8xbf16>, tensor<1x1x9x8xbf16>,
+              tensor<1x1x9x8xbf16>)
         mpk_task.yield %2 : tensor<1x1x1x8xbf16>
       }
       func.return

@@ -41,14 +41,17 @@ def test_math_functions(start):
         "roundeven": torch.round, "log1p": torch.log1p, "expm1": torch.expm1, "atan": torch.atan,
     }  # fmt: skip
     x = torch.cat([SPECIAL, 4 * torch.randn(500), torch.linspace(-104, 89, 4000)])
-    step = start(
-        program({n: f"%r = math.{n} %0 : f32" for n in references}, "f32", "f32", len(x))
-    )
+    step = start(program({n: f"%r = math.{n} %0 : f32" for n in references}, "f32", "f32", len(x)))
     got = step(in0=x)
     for name, function in references.items():
         expected = function(x.double()).float()
         torch.testing.assert_close(
-            got[name], expected, rtol=3e-7, atol=1.5e-45, equal_nan=True, msg=lambda m: f"{name}: {m}"
+            got[name],
+            expected,
+            rtol=3e-7,
+            atol=1.5e-45,
+            equal_nan=True,
+            msg=lambda m: f"{name}: {m}",
         )
 
 
@@ -69,7 +72,12 @@ def test_comparisons_and_choices(start):
             expected = ordered[p[1:]] & ~unordered if p[0] == "o" else ordered[p[1:]] | unordered
         assert torch.equal(got[p], expected), p
     assert not step_bool["false"].any()
-    choices = {"minimumf": np.minimum, "maximumf": np.maximum, "minnumf": np.fmin, "maxnumf": np.fmax}
+    choices = {
+        "minimumf": np.minimum,
+        "maximumf": np.maximum,
+        "minnumf": np.fmin,
+        "maxnumf": np.fmax,
+    }
     got = start(
         program({n: f"%r = arith.{n} %0, %1 : f32" for n in choices}, "f32 f32", "f32", len(a))
     )(in0=a, in1=b)

@@ -9,10 +9,12 @@ def test_embedding_and_argmax(start):
     step = start("""
       %t = mpk_tensor.weight "t" : tensor<20x8xbf16>
       %ids = mpk_tensor.input "ids" : tensor<2x3xi64>
-      %e = mpk_tensor.embedding %t, %ids : (tensor<20x8xbf16>, tensor<2x3xi64>) -> tensor<2x3x8xbf16>
+      %e = mpk_tensor.embedding %t, %ids : (tensor<20x8xbf16>, tensor<2x3xi64>) ->
+        tensor<2x3x8xbf16>
       %x = mpk_tensor.input "x" : tensor<2x3x700xf32>
       %a = mpk_tensor.argmax %x : tensor<2x3x700xf32> to tensor<2x3xi64>
-      %v, %i = mpk_tensor.argmax_partial chunk 128 %x : (tensor<2x3x700xf32>) -> (tensor<2x3x6xf32>, tensor<2x3x6xi64>)
+      %v, %i = mpk_tensor.argmax_partial chunk 128 %x : (tensor<2x3x700xf32>) ->
+        (tensor<2x3x6xf32>, tensor<2x3x6xi64>)
       %m = mpk_tensor.argmax_merge %v, %i : tensor<2x3x6xf32>, tensor<2x3x6xi64> to tensor<2x3xi64>
       mpk_tensor.output "e", %e : tensor<2x3x8xbf16>
       mpk_tensor.output "a", %a : tensor<2x3xi64>
@@ -38,11 +40,15 @@ COUNTING = """
   %s = mpk_tensor.state "tokens" initial -1 : tensor<33xi64>
   %p = mpk_tensor.position : tensor<1xi64>
   %t = mpk_tensor.weight "t" : tensor<40x40xf32>
-  %x = mpk_tensor.embedding %t, %s at %p : (tensor<40x40xf32>, tensor<33xi64>, tensor<1xi64>) -> tensor<1x1x40xf32>
-  %v, %i = mpk_tensor.argmax_partial chunk 8 %x : (tensor<1x1x40xf32>) -> (tensor<1x1x5xf32>, tensor<1x1x5xi64>)
-  %m, %n = mpk_tensor.argmax_merge %v, %i : tensor<1x1x5xf32>, tensor<1x1x5xi64> to tensor<1x1xi64> append %s at %p : tensor<33xi64>, tensor<1xi64> to tensor<33xi64> stop [12, 30]
+  %x = mpk_tensor.embedding %t, %s at %p : (tensor<40x40xf32>, tensor<33xi64>, tensor<1xi64>) ->
+    tensor<1x1x40xf32>
+  %v, %i = mpk_tensor.argmax_partial chunk 8 %x : (tensor<1x1x40xf32>) -> (tensor<1x1x5xf32>,
+    tensor<1x1x5xi64>)
+  %m, %n = mpk_tensor.argmax_merge %v, %i : tensor<1x1x5xf32>, tensor<1x1x5xi64> to tensor<1x1xi64>
+    append %s at %p : tensor<33xi64>, tensor<1xi64> to tensor<33xi64> stop [12, 30]
   mpk_tensor.store_state "tokens", %n : tensor<33xi64>"""
-"""The token after k is k + 1, by a table that has its largest element there; 12 and 30 end the loop."""
+"""The token after k is k + 1, by a table that has its largest element there; 12 and 30 end the
+loop."""
 
 
 def test_generation_in_one_launch(start):
@@ -77,7 +83,8 @@ def test_read_and_append_as_operators(start):
       %p = mpk_tensor.position : tensor<2xi64>
       %r = mpk_tensor.sequence_read %s at %p : (tensor<9xi64>, tensor<2xi64>) -> tensor<1x2xi64>
       %k = mpk_tensor.input "k" : tensor<1x2xi64>
-      %n = mpk_tensor.sequence_append %s, %k at %p stop [7] : (tensor<9xi64>, tensor<1x2xi64>, tensor<2xi64>) -> tensor<9xi64>
+      %n = mpk_tensor.sequence_append %s, %k at %p stop [7] : (tensor<9xi64>, tensor<1x2xi64>,
+        tensor<2xi64>) -> tensor<9xi64>
       mpk_tensor.output "r", %r : tensor<1x2xi64>
       mpk_tensor.store_state "tokens", %n : tensor<9xi64>""",
         tokens=2,
