@@ -8,16 +8,15 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from mpkir.analysis.dependence import Touch, covered, touches_of
+from mpkir.analysis.dependence import Touch, Touches, covered
 from mpkir.analysis.families import Family
 from mpkir.dialects.task import BufferKind, BufferOp
 
 _WRITTEN_BY_HOST = frozenset({BufferKind.WEIGHT, BufferKind.STATE, BufferKind.INPUT})
 
 
-def unwritten_reads(families: Sequence[Family]) -> Iterator[str]:
+def unwritten_reads(families: Sequence[Family], touches: Touches) -> Iterator[str]:
     """What is wrong, one sentence for each family that reads an element before anyone wrote it."""
-    touches = touches_of(families)
     for family in families:
         for access in family.accesses:
             buffer = access.buffer
@@ -28,7 +27,7 @@ def unwritten_reads(families: Sequence[Family]) -> Iterator[str]:
             yield from _unwritten(buffer, each)
 
 
-def _unwritten(buffer: BufferOp, touches: list[Touch]) -> Iterator[str]:
+def _unwritten(buffer: BufferOp, touches: Sequence[Touch]) -> Iterator[str]:
     """Walk the accesses in order, noting what is written; all of a family's reads come first."""
     shape = touches[0].shape
     written: npt.NDArray[np.bool_] = np.zeros(shape, bool)

@@ -8,10 +8,11 @@ ordered before the task that writes this element, and so is whoever touches it a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 from xdsl.dialects.builtin import MemRefType
@@ -72,8 +73,12 @@ class Conflict:
         return result
 
 
-def touches_of(families: Sequence[Family]) -> dict[task.BufferOp, list[Touch]]:
-    """All accesses of every buffer that somebody writes, in family order."""
+Touches: TypeAlias = Mapping[task.BufferOp, Sequence["Touch"]]
+"""All accesses of every buffer that somebody writes, in family order."""
+
+
+def touches_of(families: Sequence[Family]) -> Touches:
+    """The accesses of families, those of one buffer in one shape."""
     grouped: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
     for family in families:
         for access in family.accesses:
@@ -117,14 +122,13 @@ def overlap_of(earlier: Touch, later: Touch) -> Overlap | None:
     return Overlap(earlier, later, hazard, a, b) if len(a) else None
 
 
-def conflicts_of(families: Sequence[Family]) -> list[Conflict]:
+def conflicts_of(touches: Touches) -> list[Conflict]:
     """Conflicting pairs of different families within a step, in order of the later one."""
     found: dict[tuple[int, int], Conflict] = {}
-    for buffer, touches in touches_of(families).items():
-        assert isinstance(buffer.result.type, MemRefType)
-        size = prod(buffer.result.type.get_shape())
+    for each in touches.values():
+        size = prod(each[0].shape)
         live: list[Touch] = []
-        for group in _by_family(touches):
+        for group in _by_family(each):
             for later in group:
                 for earlier in live:
                     if (overlap := overlap_of(earlier, later)) is not None:
@@ -137,7 +141,7 @@ def conflicts_of(families: Sequence[Family]) -> list[Conflict]:
     return [found[key] for key in sorted(found)]
 
 
-def _by_family(touches: list[Touch]) -> list[list[Touch]]:
+def _by_family(touches: Sequence[Touch]) -> list[list[Touch]]:
     groups: dict[int, list[Touch]] = {}
     for touch in touches:
         groups.setdefault(touch.family.number, []).append(touch)

@@ -298,7 +298,8 @@ def _per_task(schedule: Schedule, edges: list[list[Edge]]) -> list[list[tuple[in
     result: list[list[tuple[int, int]]] = []
     for family, each in zip(schedule.families, edges, strict=True):
         if len(each) == 1:
-            result += [[(counter, each[0].lag)] for counter in each[0].counter.tolist()]
+            shared = {c: [(c, each[0].lag)] for c in np.unique(each[0].counter).tolist()}
+            result += [shared[counter] for counter in each[0].counter.tolist()]
         else:
             columns = [[(c, edge.lag) for c in edge.counter.tolist()] for edge in each]
             result += [list(row) for row in zip(*columns, strict=True)] or [

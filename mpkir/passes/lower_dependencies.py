@@ -11,7 +11,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir.affine import AffineMap
 from xdsl.passes import ModulePass
 
-from mpkir.analysis.dependence import Conflict, components, conflicts_of
+from mpkir.analysis.dependence import Conflict, components, conflicts_of, touches_of
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
 from mpkir.analysis.labels import constant_map, fit
 from mpkir.analysis.order import FamilyEdge, redundant_edges
@@ -75,7 +75,7 @@ def _tensor(name: str, arrivals: Sequence[int]) -> event.TensorOp:
 
 def _needed(families: Sequence[Family]) -> list[_Dependence]:
     """The dependences of a step without those that others imply."""
-    dependences = [_dependence(conflict) for conflict in conflicts_of(families)]
+    dependences = [_dependence(conflict) for conflict in conflicts_of(touches_of(families))]
     implied = redundant_edges([f.size for f in families], [d.edge for d in dependences])
     return [d for d, is_implied in zip(dependences, implied, strict=True) if not is_implied]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,15 @@ from xdsl.ir import Attribute
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.coverage import unwritten_reads
-from mpkir.analysis.dependence import Hazard, Overlap, Touch, conflicts_of, overlap_of, touches_of
+from mpkir.analysis.dependence import (
+    Hazard,
+    Overlap,
+    Touch,
+    Touches,
+    conflicts_of,
+    overlap_of,
+    touches_of,
+)
 from mpkir.analysis.families import Family, Ints
 from mpkir.analysis.happens_before import (
     HappensBefore,
@@ -91,13 +99,13 @@ class _Proof:
                         hint="let it wait, with lag 1, for the end of the step",
                     )
 
-    def within_step(self) -> None:
+    def within_step(self, touches: Touches) -> None:
         """Conflicting tasks of different families happen in the order of their grids."""
-        for conflict in conflicts_of(self.schedule.families):
+        for conflict in conflicts_of(touches):
             for overlap in conflict.overlaps:
                 self.check(overlap, 0)
 
-    def within_families(self, touches: list[Touch]) -> None:
+    def within_families(self, touches: Sequence[Touch]) -> None:
         """Tasks of one family conflict with none of their own kind."""
         for later in touches:
             for earlier in touches:
@@ -113,7 +121,7 @@ class _Proof:
                     i, j = int(a[apart[0]]) + begin, int(b[apart[0]]) + begin
                     raise self.race(i, j, overlap, "within a family")
 
-    def across_steps(self, touches: list[Touch]) -> None:
+    def across_steps(self, touches: Sequence[Touch]) -> None:
         """Conflicting tasks of consecutive steps happen step after step."""
         for earlier in touches:
             for later in touches:
@@ -229,7 +237,8 @@ class VerifySchedulePass(ModulePass):
             schedule = schedule_of(op)
             if not schedule.families:
                 return
-            errors = [*stage_errors(op), *unwritten_reads(schedule.families)]
+            touches = touches_of(schedule.families)
+            errors = [*stage_errors(op), *unwritten_reads(schedule.families, touches)]
             if errors:
                 raise ScheduleError(errors[0])
             order = happens_before(schedule)
@@ -237,9 +246,9 @@ class VerifySchedulePass(ModulePass):
             raise MpkirError(str(error), where="schedule") from error
         proof = _Proof(schedule, order)
         proof.steps_stay_apart()
-        proof.within_step()
+        proof.within_step(touches)
         follows = bool(order.follows_step().all())
-        for touches in touches_of(schedule.families).values():
-            proof.within_families(touches)
+        for each in touches.values():
+            proof.within_families(each)
             if not follows:
-                proof.across_steps(touches)
+                proof.across_steps(each)
