@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _HOME = {
+    "LoadedModel": "mpkir.frontend.huggingface",
     "decode_step": "mpkir.frontend.decode",
     "export_module": "mpkir.frontend.signature",
     "import_program": "mpkir.frontend.torch_export",

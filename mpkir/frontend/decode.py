@@ -131,7 +131,7 @@ class _DecodeStep(nn.Module):
 
 @contextmanager
 def _buffers_on(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """For a while, a model's buffers are on the device of its parameters; export needs no values."""
+    """For a while, buffers are on the device of the parameters: an export needs no values."""
     places = [
         (owner, name, buffer)
         for owner in model.modules()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    modeling_gguf_pytorch_utils,
 )
 from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 from transformers.utils import logging
@@ -25,8 +26,7 @@ from mpkir.errors import MpkirError
 from mpkir.frontend.gguf import read_gguf_header
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(NamedTuple):
     """A causal language model with what is needed to talk to it."""
 
     model: PreTrainedModel
@@ -34,8 +34,19 @@ class LoadedModel:
     """None where the source has no tokenizer: the model then takes and gives token ids."""
     stop: tuple[int, ...]
     """Token ids that end a text."""
-    chat_template: str | None
-    """Jinja source of the chat format; None for a model that has none."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source of the chat format; None for a model that has none."""
+        template = None if self.tokenizer is None else self.tokenizer.chat_template
+        return template if isinstance(template, str) else None
+
+    def save(self, directory: Path) -> None:
+        """Write a directory that `load_model` reads; OSError if it cannot be written."""
+        with _quiet():
+            self.model.save_pretrained(directory)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(directory)
 
 
 def load_model(source: str | Path, dtype: torch.dtype = torch.bfloat16) -> LoadedModel:
@@ -90,13 +101,7 @@ def _load(source: str, options: dict[str, Any], dtype: torch.dtype) -> LoadedMod
     stop = _ids(getattr(model.generation_config, "eos_token_id", None))
     if tokenizer is not None:
         stop += _ids(tokenizer.eos_token_id)
-    template = None if tokenizer is None else tokenizer.chat_template
-    return LoadedModel(
-        model,
-        tokenizer,
-        tuple(dict.fromkeys(stop)),
-        template if isinstance(template, str) else None,
-    )
+    return LoadedModel(model, tokenizer, tuple(dict.fromkeys(stop)))
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
@@ -125,9 +130,13 @@ def _quiet() -> Iterator[None]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    gguf_bar = vars(modeling_gguf_pytorch_utils)["tqdm"]
+    # This module alone takes tqdm's own bar, which the switch above does not reach.
+    vars(modeling_gguf_pytorch_utils)["tqdm"] = logging.tqdm
     try:
         yield
     finally:
+        vars(modeling_gguf_pytorch_utils)["tqdm"] = gguf_bar
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
@@ -153,12 +162,15 @@ def model_from_config(
     return model.eval()
 
 
-def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+def weights_of(model: nn.Module | ExportedProgram) -> dict[str, torch.Tensor]:
     """Every parameter and buffer by its name in the program, tied ones under each of their names.
 
     Buffers that a state_dict leaves out (rotary frequencies) are included. Tensors are the model's
     own, not copies.
     """
+    if isinstance(model, ExportedProgram):
+        constants = {k: v for k, v in model.constants.items() if isinstance(v, torch.Tensor)}
+        return {k: v.detach() for k, v in (model.state_dict | constants).items()}
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         weights[name] = parameter.detach()

@@ -13,10 +13,12 @@ from mpkir.errors import MpkirError
 from mpkir.runtime.manifest import Signature
 
 
-def export_module(module: torch.nn.Module, example_inputs: tuple[Any, ...]) -> ExportedProgram:
+def export_module(
+    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> ExportedProgram:
     """`torch.export.export` of a module in evaluation mode; MpkirError where torch refuses it."""
     try:
-        return torch.export.export(module.eval(), example_inputs, strict=False)
+        return torch.export.export(module.eval(), args, kwargs, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise MpkirError(

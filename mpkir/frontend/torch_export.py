@@ -26,6 +26,7 @@ from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
 from mpkir.frontend.aten import LOWERINGS, Lowering, tensor_type
 from mpkir.frontend.aten.registry import Value
+from mpkir.frontend.aten.scalars import number
 
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -87,6 +88,10 @@ class _Importer:
             target = self.relative(spec.target or node.name)
             ranked = tensor_type(value, f"input '{target}'")
             match spec.kind:
+                case InputKind.CONSTANT_TENSOR if value.numel() == 1:
+                    literal = self.program.constants[spec.target or ""]
+                    attribute = number(literal.item(), ranked.get_element_type())
+                    op = tensor.FullOp(attribute, ranked)
                 case InputKind.USER_INPUT:
                     op = tensor.InputOp(node.name, ranked)
                 case InputKind.BUFFER if spec.target in mutated:

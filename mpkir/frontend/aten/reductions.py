@@ -13,7 +13,7 @@ from xdsl.ir import SSAValue
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import ReductionKind, element_type_of, shape_of
 from mpkir.frontend.aten.registry import Lowering, Value, register_lowering
-from mpkir.frontend.aten.scalars import TYPES, number
+from mpkir.frontend.aten.scalars import number
 
 aten = torch.ops.aten
 
@@ -140,6 +140,5 @@ def rms_norm(
 ) -> SSAValue:
     _last_dimension(low, normalized_shape)
     if eps is None:
-        dtype = next(d for d, element in TYPES.items() if element == element_type_of(x))
-        eps = torch.finfo(dtype).eps
+        eps = torch.finfo(torch.float32).eps  # of the type that PyTorch computes in
     return low.emit(tensor.RmsNormOp(x, weight, eps, low.element))
