@@ -315,7 +315,7 @@ class BodyPrinter:
             case tensor.ConcatOp():
                 result = self._concat(op, indices)
             case _:
-                raise self.refuse(op, "cannot be computed within another operator's body")
+                raise self.refuse(op)
         name = self.functions[value] = f"v{self.fresh()}"
         body = " ".join((*statements, f"return {result};"))
         self.lines.append(

@@ -97,7 +97,16 @@ class Builder:
         self.arrivals.append(0)
         return len(self.arrivals) - 1
 
-    def family(self, name: str, body: int, grid: int, operands: Sequence[str], wait: int, lag: int, signal: int):
+    def family(
+        self,
+        name: str,
+        body: int,
+        grid: int,
+        operands: Sequence[str],
+        wait: int,
+        lag: int,
+        signal: int,
+    ):
         ids = list(self.buffers)
         number = len(self.families)
         chosen = [ids.index(operand) for operand in operands]
@@ -120,7 +129,9 @@ class Builder:
             tuple(self.names),
             tuple(f"e{i}" for i in range(len(self.arrivals))),
         )
-        arrays = [np.array(a, dtype=np.int32) for a in (tasks, offsets, self.families, self.arrivals)]
+        arrays = [
+            np.array(a, dtype=np.int32) for a in (tasks, offsets, self.families, self.arrivals)
+        ]
         table = Table(*arrays, names)
         table.validate()
         return table
@@ -156,7 +167,15 @@ def build(shape: Shape, workers: int, seed: int = 0) -> Builder:
         weight(p + "down", s.hidden, s.inner)
         for cache in ("kc", "vc"):
             b.buffers[p + cache] = torch.zeros(s.kv_heads, s.capacity, s.head, **new)
-        for name, size in (("q", q_size), ("k", kv_size), ("v", kv_size), ("y", q_size), ("x1", s.hidden), ("h", s.inner), ("x2", s.hidden)):
+        for name, size in (
+            ("q", q_size),
+            ("k", kv_size),
+            ("v", kv_size),
+            ("y", q_size),
+            ("x1", s.hidden),
+            ("h", s.inner),
+            ("x2", s.hidden),
+        ):
             b.buffers[p + name] = torch.full((size,), float("nan"), **new)
         b.buffers[p + "acc"] = torch.full((s.heads, s.splits, s.head), float("nan"), device=DEVICE)
         b.buffers[p + "stats"] = torch.full((s.heads, s.splits, 2), float("nan"), device=DEVICE)
@@ -175,18 +194,46 @@ def build(shape: Shape, workers: int, seed: int = 0) -> Builder:
         p = f"l{layer}."
         qkv = b.event()
         for name, body, size in (("q", 1, q_size), ("k", 2, kv_size), ("v", 2, kv_size)):
-            b.family(p + name, body, size // rows[0], [x, p + "norm1", p + "w" + name, p + name], now, 0, qkv)
+            b.family(
+                p + name,
+                body,
+                size // rows[0],
+                [x, p + "norm1", p + "w" + name, p + name],
+                now,
+                0,
+                qkv,
+            )
         split = b.event()
-        operands = [p + n for n in ("q", "k", "v")] + ["inv_freq"] + [p + n for n in ("kc", "vc", "acc", "stats")]
+        operands = (
+            [p + n for n in ("q", "k", "v")]
+            + ["inv_freq"]
+            + [p + n for n in ("kc", "vc", "acc", "stats")]
+        )
         b.family(p + "attention", 3, s.kv_heads * s.splits, operands, qkv, 0, split)
         merge = b.event()
         b.family(p + "merge", 4, s.kv_heads, [p + "acc", p + "stats", p + "y"], split, 0, merge)
         o = b.event()
         b.family(p + "o", 5, s.hidden // rows[1], [p + "y", p + "wo", x, p + "x1"], merge, 0, o)
         gate = b.event()
-        b.family(p + "gate_up", 6, s.inner // rows[2], [p + "x1", p + "norm2", p + "gate", p + "up", p + "h"], o, 0, gate)
+        b.family(
+            p + "gate_up",
+            6,
+            s.inner // rows[2],
+            [p + "x1", p + "norm2", p + "gate", p + "up", p + "h"],
+            o,
+            0,
+            gate,
+        )
         now = b.event()
-        b.family(p + "down", 7, s.hidden // rows[3], [p + "h", p + "down", p + "x1", p + "x2"], gate, 0, now)
+        b.family(
+            p + "down",
+            7,
+            s.hidden // rows[3],
+            [p + "h", p + "down", p + "x1", p + "x2"],
+            gate,
+            0,
+            now,
+        )
         x = p + "x2"
     logits, best = b.event(), b.event()
     b.family("head", 8, s.vocabulary // rows[4], [x, "norm", "table", "logits"], now, 0, logits)
@@ -195,7 +242,9 @@ def build(shape: Shape, workers: int, seed: int = 0) -> Builder:
     return b
 
 
-def reference(shape: Shape, buffers: dict[str, torch.Tensor], tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def reference(
+    shape: Shape, buffers: dict[str, torch.Tensor], tokens: torch.Tensor, dtype: torch.dtype
+) -> torch.Tensor:
     """Logits [T, vocabulary] of the same model over whole sequences."""
     s, t = shape, len(tokens)
 
@@ -207,7 +256,10 @@ def reference(shape: Shape, buffers: dict[str, torch.Tensor], tokens: torch.Tens
         return (f * torch.rsqrt(f.square().mean(-1, keepdim=True) + EPS)).to(dtype) * weight
 
     angle = torch.arange(t, device=DEVICE)[:, None] * buffers["inv_freq"]
-    cos, sin = angle.cos().repeat(1, 2).to(dtype)[:, None], angle.sin().repeat(1, 2).to(dtype)[:, None]
+    cos, sin = (
+        angle.cos().repeat(1, 2).to(dtype)[:, None],
+        angle.sin().repeat(1, 2).to(dtype)[:, None],
+    )
 
     def turn(x: torch.Tensor) -> torch.Tensor:
         a, c = x.chunk(2, -1)
@@ -222,7 +274,10 @@ def reference(shape: Shape, buffers: dict[str, torch.Tensor], tokens: torch.Tens
         v = (n @ w(p + "wv").T).view(t, s.kv_heads, s.head).transpose(0, 1)
         group = s.heads // s.kv_heads
         y = torch.nn.functional.scaled_dot_product_attention(
-            q[None], k.repeat_interleave(group, 0)[None], v.repeat_interleave(group, 0)[None], is_causal=True
+            q[None],
+            k.repeat_interleave(group, 0)[None],
+            v.repeat_interleave(group, 0)[None],
+            is_causal=True,
         )[0]
         x = x + y.transpose(0, 1).reshape(t, -1) @ w(p + "wo").T
         n = rms(x, w(p + "norm2"))
@@ -263,7 +318,9 @@ def check(shape: Shape, b: Builder, program: CudaProgram) -> None:
     tokens.fill_(-1)
     tokens[:5] = prompt
     assert program.run(0, position) == position
-    same = bool((tokens[: position + 1] == sequence).all()) and torch.equal(b.buffers["logits"], got[wanted[-1]])
+    same = bool((tokens[: position + 1] == sequence).all()) and torch.equal(
+        b.buffers["logits"], got[wanted[-1]]
+    )
     for _ in range(20):
         tokens.fill_(-1)
         tokens[:5] = prompt
@@ -272,7 +329,11 @@ def check(shape: Shape, b: Builder, program: CudaProgram) -> None:
     print(f"one launch of {position} steps gives the same bits, 21 times: {same}")
     stop = sequence[40].item()
     first = (sequence[5:] == stop).nonzero()[0].item() + 5
-    stopper = CudaProgram(build_cuda(shape.source(4, stop), arch_of(tokens.device)), b.table(), list(b.buffers.values()))
+    stopper = CudaProgram(
+        build_cuda(shape.source(4, stop), arch_of(tokens.device)),
+        b.table(),
+        list(b.buffers.values()),
+    )
     tokens.fill_(-1)
     tokens[:5] = prompt
     done = stopper.run(0, 200)
@@ -309,10 +370,20 @@ def main() -> None:
     workers = torch.cuda.get_device_properties(0).multi_processor_count
     arch = arch_of(torch.device("cuda", 0))
     b = build(shape, workers)
-    floor = sum(t.numel() * 2 for n, t in b.buffers.items() if n == "table" or ".w" in n or n.split(".")[-1] in ("gate", "up", "down")) / 3.14e9
+    floor = (
+        sum(
+            t.numel() * 2
+            for n, t in b.buffers.items()
+            if n == "table" or ".w" in n or n.split(".")[-1] in ("gate", "up", "down")
+        )
+        / 3.14e9
+    )
     binary = build_cuda(shape.source(depths[0], -2), arch)
     program = CudaProgram(binary, b.table(), list(b.buffers.values()), watchdog_s=2.0)
-    print(f"{sys.argv[1]}: {program.threads} threads, {program.shared_bytes} bytes, {len(b.table().tasks)} tasks")
+    print(
+        f"{sys.argv[1]}: {program.threads} threads, {program.shared_bytes} bytes, "
+        f"{b.table().task_count} tasks"
+    )
     check(shape, b, program)
     fault(b, binary)
     for depth in depths:
@@ -324,7 +395,11 @@ def main() -> None:
         unbound = CudaProgram(binary, free, list(b.buffers.values()), watchdog_s=2.0)
         for name, p in (("counters", program), ("nobody waits", unbound)):
             ms = time_of(p, 256, 64)
-            print(f"in flight {depth} {name:12s} {ms:.4f} ms/step, floor {floor:.4f}, {100 * floor / ms:.1f} % of 3.14 TB/s", flush=True)
+            print(
+                f"in flight {depth} {name:12s} {ms:.4f} ms/step, floor {floor:.4f}, "
+                f"{100 * floor / ms:.1f} % of 3.14 TB/s",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Whole models on a GPU against transformers: compile here (no GPU needed), run there (no xDSL).
 
-    python tests/backends/cuda/model_check.py compile folder model ...
-    python tests/backends/cuda/model_check.py run folder model ...
+python tests/backends/cuda/model_check.py compile folder model ...
+python tests/backends/cuda/model_check.py run folder model ...
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def run_model(folder: Path, name: str) -> None:
     ms = sorted(times)[3]
     floor = program.manifest.info["weight_bytes_per_step"] / BANDWIDTH
     print(
-        f"{name}: worst ratio {max(ratios):.2f}, {len(differ)} of {len(best)} tokens differ {gaps}, "
-        f"same bits {same}, {ms:.4f} ms/step, floor {floor:.4f}, {100 * floor / ms:.1f} %"
+        f"{name}: worst ratio {max(ratios):.2f}, {len(differ)} of {len(best)} tokens differ "
+        f"{gaps}, same bits {same}, {ms:.4f} ms/step, floor {floor:.4f}, {100 * floor / ms:.1f} %"
     )
 
 

@@ -1,0 +1,28 @@
+"""`mpk-opt -t mpk-cuda`: the CUDA C++ of a module at task level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import IO
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.utils.target import Target
+
+from mpkir.backends.body import bodies_of
+from mpkir.backends.cuda.emit import emit
+from mpkir.machine import machine_named
+
+
+@dataclass(frozen=True)
+class CudaTarget(Target):
+    """Prints a module at task level as CUDA C++, for a machine of `mpkir/machines`."""
+
+    name = "mpk-cuda"
+
+    machine: str = "h100"
+    tokens_per_step: int = 1
+
+    def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
+        machine = machine_named(self.machine)
+        output.write(emit(bodies_of(module), machine, self.tokens_per_step))

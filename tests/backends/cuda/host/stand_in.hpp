@@ -1,0 +1,338 @@
+// Sequential stand-ins for the device library: the contracts of include/mpk/*.cuh in plain C++, so
+// that what the printer writes (offsets, functors, the switch) is run and checked without a GPU.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#define MPK_MEMBER static inline
+#define __device__
+#define __forceinline__ inline
+inline float rsqrtf(float v) { return 1.0f / std::sqrt(v); }
+
+namespace mpk {
+
+using i64 = long long;
+struct bf16 { std::uint16_t bits; };
+
+inline float to_float(bf16 v) {
+  const std::uint32_t word = std::uint32_t(v.bits) << 16;
+  float f;
+  std::memcpy(&f, &word, 4);
+  return f;
+}
+template <class T>
+float to_float(T v) { return float(v); }
+inline float infinity() { return std::numeric_limits<float>::infinity(); }
+inline float nan() { return std::numeric_limits<float>::quiet_NaN(); }
+
+template <class T>
+T load(const T* p) { return *p; }
+inline bf16 narrow(float v) {
+  std::uint32_t word;
+  std::memcpy(&word, &v, 4);
+  if (v != v) return {0x7fc0};
+  return {std::uint16_t((word + 0x7fff + (word >> 16 & 1)) >> 16)};
+}
+inline float round_bf16(float v) { return to_float(narrow(v)); }
+template <class T, class V>
+void store(T* p, V v) {
+  if constexpr (std::is_same_v<T, bf16>) *p = narrow(float(v));
+  else *p = T(v);
+}
+template <class T, int N>
+struct Vector {
+  const T* p;
+  void unpack(float (&v)[N]) const {
+    if (reinterpret_cast<std::uintptr_t>(p) % std::min<std::size_t>(16, N * sizeof(T))) std::abort();
+    for (int i = 0; i < N; ++i) v[i] = to_float(p[i]);
+  }
+};
+template <class T, int N>
+Vector<T, N> load_vector(const T* p) { return {p}; }
+template <class T, int N>
+Vector<T, N> load_constant_vector(const T* p) { return {p}; }
+
+enum class Norm { none, rms, layer };
+enum class Rotary { none, half, interleaved };
+inline void sine_cosine(float angle, float& sine, float& cosine) {
+  sine = std::sin(angle), cosine = std::cos(angle);
+}
+
+struct Work {
+  void** operand;
+  i64 position;
+  int index, step;
+  int* stop_at;
+  template <class T>
+  T* at(int k) const { return static_cast<T*>(operand[k]); }
+};
+
+// Mean and factor of a row.
+template <Norm KIND, class Load>
+void statistics(int count, float eps, Load load, float& mean, float& factor) {
+  double sum = 0, squares = 0;
+  for (int k = 0; k < count; ++k) sum += load(k);
+  mean = KIND == Norm::layer ? float(sum / count) : 0.0f;
+  for (int k = 0; k < count; ++k) squares += (load(k) - mean) * (load(k) - mean);
+  factor = float(1 / std::sqrt(squares / count + eps));
+}
+
+template <class B, int E>
+struct Linear {
+  static void run(const Work& w) {
+    using P = typename B::prologue;
+    using Weight = typename B::Weight;
+    const int first = B::first_row(w.index), rows = std::min(B::ROWS, B::N - first);
+    std::vector<float> x(B::K);
+    for (int t = 0; t < B::T; ++t) {
+      for (int k = 0; k < B::K; k += E) {
+        float v[E];
+        P::load(w, t, k, v);
+        std::copy(v, v + E, &x[k]);
+      }
+      normalise<P>(w, x);
+      for (int row = 0; row < rows; ++row) {
+        float y[B::J];
+        for (int j = 0; j < B::J; ++j) {
+          const Weight* weight = w.at<Weight>(B::weight(j)) + i64(first + row) * B::K;
+          y[j] = 0;
+          for (int k = 0; k < B::K; ++k) y[j] += x[k] * to_float(weight[k]);
+        }
+        B::epilogue::store(w, t, row, y, B::epilogue::load(w, t, row));
+      }
+    }
+  }
+  template <class P>
+  static void normalise(const Work& w, std::vector<float>& x) {
+    if constexpr (P::norm != Norm::none) {
+      float mean, factor;
+      statistics<P::norm>(B::K, P::eps, [&](int k) { return x[k]; }, mean, factor);
+      for (int k = 0; k < B::K; k += E) {
+        float g[E], b[E] = {};
+        P::scale(w, k, g);
+        if constexpr (P::norm == Norm::layer) P::shift(w, k, b);
+        for (int i = 0; i < E; ++i) x[k + i] = (x[k + i] - mean) * factor * g[i] + b[i];
+      }
+    }
+  }
+};
+template <class B>
+struct RingLinear : Linear<B, 16 / sizeof(typename B::Weight)> {
+  static_assert(B::ROWS % B::STAGE_ROWS == 0 || B::STAGE_ROWS < B::ROWS, "stages");
+};
+template <class B>
+struct DirectLinear : Linear<B, 1> {};
+
+template <class B>
+struct Attention {
+  template <class P>
+  static void prepare(const Work& w, i64 position, std::vector<float>& x) {
+    if constexpr (P::norm) {
+      float mean, factor;
+      statistics<Norm::rms>(B::D, P::eps, [&](int k) { return x[k]; }, mean, factor);
+      for (int d = 0; d < B::D; ++d) x[d] *= factor * P::scale(w, d);
+    }
+    const std::vector<float> old = x;
+    for (int i = 0; i < P::R / 2 && P::rotary != Rotary::none; ++i) {
+      const int a = P::rotary == Rotary::half ? i : 2 * i;
+      const int b = P::rotary == Rotary::half ? i + P::R / 2 : 2 * i + 1;
+      const float angle = float(position) * P::inv_freq(w)[i];
+      x[a] = P::factor * (old[a] * std::cos(angle) - old[b] * std::sin(angle));
+      x[b] = P::factor * (old[b] * std::cos(angle) + old[a] * std::sin(angle));
+    }
+  }
+  static void run(const Work& w) {
+    const i64 begin = B::first(w), end = begin + B::CHUNK;
+    std::vector<float> x(B::D);
+    for (int t = 0; t < B::T; ++t) {
+      const i64 position = w.position + t;
+      if (position < begin || position >= end) continue;
+      for (int d = 0; d < B::D; ++d) x[d] = B::k(w, t, d);
+      prepare<typename B::k_prologue>(w, position, x);
+      for (int d = 0; d < B::D; ++d) {
+        store(B::k_cache(w, position) + d, x[d]);
+        store(B::v_cache(w, position) + d, B::v(w, t, d));
+      }
+    }
+    for (int t = 0; t < B::T; ++t)
+      for (int g = 0; g < B::G; ++g) head(w, t, g, begin, end);
+  }
+  static void head(const Work& w, int t, int g, i64 begin, i64 end) {
+    const i64 own = w.position + t;
+    std::vector<float> q(B::D), y(B::D);
+    for (int d = 0; d < B::D; ++d) q[d] = B::q(w, t, g, d);
+    prepare<typename B::q_prologue>(w, own, q);
+    if (B::WINDOW > 0) begin = std::max(begin, own - B::WINDOW + 1);
+    std::vector<float> scores;
+    for (i64 p = begin; p < std::min(end, own + 1); ++p) {
+      float score = 0;
+      for (int d = 0; d < B::D; ++d) score += B::scale * q[d] * to_float(B::k_cache(w, p)[d]);
+      scores.push_back(B::soft_cap > 0 ? B::soft_cap * std::tanh(score / B::soft_cap) : score);
+    }
+    float top = -infinity(), sum = 0;
+    for (float score : scores) top = std::max(top, score);
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      const float e = std::exp(scores[i] - top);
+      sum += e;
+      for (int d = 0; d < B::D; ++d) y[d] += e * to_float(B::v_cache(w, begin + i)[d]);
+    }
+    if constexpr (B::split) {
+      std::copy(y.begin(), y.end(), B::acc(w, t, g));
+      B::stats(w, t, g)[0] = top, B::stats(w, t, g)[1] = sum;
+    } else {
+      for (int d = 0; d < B::D; ++d) B::store(w, t, g, d, y[d] / sum);
+    }
+  }
+};
+
+template <class B>
+struct AttentionMerge {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row)
+      for (int d = 0; d < B::D; ++d) {
+        float top = -infinity(), sum = 0, y = 0;
+        for (int i = 0; i < B::SPLITS; ++i) top = std::max(top, B::stats(w, row, i)[0]);
+        for (int i = 0; i < B::SPLITS; ++i) {
+          const float keep = std::exp(B::stats(w, row, i)[0] - top);
+          sum += keep * B::stats(w, row, i)[1], y += keep * B::acc(w, row, i)[d];
+        }
+        B::store(w, row, d, y / sum);
+      }
+  }
+};
+
+template <class B>
+struct Embedding {
+  static void run(const Work& w) {
+    for (int t = 0; t < B::T; ++t)
+      for (int c = 0; c < B::COLUMNS; ++c)
+        B::copy(w, t, c, std::clamp<i64>(B::id(w, t), 0, B::LIMIT - 1));
+  }
+};
+
+template <class B>
+void append_token(const Work& w, i64 token) {
+  i64& place = B::sequence(w)[w.position + B::T];
+  if (w.position + B::T >= B::capacity || place != -1) return;
+  place = token;
+  if (B::stops(token)) *w.stop_at = std::min(*w.stop_at, w.step + 1);
+}
+template <class B>
+struct ArgmaxPartial {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row)
+      for (int chunk = 0; chunk < B::CHUNKS; ++chunk) {
+        const i64 first = i64(B::origin(w) + chunk) * B::CHUNK;
+        if (first >= B::WIDTH) continue;
+        int best = 0;
+        for (int i = 1; i < B::CHUNK && first + i < B::WIDTH; ++i)
+          if (B::x(w, row, chunk * B::CHUNK + i) > B::x(w, row, chunk * B::CHUNK + best)) best = i;
+        B::store(w, row, chunk, B::x(w, row, chunk * B::CHUNK + best), first + best);
+      }
+  }
+};
+template <class B>
+struct ArgmaxMerge {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row) {
+      int best = 0;
+      for (int i = 1; i < B::COUNT; ++i)
+        if (B::value(w, row, i) > B::value(w, row, best)) best = i;
+      B::store(w, row, B::index(w, row, best));
+      if constexpr (B::append) {
+        if (row == B::ROWS - 1) append_token<B>(w, B::index(w, row, best));
+      }
+    }
+  }
+};
+template <class B>
+struct SequenceAppend {
+  static void run(const Work& w) { append_token<B>(w, B::token(w)); }
+};
+
+template <class B>
+struct Pointwise {
+  static void run(const Work& w) {
+    for (int i = 0; i < B::COUNT; ++i) B::element(w, i);
+  }
+};
+template <class B>
+struct Matmul {
+  static void run(const Work& w) {
+    for (int i = 0; i < B::COUNT; ++i) {
+      float y = 0;
+      for (int k = 0; k < B::K; ++k) y += B::a(w, i, k) * B::b(w, i, k);
+      B::store(w, i, y);
+    }
+  }
+};
+template <class B, Norm KIND>
+struct RowNorm {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row) {
+      float mean, factor;
+      statistics<KIND>(B::K, B::eps, [&](int k) { return B::load(w, row, k); }, mean, factor);
+      for (int k = 0; k < B::K; ++k) {
+        float y = (B::load(w, row, k) - mean) * factor * B::scale(w, k);
+        if constexpr (KIND == Norm::layer) y += B::shift(w, k);
+        B::store(w, row, k, y);
+      }
+    }
+  }
+};
+template <class B>
+using RmsNorm = RowNorm<B, Norm::rms>;
+template <class B>
+using LayerNorm = RowNorm<B, Norm::layer>;
+template <class B>
+struct RowSoftmax {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row) {
+      float top = -infinity(), sum = 0;
+      for (int k = 0; k < B::K; ++k) top = std::max(top, B::load(w, row, k));
+      for (int k = 0; k < B::K; ++k) sum += std::exp(B::load(w, row, k) - top);
+      for (int k = 0; k < B::K; ++k) B::store(w, row, k, std::exp(B::load(w, row, k) - top) / sum);
+    }
+  }
+};
+template <class B, int KIND>
+struct Reduce {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row) {
+      float y = B::load(w, row, 0);
+      for (int k = 1; k < B::K; ++k) {
+        const float v = B::load(w, row, k);
+        y = KIND == 0 ? y + v : KIND == 1 ? std::max(y, v) : std::min(y, v);
+      }
+      B::store(w, row, 0, y * B::factor);
+    }
+  }
+};
+template <class B>
+using ReduceSum = Reduce<B, 0>;
+template <class B>
+using ReduceMax = Reduce<B, 1>;
+template <class B>
+using ReduceMin = Reduce<B, 2>;
+
+template <class... B>
+struct Bodies {};
+struct Visitor {
+  const Work& work;
+  template <class B>
+  void visit() { B::run(work); }
+};
+
+}  // namespace mpk
+
+#define MPK_KERNEL(program)                                                                      \
+  extern "C" void run_task(int body, int index, void** operands, long long position, int step,  \
+                           int* stop_at) {                                                       \
+    mpk::Work work{operands, position, index, step, stop_at};                                    \
+    mpk::Visitor visitor{work};                                                                  \
+    program::dispatch(body, visitor);                                                            \
+  }
