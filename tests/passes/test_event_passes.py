@@ -7,7 +7,7 @@ one writes it; the edges of a module order its tasks by their transitive closure
 from __future__ import annotations
 
 from itertools import product
-from math import ceil
+from math import ceil, prod
 
 import numpy as np
 from hypothesis import HealthCheck, assume, given, settings
@@ -28,6 +28,7 @@ from xdsl.ir import Block, Region, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
 from mpkir.analysis.families import evaluate, families_of
+from mpkir.analysis.labels import constant_map
 from mpkir.dialects import event, task, tensor
 from mpkir.errors import MpkirError
 from mpkir.passes.fuse_events import FuseEventsPass
@@ -44,31 +45,43 @@ Box = tuple[tuple[int, ...], AffineMap, list[int]]
 """A view's shape, offsets, sizes."""
 
 
+GRIDS = [(1,), (2,), (3,), (4,), (2, 1), (1, 3), (2, 2)]
+
+
+def linear_index(grid: tuple[int, ...]) -> AffineExpr:
+    """The row-major number of a task."""
+    index: AffineExpr = AffineExpr.constant(0)
+    for dim, size in enumerate(grid):
+        index = index * size + AffineExpr.dimension(dim)
+    return index
+
+
 @st.composite
-def tiles(draw: st.DrawFn, tasks: int) -> Box:
+def tiles(draw: st.DrawFn, grid: tuple[int, ...]) -> Box:
     """Boxes of which no two tasks share an element: one dimension cut in as many parts as tasks."""
+    tasks = prod(grid)
     shape = draw(st.sampled_from([view for view in VIEWS if max(view) >= tasks]))
     dim = draw(st.sampled_from([d for d, length in enumerate(shape) if length >= tasks]))
     sizes = list(shape)
     sizes[dim] = draw(st.integers(1, ceil(shape[dim] / tasks)))
     offsets = [AffineExpr.constant(0) for _ in shape]
-    offsets[dim] = AffineExpr.dimension(0) * sizes[dim]
-    return shape, AffineMap(1, 0, tuple(offsets)), sizes
+    offsets[dim] = linear_index(grid) * sizes[dim]
+    return shape, AffineMap(len(grid), 0, tuple(offsets)), sizes
 
 
 @st.composite
-def boxes(draw: st.DrawFn) -> Box:
+def boxes(draw: st.DrawFn, grid: tuple[int, ...]) -> Box:
     """Any boxes."""
     shape = draw(st.sampled_from(VIEWS))
     offsets: list[AffineExpr] = []
     sizes: list[int] = []
     for length in shape:
         size = draw(st.integers(1, length))
-        d = AffineExpr.dimension(0)
+        d = AffineExpr.dimension(draw(st.integers(0, len(grid) - 1)))
         choices = [AffineExpr.constant(draw(st.integers(0, length - 1))), d * size, d // 2 * size]
         offsets.append(draw(st.sampled_from(choices)))
         sizes.append(size)
-    return shape, AffineMap(1, 0, tuple(offsets)), sizes
+    return shape, AffineMap(len(grid), 0, tuple(offsets)), sizes
 
 
 @st.composite
@@ -90,25 +103,25 @@ def programs(draw: st.DrawFn) -> ModuleOp:
         return views[buffer, shape], task.RegionAttr(offsets, sizes)
 
     for number in range(draw(st.integers(2, 6))):
-        tasks = draw(st.integers(1, 4))
+        grid = draw(st.sampled_from(GRIDS))
         written = draw(st.lists(st.integers(0, len(buffers) - 1), max_size=2, unique=True))
-        writes = [operand(buffer, draw(tiles(tasks))) for buffer in written]
+        writes = [operand(buffer, draw(tiles(grid))) for buffer in written]
         others = [buffer for buffer in range(len(buffers)) if buffer not in written]
         read = draw(st.lists(st.sampled_from(others), max_size=2)) if others else []
-        reads = [operand(buffer, draw(boxes())) for buffer in read]
+        reads = [operand(buffer, draw(boxes(grid))) for buffer in read]
         reads += draw(st.lists(st.sampled_from(writes), max_size=1)) if writes else []
         body = Block(arg_types=[_tile(box) for _, box in reads])
         results = [tensor.FullOp(FloatAttr(0.0, bf16), _tile(box)) for _, box in writes]
         body.add_ops([*results, task.YieldOp(*(op.result for op in results))])
-        grid = task.GridOp(
+        op = task.GridOp(
             f"f{number}",
-            [tasks],
+            grid,
             [value for value, _ in reads],
             [value for value, _ in writes],
             [box for _, box in (*reads, *writes)],
             body,
         )
-        block.add_op(grid)
+        block.add_op(op)
     block.add_op(func.ReturnOp())
     return ModuleOp([func.FuncOp("step", ((), ()), Region(block))])
 
@@ -327,14 +340,11 @@ def mutants(draw: st.DrawFn) -> tuple[ModuleOp, str]:
         case "counter":
             assert op.waits is not None
             edge = op.waits.data[0]
-            op.waits = ArrayAttr(
-                [event.EdgeAttr(edge.event, AffineMap(1, 0, (AffineExpr.constant(0),)), edge.lag)]
-            )
+            zero = constant_map(len(op.grid))
+            op.waits = ArrayAttr([event.EdgeAttr(edge.event, zero, edge.lag)])
         case "event":
             other = draw(st.sampled_from(events)).sym_name.data
-            op.waits = ArrayAttr(
-                [event.EdgeAttr(other, AffineMap(1, 0, (AffineExpr.constant(0),)))]
-            )
+            op.waits = ArrayAttr([event.EdgeAttr(other, constant_map(len(op.grid)))])
         case "swap" | "move":
             places = [(f.op, i) for f in families for i in range(f.size)]
             (op, i), (other, j) = draw(st.sampled_from(places)), draw(st.sampled_from(places))
