@@ -1,9 +1,17 @@
-"""Programs as text, parsed, and random arrays for their names."""
+"""Programs as text, models from transformers, random weights for both."""
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
+import torch
+import transformers
 from xdsl.context import Context
 from xdsl.dialects.arith import Arith
 from xdsl.dialects.builtin import Builtin, ModuleOp
@@ -13,6 +21,62 @@ from xdsl.parser import Parser
 
 from mpkir.backends.interpreter.values import element_type_of, storage_dtype
 from mpkir.dialects import event, task, tensor
+from mpkir.frontend import weights_of
+
+SHAPE: dict[str, Any] = dict(
+    hidden_size=96,
+    intermediate_size=160,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    head_dim=16,
+    vocab_size=256,
+    max_position_embeddings=640,
+)
+ARCHITECTURES: dict[str, transformers.PreTrainedConfig] = {
+    "llama": transformers.LlamaConfig(**SHAPE),
+    "qwen2": transformers.Qwen2Config(**SHAPE),
+    "qwen3": transformers.Qwen3Config(**SHAPE),
+    "mistral": transformers.MistralConfig(**SHAPE, sliding_window=48),
+    # SmolLM2's proportions: 9 heads on 3, so that no size is a multiple of another.
+    "smollm2": transformers.LlamaConfig(
+        **SHAPE | dict(hidden_size=72, num_attention_heads=9, num_key_value_heads=3, head_dim=8),
+        tie_word_embeddings=True,
+    ),
+}
+
+
+@dataclass
+class Model:
+    """A model with random weights, and the same as the interpreter wants them."""
+
+    torch: Any
+    weights: dict[str, np.ndarray]
+
+
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+@pytest.fixture
+def make_model():
+    def make(architecture: str) -> Model:
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(
+            ARCHITECTURES[architecture], dtype=torch.bfloat16
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
+                else:
+                    parameter.normal_(mean=1.0, std=0.1)
+        weights = {name: as_array(tensor) for name, tensor in weights_of(model).items()}
+        return Model(model.eval(), weights)
+
+    return make
 
 
 @pytest.fixture

@@ -6,81 +6,23 @@ The rule for logits: no further from the fp32 model than 1.5 times PyTorch's own
 from __future__ import annotations
 
 import copy
-import math
-from dataclasses import dataclass
-from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
-import transformers
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.backends.interpreter import event_level, memory, task_level, tensor_level
 from mpkir.dialects import event, task
-from mpkir.frontend import decode_step, weights_of
+from mpkir.frontend import decode_step
 from mpkir.machine import machine_named
 from mpkir.pipeline import context, lower, stages
 
 VOCABULARY = 256
-SHAPE: dict[str, Any] = dict(
-    hidden_size=96,
-    intermediate_size=160,
-    num_hidden_layers=2,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    head_dim=16,
-    vocab_size=VOCABULARY,
-    max_position_embeddings=640,
-)
-ARCHITECTURES: dict[str, transformers.PreTrainedConfig] = {
-    "llama": transformers.LlamaConfig(**SHAPE),
-    "qwen2": transformers.Qwen2Config(**SHAPE),
-    "qwen3": transformers.Qwen3Config(**SHAPE),
-    "mistral": transformers.MistralConfig(**SHAPE, sliding_window=48),
-    # SmolLM2's proportions: 9 heads on 3, so that no size is a multiple of another.
-    "smollm2": transformers.LlamaConfig(
-        **SHAPE | dict(hidden_size=72, num_attention_heads=9, num_key_value_heads=3, head_dim=8),
-        tie_word_embeddings=True,
-    ),
-}
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "mistral", "smollm2")
 
 
-@dataclass
-class Model:
-    """A model with random weights, and the same as the interpreter wants them."""
-
-    torch: Any
-    weights: dict[str, np.ndarray]
-
-
-def as_array(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()
-
-
-@pytest.fixture
-def make_model():
-    def make(architecture: str) -> Model:
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(
-            ARCHITECTURES[architecture], dtype=torch.bfloat16
-        )
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 2:
-                    parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
-                else:
-                    parameter.normal_(mean=1.0, std=0.1)
-        weights = {name: as_array(tensor) for name, tensor in weights_of(model).items()}
-        return Model(model.eval(), weights)
-
-    return make
-
-
-def references(model: Model, tokens: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+def references(model, tokens: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Logits [n, V] of the fp32 model and of PyTorch's bf16."""
     with torch.no_grad():
         exact = copy.deepcopy(model.torch).float()(tokens[None]).logits[0]
@@ -97,7 +39,7 @@ def states_with(states: dict[str, np.ndarray], prompt: torch.Tensor) -> dict[str
     return states
 
 
-def run_lowest_level(module: ModuleOp, model: Model, prompt: torch.Tensor):
+def run_lowest_level(module: ModuleOp, model, prompt: torch.Tensor):
     """Logits [n, V] and states after a prompt, at the level that the module has reached."""
     n = len(prompt)
     if not any(isinstance(op, task.GridOp) for op in module.walk()):
