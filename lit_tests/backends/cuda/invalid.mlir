@@ -1,16 +1,15 @@
 // RUN: not mpk-opt %s -t mpk-cuda 2>&1 | filecheck %s
 
-// An operator without a skeleton is named, with its shapes and the family that it came from.
+// What has no skeleton is named, with its shapes and the family that it came from.
 
-// CHECK: family @sdpa: 'mpk_tensor.sdpa' of (tensor<1x2x1x8xbf16>, tensor<1x2x4x8xbf16>, tensor<1x2x4x8xbf16>) -> (tensor<1x2x1x8xbf16>) has no form on a GPU
+// CHECK: family @count: 'mpk_tensor.reduce' of (tensor<4x8xi64>) -> (tensor<4x1xi64>) reduces elements that are not bf16, f16 or f32
 func.func @step() {
-  %q = mpk_task.buffer input "q" : memref<1x2x1x8xbf16>
-  %k = mpk_task.buffer input "k" : memref<1x2x4x8xbf16>
-  %y = mpk_task.buffer output "y" : memref<1x2x1x8xbf16>
-  mpk_task.grid @sdpa [1] reads(%q, %k : memref<1x2x1x8xbf16>, memref<1x2x4x8xbf16>) writes(%y : memref<1x2x1x8xbf16>) boxes [#mpk_task.region<affine_map<(d0) -> (0, 0, 0, 0)>, [1, 2, 1, 8]>, #mpk_task.region<affine_map<(d0) -> (0, 0, 0, 0)>, [1, 2, 4, 8]>, #mpk_task.region<affine_map<(d0) -> (0, 0, 0, 0)>, [1, 2, 1, 8]>] {
-  ^bb0(%0 : tensor<1x2x1x8xbf16>, %1 : tensor<1x2x4x8xbf16>):
-    %2 = mpk_tensor.sdpa %0, %1, %1 scale 0.5 : (tensor<1x2x1x8xbf16>, tensor<1x2x4x8xbf16>, tensor<1x2x4x8xbf16>) -> tensor<1x2x1x8xbf16>
-    mpk_task.yield %2 : tensor<1x2x1x8xbf16>
+  %x = mpk_task.buffer input "x" : memref<4x8xi64>
+  %y = mpk_task.buffer output "y" : memref<4x1xi64>
+  mpk_task.grid @count [1] reads(%x : memref<4x8xi64>) writes(%y : memref<4x1xi64>) boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 8]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 1]>] {
+  ^bb0(%0 : tensor<4x8xi64>):
+    %1 = mpk_tensor.reduce sum %0 dims [1] : tensor<4x8xi64> to tensor<4x1xi64>
+    mpk_task.yield %1 : tensor<4x1xi64>
   }
   func.return
 }

@@ -18,6 +18,7 @@
 // CHECK-NEXT:     static constexpr mpk::Norm norm = mpk::Norm::rms;
 // CHECK:            if constexpr (E > 1) mpk::load_vector<mpk::bf16, E>(p0(w, 0, k)).unpack(x);
 // CHECK:          static constexpr float eps = 1e-05f;
+// CHECK-NEXT:     static constexpr bool constant_scale = true;
 // CHECK:            if constexpr (E > 1) mpk::load_constant_vector<mpk::bf16, E>(p2(w, k)).unpack(g);
 // CHECK:        struct epilogue {
 // CHECK-NEXT:     struct Inputs { float e0; };

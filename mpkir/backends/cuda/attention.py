@@ -1,13 +1,13 @@
-"""Attention bodies: one key head over the cache or a chunk of it, and the join of chunks."""
+"""Attention bodies: one key head over the cache or a chunk of it, the join of chunks, no cache."""
 
 from __future__ import annotations
 
 from math import prod
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, IntegerType
 from xdsl.ir import Operation, Region, SSAValue
 
-from mpkir.backends.cuda.address import affine
+from mpkir.backends.cuda.address import affine, broadcast, unravel
 from mpkir.backends.cuda.body_printer import (
     DEVICE,
     WORK,
@@ -16,7 +16,7 @@ from mpkir.backends.cuda.body_printer import (
     float_literal,
 )
 from mpkir.dialects import tensor
-from mpkir.dialects.tensor import shape_of
+from mpkir.dialects.tensor import element_type_of, shape_of
 
 _T = f"{WORK}, int t"
 _TG = f"{_T}, int g"
@@ -54,7 +54,7 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
         p.method(f"Cache* {name}({WORK}, mpk::i64 position)", f"return {row};")
     token = "0" if tokens == 1 else "t"
     head = "0" if heads == 1 else "g"
-    q, k = _prepared(p, "q_prologue", op.q_prologue, op.q, tuple(op.q_args)), None
+    q = _prepared(p, "q_prologue", op.q_prologue, op.q, tuple(op.q_args))
     k = _prepared(p, "k_prologue", op.k_prologue, op.k, tuple(op.k_args))
     p.method(f"float q({_TG}, int d)", f"return {p.element(q, ['0', token, head, 'd'])};")
     p.method(f"float k({_T}, int d)", f"return {p.element(k, ['0', token, '0', 'd'])};")
@@ -141,3 +141,32 @@ def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
         )
     p.method(f"void store({parameters}, int d, float y)", *p.stores(op.result, "y", [*row, "d"]))
     return "AttentionMerge"
+
+
+def print_sdpa(p: BodyPrinter, op: tensor.SdpaOp) -> str:
+    """The members of an attention without a cache; its skeleton."""
+    shape, (_, groups, length, depth) = shape_of(op.q), shape_of(op.k)
+    batch, head, token, _ = unravel("row", (*shape[:3], 1))
+    own = head if groups == shape[1] else f"({head} / {shape[1] // groups})"
+    own = "0" if groups == 1 else own
+    p.constant("ROWS", prod(shape[:3]))
+    p.constant("L", length)
+    p.constant("D", depth)
+    p.constant("scale", op.scale.value.data, "float")
+    row = f"{WORK}, int row"
+    query = p.element(op.q, [batch, head, token, "d"])
+    p.method(f"float q({row}, int d)", f"return {query};")
+    for name, value in (("k", op.k), ("v", op.v)):
+        each = p.element(value, [batch, own, "j", "d"])
+        p.method(f"float {name}({row}, int j, int d)", f"return {each};")
+    bias = "0.0f"
+    if op.mask is not None:
+        mask = p.element(op.mask, broadcast([batch, head, token, "j"], shape_of(op.mask)))
+        is_flag = element_type_of(op.mask) == IntegerType(1)
+        bias = f"{mask} ? 0.0f : -mpk::infinity()" if is_flag else mask
+    if op.causal is not None:
+        bias = f"j > {token} ? -mpk::infinity() : {bias}"
+    p.method(f"float bias({row}, int j)", f"return {bias};")
+    stores = p.stores(op.result, "y", [batch, head, token, "d"])
+    p.method(f"void store({row}, int d, float y)", *stores)
+    return "Sdpa"

@@ -41,6 +41,7 @@ SPELLING = Spelling(
     nan="mpk::nan()",
     functions={"rsqrt": "rsqrtf"},
 )
+_RUN_TIME = (task.IndexOp, tensor.PositionOp)
 DEVICE = "MPK_MEMBER"
 WORK = "const mpk::Work& w"
 
@@ -120,6 +121,17 @@ class BodyPrinter:
         if number >= len(op.reads):
             return False
         return buffer_of(op.reads[number]).kind.data is task.BufferKind.WEIGHT
+
+    def is_constant(self, value: SSAValue) -> bool:
+        """Whether a value is made from parameters and literals only."""
+        value = self.source(value)
+        number = self.read_number(value)
+        if number is not None:
+            return self.is_weight(number)
+        owner = value.owner
+        if not isinstance(owner, Operation) or isinstance(owner, _RUN_TIME):
+            return False
+        return all(map(self.is_constant, owner.operands))
 
     def is_updated_in_place(self, read: int, write: int) -> bool:
         """Whether a read and a written operand (both by number) are one buffer."""
@@ -295,6 +307,7 @@ class BodyPrinter:
                 value = op.value.value.data
             case DenseIntOrFPElementsAttr() if op.value.is_splat():
                 value = op.value.get_values()[0]
+                assert isinstance(value, int | float)
             case _:
                 raise self.refuse(op, "holds no single number")
         element = element_type_of(op.result)

@@ -21,6 +21,7 @@ _HEADERS = (
     "pointwise",
     "rotary",
     "runtime",
+    "sdpa",
 )
 
 

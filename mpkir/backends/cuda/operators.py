@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Operation, SSAValue
 
 from mpkir.backends.cuda.address import broadcast, unravel
-from mpkir.backends.cuda.attention import print_attention, print_attention_merge
+from mpkir.backends.cuda.attention import print_attention, print_attention_merge, print_sdpa
 from mpkir.backends.cuda.body_printer import WORK, BodyPrinter
 from mpkir.backends.cuda.streaming import print_linear
 from mpkir.backends.scalar import carried_type
@@ -252,6 +252,7 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
     tensor.MatmulOp: _matmul,
     tensor.ReduceOp: _reduce,
     tensor.RmsNormOp: _rms_norm,
+    tensor.SdpaOp: print_sdpa,
     tensor.SequenceAppendOp: _sequence_append,
     tensor.SoftmaxOp: _softmax,
 }

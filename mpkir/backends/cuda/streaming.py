@@ -88,6 +88,8 @@ def _prologue(p: BodyPrinter, op: tensor.LinearOp) -> None:
     if norm is not None:
         eps = float_literal(norm.eps.value.data)
         lines.append(f"static constexpr float eps = {eps};")
+        constant = norm.weight is None or p.is_constant(norm.weight)
+        lines.append(f"static constexpr bool constant_scale = {str(constant).lower()};")
         lines += _fetch(p, "scale", norm.weight, [], f"{WORK}, int k", "g")
     if isinstance(norm, tensor.LayerNormOp):
         lines += _fetch(p, "shift", norm.bias, [], f"{WORK}, int k", "b")

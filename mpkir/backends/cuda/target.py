@@ -1,4 +1,4 @@
-"""`mpk-opt -t mpk-cuda`: the CUDA C++ of a module at task level."""
+"""`mpk-opt -t mpk-cuda`: the CUDA C++ of a scheduled module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpkir.machine import machine_named
 
 @dataclass(frozen=True)
 class CudaTarget(Target):
-    """Prints a module at task level as CUDA C++, for a machine of `mpkir/machines`."""
+    """Prints a module at task level as one .cu, with the shared memory and ring of `machine`."""
 
     name = "mpk-cuda"
 

@@ -57,6 +57,7 @@ struct body_normed {
   struct prologue {
     static constexpr mpk::Norm norm = mpk::Norm::rms;
     static constexpr float eps = 1e-5f;
+    static constexpr bool constant_scale = true;
     template <int E>
     static __device__ void load(const Work& w, int t, int k, float (&x)[E]) {
       if constexpr (E == 1) x[0] = mpk::to_float(mpk::load(w.at<bf16>(0) + t * K + k));

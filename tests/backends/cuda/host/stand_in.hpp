@@ -206,6 +206,27 @@ struct AttentionMerge {
 };
 
 template <class B>
+struct Sdpa {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row) {
+      std::vector<float> weights(B::L);
+      float top = -infinity(), sum = 0;
+      for (int j = 0; j < B::L; ++j) {
+        weights[j] = B::bias(w, row, j);
+        for (int d = 0; d < B::D; ++d) weights[j] += B::scale * B::q(w, row, d) * B::k(w, row, j, d);
+        top = std::max(top, weights[j]);
+      }
+      for (float& weight : weights) sum += weight = std::exp(weight - top);
+      for (int d = 0; d < B::D; ++d) {
+        float y = 0;
+        for (int j = 0; j < B::L; ++j) y += weights[j] * B::v(w, row, j, d);
+        B::store(w, row, d, y / sum);
+      }
+    }
+  }
+};
+
+template <class B>
 struct Embedding {
   static void run(const Work& w) {
     for (int t = 0; t < B::T; ++t)

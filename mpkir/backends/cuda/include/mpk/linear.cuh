@@ -9,6 +9,7 @@
 //   static __device__ int first_row(int index);                 of the task, in [0, N)
 //   struct prologue {
 //     static constexpr mpk::Norm norm; static constexpr float eps;
+//     static constexpr bool constant_scale;   of parameters only: may be read before the task's wait
 //     template <int E> static __device__ void load(const Work&, int t, int k, float (&x)[E]);
 //     template <int E> static __device__ void scale(const Work&, int k, float (&g)[E]);   norm only
 //     template <int E> static __device__ void shift(const Work&, int k, float (&b)[E]);   layer norm
@@ -72,7 +73,11 @@ struct RingLinear {
   static constexpr int partial_bytes = S::PARTIAL;
   static constexpr bool NORM = prologue::norm != Norm::none;
   // Norm weights come from DRAM every step; where registers allow they are fetched before the wait.
-  static constexpr bool EARLY_SCALE = NORM && S::KEEP && PARTS * XV * E <= 32;
+  static constexpr bool early_scale() {
+    if constexpr (NORM) return prologue::constant_scale && S::KEEP && PARTS * XV * E <= 32;
+    return false;
+  }
+  static constexpr bool EARLY_SCALE = early_scale();
 
   // ---- loader ----
 
