@@ -130,13 +130,13 @@ def _quiet() -> Iterator[None]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    gguf_bar = vars(modeling_gguf_pytorch_utils)["tqdm"]
     # This module alone takes tqdm's own bar, which the switch above does not reach.
-    vars(modeling_gguf_pytorch_utils)["tqdm"] = logging.tqdm
+    gguf_bar = getattr(modeling_gguf_pytorch_utils, "tqdm")
+    setattr(modeling_gguf_pytorch_utils, "tqdm", logging.tqdm)
     try:
         yield
     finally:
-        vars(modeling_gguf_pytorch_utils)["tqdm"] = gguf_bar
+        setattr(modeling_gguf_pytorch_utils, "tqdm", gguf_bar)
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()

@@ -90,6 +90,7 @@ class _Importer:
             match spec.kind:
                 case InputKind.CONSTANT_TENSOR if value.numel() == 1:
                     literal = self.program.constants[spec.target or ""]
+                    assert isinstance(literal, torch.Tensor)
                     attribute = number(literal.item(), ranked.get_element_type())
                     op = tensor.FullOp(attribute, ranked)
                 case InputKind.USER_INPUT:

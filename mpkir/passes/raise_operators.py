@@ -20,7 +20,7 @@ from mpkir.passes.raising.gated_mlp import RaiseGatedMlp
 from mpkir.passes.raising.norms import RaiseLayerNorm, RaiseNormWeight, RaiseRmsNorm
 from mpkir.passes.raising.positions import Positions
 from mpkir.passes.raising.prologues import MoveIntoAttention
-from mpkir.passes.raising.rotary import RaiseRotary, Tables
+from mpkir.passes.raising.rotary import RaisePartialRotary, RaiseRotary, Tables
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RaiseOperatorsPass(ModulePass):
 
         positions = Positions()
         run(RaiseRmsNorm(), RaiseNormWeight(), RaiseLayerNorm())
-        run(RaiseRotary(Tables(positions)), RaiseAttention(positions))
+        run(RaiseRotary(Tables(positions)), RaisePartialRotary(), RaiseAttention(positions))
         dce(op)
         _merge_positions(op)
         CanonicalizeViewsPass().apply(ctx, op)

@@ -42,6 +42,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", _SHAPE),
     "qwen3": ("Qwen3Config", _SHAPE),
     "mistral": ("MistralConfig", _SHAPE | dict(sliding_window=32)),
+    "partial-rotary": ("StableLmConfig", _SHAPE | dict(head_dim=None)),
+    "interleaved-rotary": ("HeliumConfig", _SHAPE),
 }
 
 

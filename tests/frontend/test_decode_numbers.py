@@ -16,8 +16,8 @@ from mpkir.passes.raise_operators import RaiseOperatorsPass
 
 POSITIONS = (0, 1, 63, 64)
 RAISED = set(
-    "position state weight sequence_read embedding rms_norm linear reshape attention elementwise "
-    "output store_state argmax sequence_append".split()
+    "position state weight sequence_read embedding rms_norm layer_norm linear reshape attention "
+    "elementwise output store_state argmax sequence_append".split()
 )
 
 
@@ -62,17 +62,25 @@ def check(logits: np.ndarray, exact: np.ndarray, rounded: np.ndarray) -> None:
     assert (ours <= limit)[list(POSITIONS)].all(), (ours / torchs)[list(POSITIONS)]
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_raised_decode_step_is_as_good_as_torch(make_model, architecture, attention):
-    model = make_model(architecture, attention)
+def raised_step_is_as_good_as_torch(model) -> None:
     tokens = torch.randint(0, 256, (65,))
     module = decode_step(model, 80)
     RaiseOperatorsPass().apply(Context(), module)
     module.verify()
-    assert names_of(module) == RAISED
+    assert names_of(module) <= RAISED
     check(step_logits(module, model, tokens), *references(model, tokens))
 
 
+def test_raised_decode_step_is_as_good_as_torch(make_model, architecture):
+    raised_step_is_as_good_as_torch(make_model(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "mistral"])
+def test_raised_step_of_eager_attention_is_as_good_as_torch(make_model, architecture):
+    raised_step_is_as_good_as_torch(make_model(architecture, "eager"))
+
+
+@pytest.mark.parametrize("architecture", ["llama3-rope", "mistral"])
 def test_imported_decode_step_is_as_good_as_torch(make_model, architecture):
     model = make_model(architecture)
     tokens = torch.randint(0, 256, (65,))

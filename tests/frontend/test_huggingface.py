@@ -52,12 +52,14 @@ def test_the_real_file_cut_short_says_so(tmp_path):
     path = tmp_path / "cut.gguf"
     with REAL_GGUF.open("rb") as file:
         path.write_bytes(file.read(3_000_000))
-    with pytest.raises(MpkirError, match="its 272 tensors .*truncated"):
+    with pytest.raises(MpkirError, match=r"its 272 tensors .*truncated"):
         load_model(path)
 
 
 def test_other_bad_gguf_files_are_named(tmp_path):
-    with pytest.raises(MpkirError, match="unknown architecture 'abacus'; these are known: .*llama"):
+    with pytest.raises(
+        MpkirError, match=r"unknown architecture 'abacus'; these are known: .*llama"
+    ):
         load_model(write_gguf(tmp_path / "a.gguf", architecture="abacus"))
     with pytest.raises(MpkirError, match="GGUF version 9; versions 2 and 3"):
         load_model(write_gguf(tmp_path / "b.gguf", version=9))

@@ -256,6 +256,12 @@ def copy(low: Lowering, a: SSAValue, source: SSAValue, non_blocking: bool = Fals
     return value
 
 
-@register_lowering(aten._to_copy.default, aten.to.dtype, aten.to.dtype_layout, aten.to.device)
+@register_lowering(
+    aten._to_copy.default,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.device,
+    aten.type_as.default,
+)
 def to(low: Lowering, a: SSAValue, *_: Any, **__: Any) -> SSAValue:
     return low.convert(a, low.element)

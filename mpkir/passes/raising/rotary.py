@@ -43,22 +43,28 @@ class Tables:
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
         self._elements: dict[tuple[SSAValue, tuple[int, ...]], Product | None] = {}
-        self._tables: dict[tuple[SSAValue, str], tuple[SSAValue, float] | None] = {}
+        self._tables: dict[tuple[SSAValue, str, bool], tuple[SSAValue, float] | None] = {}
 
-    def table(self, value: SSAValue, function: str) -> tuple[SSAValue, float] | None:
-        """(inv_freq, scale) of scale * function((P + t) * inv_freq[d mod (D / 2)]) at [.., t, d].
+    def table(
+        self, value: SSAValue, function: str, interleaved: bool
+    ) -> tuple[SSAValue, float] | None:
+        """(inv_freq, scale) of scale * function((P + t) * inv_freq[i]) at [.., t, d].
 
-        The token dimension is the only one besides the last that is not of size 1.
+        i is d mod (D / 2) or, interleaved, d div 2. The token dimension is the only one besides the
+        last that is not of size 1.
         """
-        key = value, function
+        key = value, function, interleaved
         if key not in self._tables:
-            self._tables[key] = self._table(value, function)
+            self._tables[key] = self._table(value, function, interleaved)
         return self._tables[key]
 
-    def _table(self, value: SSAValue, function: str) -> tuple[SSAValue, float] | None:
+    def _table(
+        self, value: SSAValue, function: str, interleaved: bool
+    ) -> tuple[SSAValue, float] | None:
         shape = shape_of(value)
         if not shape or shape[-1] % 2 or sum(size != 1 for size in shape[:-1]) > 1:
             return None
+        half = shape[-1] // 2
         first: Product | None = None
         for flat, index in enumerate(np.ndindex(*shape)):
             element = self.element(value, index)
@@ -68,9 +74,9 @@ class Tables:
             first = first or element
             if (element.source, element.factor) != (first.source, first.factor):
                 return None
-            if (element.token, element.index) != (token, d % (shape[-1] // 2)):
+            if (element.token, element.index) != (token, d // 2 if interleaved else d % half):
                 return None
-        if first is None or first.source is None or count(first.source) != shape[-1] // 2:
+        if first is None or first.source is None or count(first.source) != half:
             return None
         return first.source, first.factor
 
@@ -177,6 +183,34 @@ def _rotated_half(value: SSAValue) -> SSAValue | None:
     return low.source if shape_of(low.source)[-1] == size else None
 
 
+def _rotated_pairs(value: SSAValue) -> SSAValue | None:
+    """x if the value holds (-x[.., 2i + 1], x[.., 2i]) for each pair of x."""
+    joined = value.owner
+    if not isinstance(joined, tensor.ReshapeOp):
+        return None
+    pairs = joined.source.owner
+    if not isinstance(pairs, tensor.ConcatOp) or len(pairs.sources) != 2:
+        return None
+    lead, size = shape_of(value)[:-1], shape_of(value)[-1]
+    if size % 2 or shape_of(pairs.result) != (*lead, size // 2, 2):
+        return None
+    slices: list[tensor.SliceOp] = []
+    for source, start in zip(pairs.sources, (1, 0), strict=True):
+        alone = source.owner
+        if not isinstance(alone, tensor.ReshapeOp) or shape_of(source) != (*lead, size // 2, 1):
+            return None
+        negated = unary(alone.source, "arith.negf") if start else alone.source
+        op = None if negated is None else negated.owner
+        if not isinstance(op, tensor.SliceOp):
+            return None
+        place = op.dim.value.data, op.start.value.data, op.step.value.data
+        if place != (len(lead), start, 2) or shape_of(op.result) != (*lead, size // 2):
+            return None
+        slices.append(op)
+    x = slices[0].source
+    return x if slices[1].source is x and shape_of(x) == (*lead, size) else None
+
+
 @dataclass(frozen=True)
 class RaiseRotary(RewritePattern):
     """`x * cos + rotate_half(x) * sin`, x [B, T, heads, D] or [B, heads, T, D]."""
@@ -193,12 +227,12 @@ class RaiseRotary(RewritePattern):
             if straight is None or turned is None:
                 continue
             for half, sin in (turned, turned[::-1]):
-                x = _rotated_half(half)
-                if x is None or x not in straight:
-                    continue
-                cos = straight[1] if straight[0] is x else straight[0]
-                if self.rewrite(op, x, cos, sin, rewriter):
-                    return
+                for x, interleaved in ((_rotated_half(half), False), (_rotated_pairs(half), True)):
+                    if x is None or x not in straight:
+                        continue
+                    cos = straight[1] if straight[0] is x else straight[0]
+                    if self.rewrite(op, x, cos, sin, interleaved, rewriter):
+                        return
 
     def rewrite(
         self,
@@ -206,13 +240,14 @@ class RaiseRotary(RewritePattern):
         x: SSAValue,
         cos: SSAValue,
         sin: SSAValue,
+        interleaved: bool,
         rewriter: PatternRewriter,
     ) -> bool:
         shape = shape_of(x)
         if len(shape) != 4 or shape_of(op.result) != shape or shape_of(cos) != shape_of(sin):
             return False
-        found = self.tables.table(cos, "math.cos")
-        if found is None or found != self.tables.table(sin, "math.sin"):
+        found = self.tables.table(cos, "math.cos", interleaved)
+        if found is None or found != self.tables.table(sin, "math.sin", interleaved):
             return False
         inv_freq, scale = found
         if 2 * count(inv_freq) != shape[3]:
@@ -238,6 +273,7 @@ class RaiseRotary(RewritePattern):
             position.result,
             frequencies,
             scale,
+            interleaved,
             element_type=element_type_of(op.result),
         )
         ops.append(rotary)
@@ -264,3 +300,57 @@ def _is_head_major(x: tuple[int, ...], table: tuple[int, ...]) -> bool | None:
     if lead == (1, 1, x[2]):
         return True
     return False if lead == (1, x[1], 1) else None
+
+
+class RaisePartialRotary(RewritePattern):
+    """`concat(rotary(x[.., :R]), x[.., R:])` turns the first R dimensions of x."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.ConcatOp, rewriter: PatternRewriter, /) -> None:
+        if len(op.sources) != 2 or op.dim.value.data != 3:
+            return
+        turned, rest = op.sources[0].owner, op.sources[1].owner
+        head_major = isinstance(turned, tensor.TransposeOp)
+        if head_major:
+            turned = _swapped(turned)
+        if not isinstance(turned, tensor.RotaryOp):
+            return
+        part = turned.x.owner
+        if head_major:
+            part = _swapped(part) if isinstance(part, tensor.TransposeOp) else None
+        if not isinstance(part, tensor.SliceOp) or not isinstance(rest, tensor.SliceOp):
+            return
+        x, split = part.source, shape_of(part.result)[3]
+        if rest.source is not x or shape_of(op.result) != shape_of(x):
+            return
+        for piece, start in ((part, 0), (rest, split)):
+            if (piece.dim.value.data, piece.start.value.data, piece.step.value.data) != (
+                3,
+                start,
+                1,
+            ):
+                return
+        ops: list[Operation] = []
+        source = x
+        if head_major:
+            ops.append(before := tensor.TransposeOp(x, [0, 2, 1, 3]))
+            source = before.result
+        rotary = tensor.RotaryOp(
+            source,
+            turned.position,
+            turned.inv_freq,
+            turned.scale.value.data,
+            turned.interleaved is not None,
+            element_type_of(op.result),
+        )
+        ops.append(rotary)
+        if head_major:
+            ops.append(tensor.TransposeOp(rotary.result, [0, 2, 1, 3]))
+        for new in ops:
+            new.location = op.location
+        rewriter.replace(op, ops)
+
+
+def _swapped(op: tensor.TransposeOp) -> object:
+    """What computes the source of a transpose between head-major and token-major."""
+    return op.source.owner if op.permutation.get_values() == (0, 2, 1, 3) else None
