@@ -36,34 +36,33 @@ def checkpoint() -> Path:
 def main() -> None:
     """Compile, answer, and say how fast that was and how fast it could be."""
     question = sys.argv[1] if len(sys.argv) > 1 else QUESTION
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False)
     begun = perf_counter()
+    console.print("compiling SmolLM2-135M-Instruct for this machine's CPU")
     with StageDisplay(console) as display:
         model = LanguageModel.from_pretrained(
             checkpoint(), target="cpu", capacity=1024, progress=display.progress
         )
-    console.print(f"  ready after {perf_counter() - begun:.1f} s\n", highlight=False)
+    console.print(f"  ready after {perf_counter() - begun:.1f} s\n")
     console.print(f"[bold]{question}[/]")
     answer = model.generate(
         question,
         max_new_tokens=128,
         chat=True,
-        on_text=lambda piece: console.print(piece, end="", highlight=False, markup=False),
+        on_text=lambda piece: console.print(piece, end="", markup=False),
     )
     program = model.program
-    machine = machine_named(program.manifest.target.name)
     middle = answer.prompt_tokens + len(answer.tokens) // 2
-    bandwidth = read_bandwidth(program.device, machine)
-    floor = bytes_per_step(program.manifest, middle) / (bandwidth * 1e9)
+    read = bytes_per_step(program.manifest, middle)
+    bandwidth = read_bandwidth(program.device, machine_named(program.manifest.target.name))
+    floor = bandwidth * 1e9 / read
     rate = answer.tokens_per_second
     console.print(
-        f"\n\n{rate:.1f} tokens/s after a prompt of {answer.prompt_tokens} tokens "
-        f"({answer.prompt_seconds:.2f} s)\n"
-        f"memory floor: {bytes_per_step(program.manifest, middle) / 1e6:.0f} MB a token at "
-        f"{bandwidth:.1f} GB/s (measured now) = {1 / floor:.1f} tokens/s; "
-        f"this is {rate * floor:.0%} of it\n"
-        f"artifact: {program.artifact.path}",
-        highlight=False,
+        f"\n\n{rate:.1f} tokens/s ({len(answer.tokens)} tokens after a prompt of "
+        f"{answer.prompt_tokens}, which took {answer.prompt_seconds:.2f} s)\n"
+        f"memory floor: {floor:.1f} tokens/s ({read / 1e6:.0f} MB a token at {bandwidth:.1f} GB/s, "
+        f"measured now); this is {rate / floor:.0%} of it\n"
+        f"artifact: {program.artifact.path}"
     )
 
 

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from math import prod
 from pathlib import Path
@@ -19,50 +18,19 @@ from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
-from mpkir.backends.body import bodies_of, buffer_of
+from mpkir.backends.body import Body, bodies_of, buffer_of
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.dialects import task
 from mpkir.dialects.tensor import EmbeddingOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
-from mpkir.pipeline import PassTiming, lower
-from mpkir.runtime.artifact import Artifact, write_artifact
+from mpkir.pipeline import lower
+from mpkir.progress import SILENT, Progress
+from mpkir.runtime.artifact import Artifact, load_artifact, write_artifact
 from mpkir.runtime.cache import cache_directory, source_digest
 from mpkir.runtime.host import cpu_arch, cpu_features
 from mpkir.runtime.manifest import Buffer, LanguageRoles, Manifest, Signature, Target
 from mpkir.runtime.program import Program
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a compilation tells whoever watches it; both callbacks get a stage's name."""
-
-    begin: Callable[[str], None] = lambda stage: None
-    end: Callable[[str, float], None] = lambda stage, seconds: None
-
-
-@dataclass
-class _Clock:
-    """Announces stages and times them."""
-
-    progress: Progress
-    timings: list[PassTiming] = field(default_factory=list[PassTiming])
-    stage: str = ""
-    begun: float = 0.0
-
-    def start(self, stage: str) -> None:
-        """End the stage that is running and begin another."""
-        self.stop()
-        self.stage, self.begun = stage, perf_counter()
-        self.progress.begin(stage)
-
-    def stop(self) -> None:
-        """End the stage that is running, if any."""
-        if self.stage:
-            seconds = perf_counter() - self.begun
-            self.timings.append(PassTiming(self.stage, seconds))
-            self.progress.end(self.stage, seconds)
-        self.stage = ""
 
 
 def compile_module(
@@ -77,61 +45,92 @@ def compile_module(
     language: LanguageRoles | None = None,
     extra_files: Mapping[str, bytes] | None = None,
     tokens_per_step: int = 1,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
     dump: str | Path | None = None,
 ) -> Artifact:
     """Compile a tensor-level module, which is changed in place, and write its artifact.
 
-    `output` is the artifact's directory; by default one in the cache, named by the content of the
-    module, the machine and the compiler. `constants` are small tensors kept in the artifact;
-    `weights` are stored with it, `weight_files` referred to; with neither the loader brings them.
-    `dump` is a directory that gets the IR after every pass. Raises MpkirError.
+    `output` is the artifact's directory. By default it is one in the cache, named by all that goes
+    into the compilation; what lies there already, whole and unchanged, is taken as it is.
+    `constants` are small tensors kept in the artifact; `weights` are stored with it, `weight_files`
+    referred to; with neither the loader brings them. `dump` is a directory that gets the IR after
+    every pass. Raises MpkirError.
     """
-    output = default_output(module, machine) if output is None else Path(output)
-    clock = _Clock(progress)
-    _lower(module, machine, clock, dump)
-    clock.start("emit")
-    bodies = bodies_of(module)
-    table = table_of(module)
-    source, suffix = _emit(bodies, machine, tokens_per_step)
-    clock.start("build")
-    binary, target = _build(source, machine)
-    clock.start("write")
-    held = frozenset(constants or {})
-    manifest = Manifest(
-        target=target,
-        buffers=tuple(_manifest_buffer(buffer, held) for buffer in buffers_of(module)),
-        bodies=table.names.bodies,
-        families=table.names.families,
-        events=table.names.events,
-        source=f"kernel.{suffix}",
-        binary="kernel.so" if target.kind == "cpu" else "kernel.cubin",
-        tokens_per_step=tokens_per_step,
-        signature=signature,
-        language=language,
-        info={"weight_bytes_per_step": weight_bytes_per_step(module)},
-    )
-    artifact = write_artifact(
-        output,
-        manifest,
-        table,
-        source=source,
-        binary=binary,
-        constants=constants,
-        weights=weights,
-        weight_files=weight_files,
-        extra_files=extra_files,
-    )
-    clock.stop()
-    return artifact
+    constants, extra_files = dict(constants or {}), dict(extra_files or {})
+    if output is None:
+        with progress.stage("look into the cache"):
+            parts = (machine, sorted(cpu_features()), signature, language, tokens_per_step)
+            output = _cached_output(module, parts, constants, extra_files)
+            held = _artifact_at(output)
+        if held is not None and dump is None:
+            return held
+    _lower(module, machine, progress, dump)
+    with progress.stage("emit"):
+        bodies = bodies_of(module)
+        table = table_of(module)
+        source, suffix = _emit(bodies, machine, tokens_per_step)
+    with progress.stage("build"):
+        binary, target = _build(source, machine)
+    with progress.stage("write"):
+        manifest = Manifest(
+            target=target,
+            buffers=tuple(
+                _manifest_buffer(each, frozenset(constants)) for each in buffers_of(module)
+            ),
+            bodies=table.names.bodies,
+            families=table.names.families,
+            events=table.names.events,
+            source=f"kernel.{suffix}",
+            binary="kernel.so" if target.kind == "cpu" else "kernel.cubin",
+            tokens_per_step=tokens_per_step,
+            signature=signature,
+            language=language,
+            info={"weight_bytes_per_step": weight_bytes_per_step(module)},
+        )
+        return write_artifact(
+            output,
+            manifest,
+            table,
+            source=source,
+            binary=binary,
+            constants=constants,
+            weights=weights,
+            weight_files=weight_files,
+            extra_files=extra_files,
+        )
 
 
-def default_output(module: ModuleOp, machine: Machine) -> Path:
-    """Where an artifact goes when the user names no place."""
-    text = StringIO()
-    Printer(text, print_generic_format=True).print_op(module)
-    key = hashlib.sha256(f"{text.getvalue()}\n{machine}\n{source_digest()}".encode())
+def _cached_output(
+    module: ModuleOp,
+    parts: Sequence[Any],
+    constants: Mapping[str, torch.Tensor],
+    extra_files: Mapping[str, bytes],
+) -> Path:
+    """Where an artifact goes when the user names no place: by a hash of everything in it."""
+    text = text_of(module, generic=True)
+    key = hashlib.sha256(f"{text}\n{parts}\n{source_digest()}\n".encode())
+    for name, tensor in sorted(constants.items()):
+        key.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        key.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    for name, content in sorted(extra_files.items()):
+        key.update(f"{name} {len(content)}\n".encode())
+        key.update(content)
     return cache_directory() / "programs" / key.hexdigest()[:24]
+
+
+def text_of(module: ModuleOp, *, generic: bool = False) -> str:
+    """A module as text that parses back to it, with a line break at the end."""
+    text = StringIO()
+    Printer(text, print_generic_format=generic).print_op(module)
+    return f"{text.getvalue()}\n"
+
+
+def _artifact_at(path: Path) -> Artifact | None:
+    """What an earlier compilation left there; None if nothing, or if it is damaged."""
+    try:
+        return load_artifact(path)
+    except MpkirError:
+        return None
 
 
 def weight_bytes_per_step(module: ModuleOp) -> int:
@@ -156,24 +155,35 @@ def weight_bytes_per_step(module: ModuleOp) -> int:
     return sum(total.values())
 
 
-def _lower(module: ModuleOp, machine: Machine, clock: _Clock, dump: str | Path | None) -> None:
+def _lower(module: ModuleOp, machine: Machine, progress: Progress, dump: str | Path | None) -> None:
     directory = None if dump is None else Path(dump)
     if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
+        _make_directory(directory)
+    begun = perf_counter()
     count = 0
 
-    def after(stage: ModulePass, module: ModuleOp) -> None:
+    def on_pass(stage: ModulePass) -> None:
+        nonlocal begun
+        progress.begin(stage.name.removeprefix("mpk-"))
+        begun = perf_counter()
+
+    def after_pass(stage: ModulePass, module: ModuleOp) -> None:
         nonlocal count
+        progress.end(stage.name.removeprefix("mpk-"), perf_counter() - begun)
         if directory is not None:
-            (directory / f"{count:02d}-{stage.name}.mlir").write_text(f"{module}\n")
+            (directory / f"{count:02d}-{stage.name}.mlir").write_text(text_of(module))
             count += 1
 
-    lower(
-        module,
-        machine,
-        on_pass=lambda stage: clock.start(stage.name.removeprefix("mpk-")),
-        after_pass=after,
-    )
+    lower(module, machine, on_pass=on_pass, after_pass=after_pass)
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MpkirError(
+            f"the directory cannot be made ({error.strerror})", where=str(path)
+        ) from error
 
 
 def _emit(bodies: Any, machine: Machine, tokens: int) -> tuple[str, str]:
@@ -228,36 +238,46 @@ def _manifest_buffer(buffer: Any, constants: frozenset[str]) -> Buffer:
 
 def compile(
     program: torch.export.ExportedProgram | torch.nn.Module,
-    example_inputs: tuple[Any, ...] | None = None,
+    args: tuple[Any, ...] | None = None,
+    kwargs: dict[str, Any] | None = None,
     *,
     target: str = "cpu",
     workers: int | None = None,
     output: str | Path | None = None,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
     dump: str | Path | None = None,
 ) -> Program:
-    """Compile an exported program, or a module with example inputs, into something to call like it.
+    """Compile an exported program, or a module with example arguments, into something to call like
+    it.
 
     target: "cpu", a GPU of `machines/` ("h100", ..) or an architecture ("sm_80"); workers: threads
-    or SMs to use, all by default. The program's parameters are used in place where they lie on the
-    target's device already. Raises MpkirError for what cannot be exported, imported or compiled.
+    or SMs to use, all by default; output: the artifact's directory, which then holds the weights
+    too, by default one in the cache. The program's parameters are used in place where they lie on
+    the target's device already. Raises MpkirError for what cannot be exported, imported or compiled.
     """
-    from mpkir.frontend import export_module, import_program, signature_of
+    from mpkir.frontend import export_module, import_program, signature_of, without_torch_notes
 
     machine = machine_named(target, workers=workers)
     if isinstance(program, torch.nn.Module):
-        if example_inputs is None:
+        if args is None and kwargs is None:
             raise MpkirError(
-                "a module is compiled for the shapes of example inputs, and none were given",
+                "a module is compiled for the shapes of example arguments, and none were given",
                 hint="mpkir.compile(module, (tensor, ...))",
             )
-        program = export_module(program, example_inputs)
-    module = import_program(program)
+        with progress.stage("export"):
+            program = export_module(program, args or (), kwargs)
+    elif args is not None or kwargs is not None:
+        raise MpkirError(
+            "an exported program has its arguments already", hint="leave out args and kwargs"
+        )
+    with progress.stage("import"), without_torch_notes():
+        module = import_program(program)
     tensors: dict[str, torch.Tensor] = {**program.state_dict, **program.constants}
     artifact = compile_module(
         module,
         machine,
         output=output,
+        weights=tensors if output is not None else None,
         signature=signature_of(program),
         progress=progress,
         dump=dump,

@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 
-from mpkir.compiler import Progress, compile_module
-from mpkir.frontend import decode_step, load_model, weights_of
+from mpkir.checkpoints import load_checkpoint
+from mpkir.compiler import compile_module
+from mpkir.errors import MpkirError
+from mpkir.frontend import decode_step, weights_of, without_torch_notes
 from mpkir.machine import machine_named
+from mpkir.progress import SILENT, Progress
 from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
@@ -39,7 +42,7 @@ class LanguageModel(LoadedLanguageModel):
         capacity: int | None = None,
         workers: int | None = None,
         output: str | Path | None = None,
-        progress: Progress = Progress(),
+        progress: Progress = SILENT,
         dump: str | Path | None = None,
     ) -> LanguageModel:
         """Load a model's weights and tokenizer, compile its decode step, and bind both.
@@ -49,14 +52,14 @@ class LanguageModel(LoadedLanguageModel):
         directory, which then holds the weights too; without it the artifact lies in the cache and
         the weights stay where they are. Raises MpkirError.
         """
-        progress.begin("load weights")
-        model, tokenizer, stop = load_model(source)
-        progress.end("load weights", 0.0)
+        machine_named(target, workers)
+        with progress.stage("load the checkpoint"):
+            loaded = load_checkpoint(source)
         return cls.from_model(
-            model,
+            loaded.model,
             target,
-            tokenizer=tokenizer,
-            stop=stop,
+            tokenizer=loaded.tokenizer,
+            stop=loaded.stop,
             capacity=capacity,
             workers=workers,
             output=output,
@@ -75,7 +78,7 @@ class LanguageModel(LoadedLanguageModel):
         capacity: int | None = None,
         workers: int | None = None,
         output: str | Path | None = None,
-        progress: Progress = Progress(),
+        progress: Progress = SILENT,
         dump: str | Path | None = None,
     ) -> LanguageModel:
         """Compile a causal language model that transformers has built; weights are used in place."""
@@ -105,7 +108,7 @@ def compile_language_model(
     workers: int | None = None,
     output: str | Path | None = None,
     weights: dict[str, torch.Tensor] | None = None,
-    progress: Progress = Progress(),
+    progress: Progress = SILENT,
     dump: str | Path | None = None,
 ) -> Artifact:
     """Compile a language model's decode step; its parameters may lie on the meta device.
@@ -114,12 +117,9 @@ def compile_language_model(
     stored with it if given.
     """
     machine = machine_named(target, workers=workers)
-    text = model.config.get_text_config()
-    longest = int(getattr(text, "max_position_embeddings", DEFAULT_CAPACITY))
-    capacity = min(DEFAULT_CAPACITY, longest) if capacity is None else capacity
-    progress.begin("export")
-    module = decode_step(model, capacity, stop=stop)
-    progress.end("export", 0.0)
+    capacity = capacity_for(model, capacity)
+    with progress.stage("export"), without_torch_notes():
+        module = decode_step(model, capacity, stop=stop)
     return compile_module(
         module,
         machine,
@@ -130,13 +130,26 @@ def compile_language_model(
             tokens="tokens",
             logits="logits",
             capacity=_capacity_of(module),
-            vocabulary=int(text.vocab_size),
+            vocabulary=int(model.config.get_text_config().vocab_size),
             stop_tokens=tuple(stop),
         ),
         extra_files=_tokenizer_files(tokenizer),
         progress=progress,
         dump=dump,
     )
+
+
+def capacity_for(model: Any, wanted: int | None) -> int:
+    """The number of positions to compile for; MpkirError if the model has fewer than are wanted."""
+    text = model.config.get_text_config()
+    longest = int(getattr(text, "max_position_embeddings", DEFAULT_CAPACITY))
+    capacity = min(DEFAULT_CAPACITY, longest) if wanted is None else wanted
+    if not 1 <= capacity <= longest:
+        raise MpkirError(
+            f"a capacity of {capacity} positions, but the model is made for 1 to {longest}",
+            hint="choose one in that range with capacity= or --capacity",
+        )
+    return capacity
 
 
 def _capacity_of(module: Any) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOP = {"compiler", "language_model", "pipeline", "universe", "__init__"}
+TOP = {"checkpoints", "compiler", "language_model", "pipeline", "progress", "universe", "__init__"}
 """Modules that see everything below tools."""
 
 PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest"}

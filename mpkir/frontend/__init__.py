@@ -15,6 +15,7 @@ _HOME = {
     "signature_of": "mpkir.frontend.signature",
     "register_lowering": "mpkir.frontend.aten.registry",
     "weights_of": "mpkir.frontend.huggingface",
+    "without_torch_notes": "mpkir.frontend.signature",
 }
 
 __all__ = list(_HOME)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,13 +21,22 @@ def export_module(
 ) -> ExportedProgram:
     """`torch.export.export` of a module in evaluation mode; MpkirError where torch refuses it."""
     try:
-        return torch.export.export(module.eval(), args, kwargs, strict=False)
+        with without_torch_notes():
+            return torch.export.export(module.eval(), args, kwargs, strict=False)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise MpkirError(
             f"torch.export refuses {type(module).__name__}: {reason[0]}",
             hint="see torch.export's documentation, or export it yourself and pass the program",
         ) from error
+
+
+@contextmanager
+def without_torch_notes() -> Iterator[None]:
+    """Without the warnings that torch.export's own code gives torch's own code."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec.*", FutureWarning)
+        yield
 
 
 def signature_of(program: ExportedProgram) -> Signature:

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.status import Status
 
-from mpkir.compiler import Progress
+from mpkir.progress import Progress
 
 
 class StageDisplay:

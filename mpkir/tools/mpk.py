@@ -89,6 +89,7 @@ def export(
 
     Example:  mpk export model.gguf -o step.mlir && mpk-opt step.mlir -p mpk-fuse-operators
     """
+    from mpkir.compiler import text_of
     from mpkir.tools import sources
 
     module = sources.module_of(source, capacity).module
@@ -97,7 +98,7 @@ def export(
         from mpkir.pipeline import context
 
         RaiseOperatorsPass().apply(context(), module)
-    text = f"{module}\n"
+    text = text_of(module)
     if output is None or str(output) == "-":
         print(text, end="")
         return

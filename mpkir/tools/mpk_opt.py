@@ -1,19 +1,18 @@
-"""mpk-opt: read IR, run passes, print IR or a target's form. Bad input ends in one message.
-
-mpk-opt model.mlir -p mpk-fuse-operators,mpk-partition-tiles{workers=132}
-mpk-opt model.mlir -p mpk-pipeline{target=h100} --print-between-passes
-mpk-opt --list-passes
-"""
+"""mpk-opt: read IR, run passes, print IR or a target's form. Bad input ends in one message."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
+from typing import TypeVar
 
 from xdsl.passes import ModulePass
 from xdsl.universe import Universe
+from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
 from xdsl.utils.exceptions import (
     AlreadyRegisteredConstructException,
     ArgSpecParseError,
@@ -26,6 +25,16 @@ from xdsl.utils.exceptions import (
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from mpkir.errors import MpkirError
+
+_EXAMPLES = """\
+examples:
+  mpk-opt step.mlir -p 'mpk-fuse-operators,mpk-partition-tiles{workers=132}'
+  mpk-opt step.mlir -p 'mpk-pipeline{target=h100}' --print-between-passes
+  mpk-opt step.mlir -p 'mpk-pipeline{target=h100}' -t mpk-cuda
+  mpk-opt --list-passes
+"""
+
+T = TypeVar("T")
 
 # What a wrong file, pipeline or option ends in; anything else is a defect of ours and keeps its
 # traceback.
@@ -48,10 +57,15 @@ def describe(pass_type: type[ModulePass]) -> str:
     """A pass's name, what it does, and its options with their defaults."""
     lines = [pass_type.name]
     lines += [f"    {line.strip()}" for line in (pass_type.__doc__ or "").strip().splitlines()]
-    for option in fields(pass_type):  # pyright: ignore[reportArgumentType]
-        default = "required" if option.default is MISSING else option.default
-        lines.append(f"    {{{option.name}={default}}}")
-    return "\n".join(lines)
+    lines += [f"    {{{option}}}" for option in _options(pass_type)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _options(pass_type: type[ModulePass]) -> list[str]:
+    return [
+        f"{option.name}={'required' if option.default is MISSING else option.default}"
+        for option in fields(pass_type)  # pyright: ignore[reportArgumentType]
+    ]
 
 
 class MpkOptMain(xDSLOptMain):
@@ -60,14 +74,49 @@ class MpkOptMain(xDSLOptMain):
     version_format = "mpk-opt built from xdsl version {xdsl_version}"
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
-        """Add what xDSL's driver lacks."""
+        """Add what xDSL's driver lacks; its help names every pass, ours mpkir's own."""
+        passes, targets = self.available_passes, self.available_targets
+        self.available_passes = _own(passes)
+        self.available_targets = {**_own(targets), "mlir": targets["mlir"]}
         super().register_all_arguments(arg_parser)
+        self.available_passes, self.available_targets = passes, targets
         arg_parser.add_argument(
             "--list-passes", action="store_true", help="list mpkir's passes with their options"
         )
         arg_parser.add_argument(
             "--debug", action="store_true", help="show the Python traceback of an error"
         )
+        arg_parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        arg_parser.epilog = f"{_EXAMPLES}\nxDSL's own passes and targets can be named too."
+
+    def setup_pipeline(self) -> None:
+        """Check names and options of passes one by one, so that a mistake is told with its pass."""
+        for spec in parse_pipeline(self.args.passes):
+            self._check(spec)
+        super().setup_pipeline()
+
+    def _check(self, spec: ArgSpec) -> None:
+        if spec.name not in self.available_passes:
+            near = get_close_matches(spec.name, self.available_passes, 1)
+            raise MpkirError(
+                f"no pass is named '{spec.name}'",
+                hint=(f"did you mean '{near[0]}'? " if near else "")
+                + "`mpk-opt --list-passes` lists them",
+            )
+        pass_type = self.available_passes[spec.name]()
+        try:
+            pass_type.from_spec(spec)
+        except ValueError as error:
+            message = str(error)[:1].lower() + str(error)[1:]
+            raise MpkirError(
+                message,
+                where=spec.name,
+                hint=f"its options are {', '.join(_options(pass_type)) or 'none'}",
+            ) from error
+
+
+def _own(named: dict[str, T]) -> dict[str, T]:
+    return {name: value for name, value in named.items() if name.startswith("mpk-")}
 
 
 def _list_passes() -> None:
@@ -76,19 +125,29 @@ def _list_passes() -> None:
         print(describe(passes[name]()), end="\n\n")
 
 
+def _message(error: BaseException) -> str:
+    """One message: of a failed verification the reason, not the module that xDSL notes with it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return str(error).rstrip()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the tool; exit code 1 and one message on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if "--list-passes" in arguments:
-        _list_passes()
-        return
-    debug = "--debug" in arguments
     try:
-        MpkOptMain(description="mpkir optimizer driver", args=arguments).run()
+        if "--list-passes" in arguments:
+            _list_passes()
+        else:
+            MpkOptMain(description="mpkir's optimizer driver", args=arguments).run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except _BAD_INPUT as error:
-        if debug:
+        if "--debug" in arguments:
             raise
-        sys.exit(f"mpk-opt: error: {error}")
+        sys.exit(f"mpk-opt: error: {_message(error)}")
 
 
 if __name__ == "__main__":

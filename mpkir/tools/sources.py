@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from xdsl.dialects.builtin import ModuleOp
 
-from mpkir.compiler import Progress, compile_module
+from mpkir.checkpoints import load_checkpoint
+from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
-from mpkir.language_model import LanguageModel, compile_language_model
+from mpkir.language_model import LanguageModel, capacity_for, compile_language_model
 from mpkir.machine import machine_named
+from mpkir.progress import Progress
 from mpkir.runtime.artifact import Artifact, load_artifact
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import MANIFEST
 from mpkir.runtime.program import Program
-
-DEFAULT_CAPACITY = 1024
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,27 @@ def write_text(path: Path, text: str) -> None:
 
 def module_of(source: str, capacity: int | None) -> SourceModule:
     """The tensor-level module of an exported program, IR file, configuration or checkpoint."""
-    from mpkir.frontend import decode_step, import_program, load_model, signature_of
+    from mpkir.frontend import decode_step, import_program, signature_of, without_torch_notes
 
     path = Path(source)
     match path.suffix:
         case ".mlir":
             return SourceModule(_parse(path))
         case ".pt2":
-            program = _exported(path)
-            return SourceModule(
-                import_program(program),
-                {**program.state_dict, **program.constants},
-                signature_of(program),
-            )
+            with without_torch_notes():
+                program = _exported(path)
+                return SourceModule(
+                    import_program(program),
+                    {**program.state_dict, **program.constants},
+                    signature_of(program),
+                )
         case ".json":
-            model = _from_config(path)
+            model, stop = _from_config(path), ()
         case _:
-            model = load_model(source).model
-    return SourceModule(decode_step(model, capacity or DEFAULT_CAPACITY))
+            loaded = load_checkpoint(source)
+            model, stop = loaded.model, loaded.stop
+    with without_torch_notes():
+        return SourceModule(decode_step(model, capacity_for(model, capacity), stop=stop))
 
 
 def compile_source(
@@ -83,7 +86,7 @@ def compile_source(
     progress: Progress,
 ) -> Artifact:
     """Compile whatever `source` names; a checkpoint's weights are stored in the artifact."""
-    from mpkir.frontend import load_model, weights_of
+    from mpkir.frontend import weights_of
 
     path = Path(source)
     machine = machine_named(target, workers=workers)
@@ -107,7 +110,8 @@ def compile_source(
     }
     if path.suffix == ".json":
         return compile_language_model(_from_config(path), target, **options)
-    loaded = load_model(source)
+    with progress.stage("load the checkpoint"):
+        loaded = load_checkpoint(source)
     return compile_language_model(
         loaded.model,
         target,

@@ -11,16 +11,16 @@ from xdsl.utils.target import Target
 
 from mpkir.backends.body import bodies_of
 from mpkir.backends.cpu.emit import emit
+from mpkir.backends.table import workers_of
 
 
 @dataclass(frozen=True)
 class CpuTarget(Target):
-    """Prints a module at task level as C++17, for a number of threads."""
+    """Prints a scheduled module as C++17, for as many threads as it has workers."""
 
     name = "mpk-cpu"
 
-    workers: int = 2
     tokens_per_step: int = 1
 
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        output.write(emit(bodies_of(module), self.workers, self.tokens_per_step))
+        output.write(emit(bodies_of(module), workers_of(module), self.tokens_per_step))

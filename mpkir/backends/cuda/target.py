@@ -11,12 +11,13 @@ from xdsl.utils.target import Target
 
 from mpkir.backends.body import bodies_of
 from mpkir.backends.cuda.emit import emit
+from mpkir.backends.table import workers_of
 from mpkir.machine import machine_named
 
 
 @dataclass(frozen=True)
 class CudaTarget(Target):
-    """Prints a module at task level as one .cu, with the shared memory and ring of `machine`."""
+    """Prints a scheduled module as one .cu, with the shared memory and ring of `machine`."""
 
     name = "mpk-cuda"
 
@@ -24,5 +25,5 @@ class CudaTarget(Target):
     tokens_per_step: int = 1
 
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        machine = machine_named(self.machine)
+        machine = machine_named(self.machine, workers=workers_of(module))
         output.write(emit(bodies_of(module), machine, self.tokens_per_step))
