@@ -148,8 +148,8 @@ class RegionAttr(ParametrizedAttribute):
     """The box of a buffer that a task touches: offsets as a function of the grid index, constant
     sizes.
 
-    A box that reaches over the buffer's end is cut there: reads find zeros outside, writes outside
-    are dropped.
+    A box that reaches over the buffer's end is cut there: reads find zeros outside (an argmax finds
+    no candidate), writes outside are dropped.
 
     ```mlir
     #mpk_task.region<affine_map<(d0) -> (d0 * 16, 0)>, [16, 2048]>

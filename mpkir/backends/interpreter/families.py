@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
 
 from mpkir.backends.body import buffer_of
 from mpkir.backends.interpreter.kernels import Scalars, block_kernel
@@ -41,11 +42,11 @@ class Box:
         whole = all(s.stop - s.start == size for s, size in zip(in_tile, sizes, strict=True))
         return cls(tuple(inside), None if whole else tuple(in_tile), tuple(sizes))
 
-    def read(self, array: Array) -> Array:
-        """The tile; zeros where it reaches over the array's end. It may be a view of the array."""
+    def read(self, array: Array, outside: float) -> Array:
+        """The tile, filled up where it reaches over the array's end; it may be a view."""
         if self.in_tile is None:
             return array[self.inside]
-        tile = np.zeros(self.tile, array.dtype)
+        tile = np.full(self.tile, outside, array.dtype)
         tile[self.in_tile] = array[self.inside]
         return tile
 
@@ -74,6 +75,7 @@ class Family:
         self.write_buffers = tuple(buffer_of(value).sym.data for value in op.writes)
         self.reads = tuple(memory.view(value) for value in op.reads)
         self.writes = tuple(memory.view(value) for value in op.writes)
+        self._outside = tuple(map(_outside, op.body.block.args))
         self._boxes = (op.read_boxes, op.write_boxes)
         self._kernel = block_kernel(op.body.block)
         self._accesses: list[Access | None] = [None] * self.size
@@ -100,13 +102,22 @@ class Family:
         """Execute one task: slice, evaluate, store."""
         access = self.access(index)
         scalars.coordinates = access.coordinates
-        tiles = [box.read(array) for box, array in zip(access.reads, self.reads, strict=True)]
+        tiles = [
+            box.read(array, outside)
+            for box, array, outside in zip(access.reads, self.reads, self._outside, strict=True)
+        ]
         results = self._kernel(scalars, tiles)
         if len(results) > 1:
             # One result may be a view of a buffer that an earlier one is about to overwrite.
             results = tuple(r if r.base is None else r.copy() for r in results)
         for box, array, result in zip(access.writes, self.writes, results, strict=True):
             box.write(array, result)
+
+
+def _outside(tile: SSAValue) -> float:
+    """What a tile holds beyond its buffer's end: zeros, but nothing that an argmax would choose."""
+    chosen = any(isinstance(use.operation, t.ArgmaxPartialOp) for use in tile.uses)
+    return -np.inf if chosen else 0.0
 
 
 def families_of(module: ModuleOp, memory: Memory) -> tuple[Family, ...]:
