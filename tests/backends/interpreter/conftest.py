@@ -35,9 +35,7 @@ SHAPE: dict[str, Any] = dict(
 )
 ARCHITECTURES: dict[str, transformers.PreTrainedConfig] = {
     "llama": transformers.LlamaConfig(**SHAPE),
-    "qwen2": transformers.Qwen2Config(**SHAPE),
     "qwen3": transformers.Qwen3Config(**SHAPE),
-    "mistral": transformers.MistralConfig(**SHAPE, sliding_window=48),
     # SmolLM2's proportions: 9 heads on 3, so that no size is a multiple of another.
     "smollm2": transformers.LlamaConfig(
         **SHAPE | dict(hidden_size=72, num_attention_heads=9, num_key_value_heads=3, head_dim=8),
