@@ -44,7 +44,6 @@ def decode_step(
     if capacity < 1 or not 1 <= tokens <= capacity:
         raise MpkirError(f"a step of {tokens} tokens with capacity {capacity}")
     capacity = -(-capacity // ROUND) * ROUND
-    step = _DecodeStep(model, capacity).eval()
     device = next(model.parameters()).device
     example = (
         torch.zeros(1, tokens, dtype=torch.long, device=device),
@@ -52,16 +51,24 @@ def decode_step(
     )
     with _buffers_on(model, device):
         try:
+            step = _DecodeStep(model, capacity).eval()
             program = torch.export.export(step, example, strict=False)
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise MpkirError(
-                f"{model.config.model_type} cannot be exported with a static cache: {reason[0]}",
-                hint="models with one key-value cache of full length for each layer are supported",
-            ) from error
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise _not_decodable(model, lines[0]) from error
     module = import_program(program, below="model")
+    written = {op.sym.data for op in module.walk() if isinstance(op, tensor.StoreStateOp)}
+    if missing := [name for name in step.caches if name not in written]:
+        raise _not_decodable(model, f"it does not write the cache {missing[0]}")
     _close_loop(module, capacity, tokens, stop)
     return module
+
+
+def _not_decodable(model: PreTrainedModel, reason: str) -> MpkirError:
+    return MpkirError(
+        f"{model.config.model_type} cannot be exported with a static cache: {reason}",
+        hint="models with one key-value cache of full length for each layer are supported",
+    )
 
 
 class _CacheLayer(CacheLayerMixin):
@@ -108,12 +115,14 @@ class _DecodeStep(nn.Module):
         self.layers = int(config.num_hidden_layers)
         heads, size = get_head_shapes(config)
         weight = next(model.parameters())
+        self.caches: list[str] = []
         for i in range(self.layers):
             kv = heads if isinstance(heads, int) else heads[i]
             dim = size if isinstance(size, int) else size[i]
             for name in (f"k{i}", f"v{i}"):
                 cache = torch.zeros(1, kv, capacity, dim, dtype=weight.dtype, device=weight.device)
                 self.register_buffer(name, cache, persistent=False)
+                self.caches.append(name)
 
     def forward(self, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         layers: list[Any] = [

@@ -51,6 +51,11 @@ def dropout(low: Lowering, x: SSAValue, p: float, train: bool) -> SSAValue:
     return x
 
 
+@register_lowering(aten.native_dropout.default)
+def native_dropout(low: Lowering, x: SSAValue, p: float, train: bool | None) -> Value:
+    return (dropout(low, x, p, bool(train)),)
+
+
 def _transpose(low: Lowering, x: SSAValue, permutation: Sequence[int]) -> SSAValue:
     if list(permutation) == list(range(len(permutation))):
         return x
