@@ -20,6 +20,7 @@ _DIALECTS = {
 
 _PASSES = {
     "mpk-raise": "mpkir.passes.raise_operators:RaiseOperatorsPass",
+    "mpk-canonicalize-views": "mpkir.passes.canonicalize_views:CanonicalizeViewsPass",
     "mpk-fuse-operators": "mpkir.passes.fuse_operators:FuseOperatorsPass",
     "mpk-widen-activations": "mpkir.passes.widen_activations:WidenActivationsPass",
     "mpk-split-reductions": "mpkir.passes.split_reductions:SplitReductionsPass",

@@ -60,6 +60,13 @@ def signature_of(program: ExportedProgram) -> Signature:
     )
 
 
+def first_states(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """The buffers that a program changes and that do not begin as zeros, by name."""
+    tensors: dict[str, Any] = {**program.state_dict, **program.constants}
+    names = program.graph_signature.buffers_to_mutate.values()
+    return {name: tensors[name] for name in names if bool(tensors[name].any())}
+
+
 def _dumps(spec: pytree.TreeSpec | None, tensors: int) -> str | None:
     """A tree as JSON; None where it holds other leaves than these tensors or types of the user."""
     if spec is None or spec.num_leaves != tensors:
