@@ -139,13 +139,16 @@ class FoldNormIntoPrologue(RewritePattern):
     ) -> None:
         if not _is_in_step(op):
             return
-        users = [use.operation for use in op.result.uses]
+        uses = tuple(op.result.uses)
         linears = [
-            user
-            for user in users
-            if isinstance(user, tensor.LinearOp) and user.x is op.result and user.prologue is None
+            use.operation
+            for use in uses
+            # The first operand only: a linear may also add to its result what it multiplies.
+            if isinstance(use.operation, tensor.LinearOp)
+            and use.index == 0
+            and use.operation.prologue is None
         ]
-        if not users or len(linears) != len(users):
+        if not uses or len(linears) != len(uses):
             return
         for linear in linears:
             fused = tensor.LinearOp(
