@@ -11,14 +11,15 @@ from io import StringIO
 from math import prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
-from mpkir.backends.body import Body, bodies_of, buffer_of
+from mpkir.backends.body import bodies_of, buffer_of
+from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.dialects import task
 from mpkir.dialects.tensor import EmbeddingOp, shape_of
@@ -29,7 +30,7 @@ from mpkir.progress import SILENT, Progress
 from mpkir.runtime.artifact import Artifact, load_artifact, write_artifact
 from mpkir.runtime.cache import cache_directory, source_digest
 from mpkir.runtime.host import cpu_arch, cpu_features
-from mpkir.runtime.manifest import Buffer, LanguageRoles, Manifest, Signature, Target
+from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Signature, Target
 from mpkir.runtime.program import Program
 
 
@@ -74,9 +75,7 @@ def compile_module(
     with progress.stage("write"):
         manifest = Manifest(
             target=target,
-            buffers=tuple(
-                _manifest_buffer(each, frozenset(constants)) for each in buffers_of(module)
-            ),
+            buffers=tuple(_manifest_buffer(each, constants) for each in buffers_of(module)),
             bodies=table.names.bodies,
             families=table.names.families,
             events=table.names.events,
@@ -224,15 +223,17 @@ def _build(source: str, machine: Machine) -> tuple[bytes, Target]:
     return build_cuda(source, machine.arch), target
 
 
-def _manifest_buffer(buffer: Any, constants: frozenset[str]) -> Buffer:
-    is_weight = buffer.kind == "weight"
+def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor]) -> Buffer:
+    is_weight, is_state = buffer.kind == "weight", buffer.kind == "state"
+    has_source = is_weight or (is_state and buffer.name in constants)
+    is_constant = is_weight and buffer.name in constants
     return Buffer(
         name=buffer.name,
-        kind="constant" if is_weight and buffer.name in constants else buffer.kind,
+        kind=cast(BufferKind, "constant" if is_constant else buffer.kind),
         dtype=buffer.dtype,
         shape=tuple(buffer.shape),
-        source=buffer.name if is_weight else None,
-        initial=buffer.initial if buffer.kind == "state" else None,
+        source=buffer.name if has_source else None,
+        initial=buffer.initial if is_state else None,
     )
 
 
@@ -247,15 +248,21 @@ def compile(
     progress: Progress = SILENT,
     dump: str | Path | None = None,
 ) -> Program:
-    """Compile an exported program, or a module with example arguments, into something to call like
-    it.
+    """Compile an exported program, or a module with example arguments, into a program like it.
 
     target: "cpu", a GPU of `machines/` ("h100", ..) or an architecture ("sm_80"); workers: threads
     or SMs to use, all by default; output: the artifact's directory, which then holds the weights
-    too, by default one in the cache. The program's parameters are used in place where they lie on
-    the target's device already. Raises MpkirError for what cannot be exported, imported or compiled.
+    too, by default one in the cache. Parameters are used in place where they lie on the target's
+    device already. Raises MpkirError for what cannot be exported, imported or compiled.
     """
-    from mpkir.frontend import export_module, import_program, signature_of, without_torch_notes
+    from mpkir.frontend import (
+        export_module,
+        first_states,
+        import_program,
+        signature_of,
+        tensors_of,
+        without_torch_notes,
+    )
 
     machine = machine_named(target, workers=workers)
     if isinstance(program, torch.nn.Module):
@@ -272,11 +279,12 @@ def compile(
         )
     with progress.stage("import"), without_torch_notes():
         module = import_program(program)
-    tensors: dict[str, torch.Tensor] = {**program.state_dict, **program.constants}
+    tensors = tensors_of(program)
     artifact = compile_module(
         module,
         machine,
         output=output,
+        constants=first_states(module, program),
         weights=tensors if output is not None else None,
         signature=signature_of(program),
         progress=progress,

@@ -15,6 +15,7 @@ _HOME = {
     "load_model": "mpkir.frontend.huggingface",
     "signature_of": "mpkir.frontend.signature",
     "register_lowering": "mpkir.frontend.aten.registry",
+    "tensors_of": "mpkir.frontend.signature",
     "weights_of": "mpkir.frontend.huggingface",
     "without_torch_notes": "mpkir.frontend.signature",
 }

@@ -11,7 +11,9 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind, TensorArgument
 from torch.utils import _pytree as pytree
+from xdsl.dialects.builtin import ModuleOp
 
+from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
 from mpkir.runtime.manifest import Signature
 
@@ -60,10 +62,16 @@ def signature_of(program: ExportedProgram) -> Signature:
     )
 
 
-def first_states(program: ExportedProgram) -> dict[str, torch.Tensor]:
-    """The buffers that a program changes and that do not begin as zeros, by name."""
-    tensors: dict[str, Any] = {**program.state_dict, **program.constants}
-    names = program.graph_signature.buffers_to_mutate.values()
+def tensors_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and constants of a program by name, not copied."""
+    found: dict[str, Any] = {**program.state_dict, **program.constants}
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def first_states(module: ModuleOp, program: ExportedProgram) -> dict[str, torch.Tensor]:
+    """What the states of an imported program begin as, by name, where it is not zeros."""
+    tensors = tensors_of(program)
+    names = [op.sym.data for op in module.walk() if isinstance(op, tensor.StateOp)]
     return {name: tensors[name] for name in names if bool(tensors[name].any())}
 
 

@@ -68,7 +68,7 @@ def write_artifact(
     """Write a directory at `path`, whole or not at all, in place of an older artifact there.
 
     manifest      everything but the file records, which are filled in here
-    constants     for the buffers of kind constant, by `source`
+    constants     for the buffers of kind constant, and states that begin so, by `source`
     weights       to be stored in the artifact, by `source`
     weight_files  safetensors files to refer to instead; with neither, whoever loads the artifact
                   hands the weights over
@@ -186,8 +186,8 @@ def _check_parts(manifest: Manifest, table: Table, constants: Mapping[str, torch
         raise MpkirError("the names in the table are not those in the manifest")
     if table.worker_count != manifest.target.workers:
         raise MpkirError("the table and the manifest have different numbers of workers")
-    wanted = {buffer.source for buffer in manifest.buffers if buffer.kind == "constant"}
-    if missing := wanted - constants.keys():
+    wanted = {buffer.source for buffer in manifest.buffers if buffer.kind in ("constant", "state")}
+    if missing := wanted - constants.keys() - {None}:
         raise MpkirError(f"constant {min(map(str, missing))!r} has no value")
 
 

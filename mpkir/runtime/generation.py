@@ -61,15 +61,27 @@ class LoadedLanguageModel:
         return self.roles.capacity
 
     @overload
-    def generate(self, prompt: str, **options: Any) -> Generation: ...
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_new_tokens: int = 64,
+        *,
+        chat: bool = False,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Generation: ...
     @overload
-    def generate(self, prompt: Sequence[int], **options: Any) -> Generation: ...
-    @overload
-    def generate(self, prompt: Sequence[str], **options: Any) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        max_new_tokens: int = 64,
+        *,
+        chat: bool = False,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Generation]: ...
 
     def generate(
         self,
-        prompt: str | Sequence[int] | Sequence[str],
+        prompt: str | Sequence[int] | list[str] | tuple[str, ...],
         max_new_tokens: int = 64,
         *,
         chat: bool = False,

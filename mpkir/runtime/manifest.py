@@ -60,8 +60,8 @@ class Buffer:
 
     kind     weight: a parameter, found by name at load; constant: a small tensor kept in the
              artifact; state: lives on between steps; input, output; scratch: an activation
-    source   name of the tensor that fills a weight or constant
-    initial  what fills a state at first and after a reset; None is 0
+    source   name of the tensor that fills a weight or constant, or a state at first
+    initial  what fills a state without a source at first and after a reset; None is 0
     """
 
     name: str
@@ -202,7 +202,9 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         )
     if any(size < 0 for size in buffer.shape):
         raise MpkirError(f"shape {list(buffer.shape)} has a negative size", where=where)
-    if (buffer.kind in ("weight", "constant")) != (buffer.source is not None):
-        raise MpkirError("weights and constants have a source, other buffers none", where=where)
+    if buffer.kind in ("weight", "constant") and buffer.source is None:
+        raise MpkirError("weights and constants have a source", where=where)
+    if buffer.kind in ("input", "output", "scratch") and buffer.source is not None:
+        raise MpkirError("inputs, outputs and scratch have no source", where=where)
     if buffer.initial is not None and buffer.kind != "state":
         raise MpkirError("only a state has an initial value", where=where)

@@ -51,6 +51,7 @@ class Program:
         self._launcher = _launcher(
             self.manifest.target, artifact.binary_path, self.table, list(self._buffers.values())
         )
+        self.reset()
 
     def run(self, position: int = 0, steps: int = 1) -> int:
         """Run up to `steps` steps, the first at token `position`, in one launch.
@@ -79,9 +80,15 @@ class Program:
 
     def reset(self) -> None:
         """Give every state (caches, token sequence) its initial value again."""
+        constants = self.artifact.constants()
         for buffer in self.manifest.buffers:
             if buffer.kind == "state":
-                self._buffers[buffer.name].fill_(buffer.initial or 0)
+                memory = self._buffers[buffer.name]
+                if buffer.source is None:
+                    memory.fill_(buffer.initial or 0)
+                else:
+                    check_fits(buffer, constants[buffer.source], f"state {buffer.name!r}")
+                    memory.copy_(constants[buffer.source])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run one step like the module that was compiled; the results are copies.

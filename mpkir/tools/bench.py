@@ -1,4 +1,4 @@
-"""`mpk bench`: timing a language model's decode step as a chain of dependent steps in one launch."""
+"""`mpk bench`: a language model's decode step, timed as a chain of dependent steps in a launch."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def time_decode(
     sequence = program.buffer(model.roles.tokens)
     times: list[float] = []
     results: set[tuple[int, ...]] = set()
+    done = 0
     for _ in range(runs + 2):
         sequence.fill_(-1)
         sequence[: first + 1] = prompt.to(sequence.device)

@@ -18,7 +18,7 @@ from mpkir.machine import machine_named
 from mpkir.progress import Progress
 from mpkir.runtime.artifact import Artifact, load_artifact
 from mpkir.runtime.generation import LoadedLanguageModel
-from mpkir.runtime.manifest import MANIFEST
+from mpkir.runtime.manifest import MANIFEST, Signature
 from mpkir.runtime.program import Program
 
 
@@ -28,7 +28,9 @@ class SourceModule:
 
     module: ModuleOp
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
-    signature: Any = None
+    signature: Signature | None = None
+    states: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+    """First values of states that do not begin as zeros."""
 
 
 def read_text(path: Path) -> str:
@@ -52,7 +54,14 @@ def write_text(path: Path, text: str) -> None:
 
 def module_of(source: str, capacity: int | None) -> SourceModule:
     """The tensor-level module of an exported program, IR file, configuration or checkpoint."""
-    from mpkir.frontend import decode_step, import_program, signature_of, without_torch_notes
+    from mpkir.frontend import (
+        decode_step,
+        first_states,
+        import_program,
+        signature_of,
+        tensors_of,
+        without_torch_notes,
+    )
 
     path = Path(source)
     match path.suffix:
@@ -61,10 +70,12 @@ def module_of(source: str, capacity: int | None) -> SourceModule:
         case ".pt2":
             with without_torch_notes():
                 program = _exported(path)
+                module = import_program(program)
                 return SourceModule(
-                    import_program(program),
-                    {**program.state_dict, **program.constants},
+                    module,
+                    tensors_of(program),
                     signature_of(program),
+                    first_states(module, program),
                 )
         case ".json":
             model, stop = _from_config(path), ()
@@ -96,6 +107,7 @@ def compile_source(
             found.module,
             machine,
             output=output,
+            constants=found.states,
             weights=found.weights or None,
             signature=found.signature,
             progress=progress,
