@@ -37,18 +37,13 @@ def _unwritten(buffer: BufferOp, touches: Sequence[Touch]) -> Iterator[str]:
             return
         if touch.access.is_write:
             full = covered(touch) == prod(shape)
-            for box in _slices(touch):
+            for box in touch.slices():
                 written[box] = True
             continue
-        for box in _slices(touch):
+        for box in touch.slices():
             if not written[box].all():
                 yield (
                     f"@{touch.family.name} reads elements of {buffer.sym.data!r} that nobody has "
                     "written in the step"
                 )
                 break
-
-
-def _slices(touch: Touch) -> Iterator[tuple[slice, ...]]:
-    for low, high in zip(touch.low.tolist(), touch.high.tolist(), strict=True):
-        yield tuple(slice(a, b) for a, b in zip(low, high, strict=True))

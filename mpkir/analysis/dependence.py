@@ -1,25 +1,28 @@
 """Which families must be ordered because their tasks touch the same elements.
 
 Running the grids in module order is the meaning of a program. Two tasks of different families
-conflict if they touch a common element and one of them writes it. Pairs that a write of the whole
-buffer in between orders already are left out: whoever touches an element before that write is
-ordered before the task that writes this element, and so is whoever touches it after.
+conflict if they touch a common element and one of them writes it. Pairs that writes in between
+order already are left out: whoever touches an element before it is written again is ordered before
+the task that writes it, and this one before whoever touches it later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from math import prod
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.dialects.builtin import MemRefType
 
 from mpkir.analysis.families import Access, Family, Ints
 from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
 from mpkir.dialects import task
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+"""Whether each element of a buffer is meant, in the common shape of its accesses."""
 
 
 class Hazard(Flag):
@@ -43,6 +46,11 @@ class Touch:
     high: Ints
     box: Ints
     """For each row of `boxes` its distinct box."""
+
+    def slices(self) -> Iterator[tuple[slice, ...]]:
+        """The distinct boxes as indices of an array of `shape`."""
+        for low, high in zip(self.low.tolist(), self.high.tolist(), strict=True):
+            yield tuple(slice(a, b) for a, b in zip(low, high, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,19 +134,34 @@ def conflicts_of(touches: Touches) -> list[Conflict]:
     """Conflicting pairs of different families within a step, in order of the later one."""
     found: dict[tuple[int, int], Conflict] = {}
     for each in touches.values():
-        size = prod(each[0].shape)
-        live: list[Touch] = []
-        for group in _by_family(each):
-            for later in group:
-                for earlier in live:
+        groups = _by_family(each)
+        shape = each[0].shape if len(groups) > 2 else ()
+        live: list[tuple[Touch, Mask]] = []
+        for group in groups:
+            masks = [(touch, _mask(touch, shape)) for touch in group]
+            for later, mask in masks:
+                for earlier, alive in live:
+                    if not (alive & mask).any():
+                        continue
                     if (overlap := overlap_of(earlier, later)) is not None:
                         key = (later.family.number, earlier.family.number)
                         conflict = Conflict(earlier.family, later.family)
                         found.setdefault(key, conflict).overlaps.append(overlap)
-            if any(later.access.is_write and covered(later) == size for later in group):
-                live = []
-            live.extend(group)
+            written = [mask for touch, mask in masks if touch.access.is_write and shape]
+            for over in written:
+                live = [(touch, alive & ~over) for touch, alive in live]
+            live = [(touch, alive) for touch, alive in live if alive.any()] + masks
     return [found[key] for key in sorted(found)]
+
+
+def _mask(touch: Touch, shape: tuple[int, ...]) -> Mask:
+    """The elements that a family touches; one element stands for all if there is no shape."""
+    mask = np.zeros(shape, bool)
+    if not shape:
+        return ~mask
+    for box in touch.slices():
+        mask[box] = True
+    return mask
 
 
 def _by_family(touches: Sequence[Touch]) -> list[list[Touch]]:

@@ -93,13 +93,21 @@ class EventGraph:
                 tensors[edge.symbol].lag = edge.lag.data
         return EventGraph(families, list(tensors.values()))
 
-    def waits_of(self, family: Family) -> list[Tensor]:
-        """The tensors that a family waits for."""
-        return [t for t in self.tensors if any(tie.family is family for tie in t.waits)]
+    def waits(self) -> dict[Family, list[Tensor]]:
+        """The tensors that each family waits for."""
+        result: dict[Family, list[Tensor]] = {family: [] for family in self.families}
+        for tensor in self.tensors:
+            for tie in tensor.waits:
+                result[tie.family].append(tensor)
+        return result
 
-    def signals_of(self, family: Family) -> list[Tensor]:
-        """The tensors that a family signals."""
-        return [t for t in self.tensors if any(tie.family is family for tie in t.signals)]
+    def signals(self) -> dict[Family, list[Tensor]]:
+        """The tensors that each family signals."""
+        result: dict[Family, list[Tensor]] = {family: [] for family in self.families}
+        for tensor in self.tensors:
+            for tie in tensor.signals:
+                result[tie.family].append(tensor)
+        return result
 
     def write(self, module: ModuleOp) -> None:
         """Replace the module's event tensors and edges by the graph's."""

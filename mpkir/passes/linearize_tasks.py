@@ -25,7 +25,7 @@ def linear_order(graph: EventGraph) -> list[Family]:
     for tensor in graph.tensors:
         for tie in tensor.waits:
             waits[tie.family] += not tensor.lag
-    signalled = {family: graph.signals_of(family) for family in graph.families}
+    signalled = graph.signals()
     ready: deque[Tensor] = deque()
     order: list[Family] = []
 

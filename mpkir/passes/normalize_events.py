@@ -72,10 +72,17 @@ class _Normalizer:
         self.position = {family: float(family.number) for family in graph.families}
         graph.tensors = _join_equal_sets(graph.tensors, lambda t: _families(t.waits))
         graph.tensors = _join_equal_sets(graph.tensors, lambda t: _families(t.signals))
-        for family in graph.families:
-            self.one_wait(family)
-        for family in graph.families:
-            self.one_signal(family)
+        for family, tensors in graph.waits().items():
+            self.one_wait(family, tensors)
+        for family, tensors in self.signals().items():
+            self.one_signal(family, tensors)
+
+    def signals(self) -> dict[Family, list[Tensor]]:
+        """The tensors that each family signals, join families left out: they signal one."""
+        joins = set(self.joins)
+        families = (*self.graph.families, *self.joins)
+        signals = EventGraph(families, self.graph.tensors).signals()
+        return {family: each for family, each in signals.items() if family not in joins}
 
     def last_signal(self, tensor: Tensor) -> float:
         return max(self.position[tie.family] for tie in tensor.signals)
@@ -90,9 +97,8 @@ class _Normalizer:
         """Whether `target` may fire after `source` without waiting for itself."""
         return source.lag > 0 or self.last_signal(source) < self.first_wait(target)
 
-    def one_wait(self, family: Family) -> None:
+    def one_wait(self, family: Family, waits: list[Tensor]) -> None:
         """Let all but one of the events that a family waits for signal that one."""
-        waits = self.graph.waits_of(family)
         if len(waits) < 2:
             return
         alone = [tensor for tensor in waits if len(tensor.waits) == 1]
@@ -114,9 +120,8 @@ class _Normalizer:
             source.waits.remove(tie)
             self.relay(source, target, tie.counter, wanted, family)
 
-    def one_signal(self, family: Family) -> None:
+    def one_signal(self, family: Family, signals: list[Tensor]) -> None:
         """Let one of the events that a family signals signal the others."""
-        signals = self.graph.signals_of(family)
         if len(signals) < 2:
             return
         alone = [tensor for tensor in signals if len(tensor.signals) == 1]

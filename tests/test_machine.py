@@ -1,0 +1,40 @@
+"""Machine models and the errors about them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mpkir.errors import MpkirError
+from mpkir.machine import machine_named, machine_names
+
+
+@pytest.mark.parametrize("name", machine_names())
+def test_a_model_is_consistent(name: str):
+    machine = machine_named(name)
+    assert machine.name == name
+    assert machine.workers >= 1
+    assert machine.kind == ("cpu" if name == "cpu" else "cuda")
+    if machine.shared_memory:
+        assert machine.ring.bytes + machine.scratch <= machine.shared_memory
+        assert machine.ring.slot_bytes % 16 == 0
+        assert machine.ring.in_flight <= machine.ring.slots
+
+
+def test_a_model_by_architecture():
+    assert machine_named("sm_80").name == "a100"
+    assert machine_named("sm_90a").name == "h100"
+
+
+def test_workers():
+    assert machine_named("cpu").workers == os.cpu_count()
+    assert machine_named("cpu", workers=3).workers == 3
+    assert machine_named("h100", workers=7).workers == 7
+    with pytest.raises(MpkirError, match="at least one worker, got 0"):
+        machine_named("cpu", workers=0)
+
+
+def test_an_unknown_name():
+    with pytest.raises(MpkirError, match="no machine is named 'h1000'; choose one of a100, cpu"):
+        machine_named("h1000")
