@@ -154,9 +154,10 @@ def model_from_config(
     try:
         with _quiet(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    except ValueError as error:
+    except Exception as error:
         raise MpkirError(
-            f"no causal language model for the architecture '{config.model_type}'",
+            f"transformers builds no causal language model of the architecture "
+            f"'{config.model_type}' from this configuration: {_first_line(error)}",
             hint="mpkir loads what transformers' AutoModelForCausalLM knows",
         ) from error
     return model.eval()

@@ -132,6 +132,8 @@ BINARY = {
     "mul": torch.mul,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
+    "max_other": torch.max,
+    "min_other": torch.min,
     "eq": torch.eq,
     "ne": torch.ne,
     "lt": torch.lt,

@@ -103,7 +103,7 @@ def test_an_unknown_architecture_is_named():
     class Abacus(PreTrainedConfig):
         model_type = "abacus"
 
-    with pytest.raises(MpkirError, match="no causal language model for the architecture 'abacus'"):
+    with pytest.raises(MpkirError, match="no causal language model of the architecture 'abacus'"):
         model_from_config(Abacus())
 
 

@@ -173,12 +173,12 @@ def gelu(low: Lowering, a: SSAValue, approximate: str = "none") -> SSAValue:
     return low.pointwise([a], body)
 
 
-@register_lowering(aten.maximum.default)
+@register_lowering(aten.maximum.default, aten.max.other)
 def maximum(low: Lowering, a: SSAValue, b: SSAValue) -> SSAValue:
     return low.pointwise([a, b], Scalars.maximum)
 
 
-@register_lowering(aten.minimum.default)
+@register_lowering(aten.minimum.default, aten.min.other)
 def minimum(low: Lowering, a: SSAValue, b: SSAValue) -> SSAValue:
     return low.pointwise([a, b], Scalars.minimum)
 
