@@ -27,7 +27,7 @@ from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.pipeline import lower
 from mpkir.progress import SILENT, Progress
-from mpkir.runtime.artifact import Artifact, load_artifact, write_artifact
+from mpkir.runtime.artifact import Artifact, check_replaceable, load_artifact, write_artifact
 from mpkir.runtime.cache import cache_directory, source_digest
 from mpkir.runtime.host import cpu_arch, cpu_features
 from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Signature, Target
@@ -57,6 +57,8 @@ def compile_module(
     referred to; with neither the loader brings them. `dump` is a directory that gets the IR after
     every pass. Raises MpkirError.
     """
+    if output is not None:
+        check_replaceable(output)
     constants, extra_files = dict(constants or {}), dict(extra_files or {})
     if output is None:
         with progress.stage("look into the cache"):
@@ -86,6 +88,10 @@ def compile_module(
             language=language,
             info={"weight_bytes_per_step": weight_bytes_per_step(module)},
         )
+        if weights is not None:
+            # A tied weight has several names, of which a program uses one.
+            used = {buffer.source for buffer in manifest.buffers if buffer.kind == "weight"}
+            weights = {name: tensor for name, tensor in weights.items() if name in used}
         return write_artifact(
             output,
             manifest,

@@ -15,7 +15,7 @@ from mpkir.errors import MpkirError
 from mpkir.frontend import decode_step, weights_of, without_torch_notes
 from mpkir.machine import machine_named
 from mpkir.progress import SILENT, Progress
-from mpkir.runtime.artifact import Artifact
+from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
 from mpkir.runtime.program import Program
@@ -53,6 +53,8 @@ class LanguageModel(LoadedLanguageModel):
         the weights stay where they are. Raises MpkirError.
         """
         machine_named(target, workers)
+        if output is not None:
+            check_replaceable(output)
         with progress.stage("load the checkpoint"):
             loaded = load_checkpoint(source)
         return cls.from_model(
@@ -108,13 +110,14 @@ def compile_language_model(
     workers: int | None = None,
     output: str | Path | None = None,
     weights: dict[str, torch.Tensor] | None = None,
+    weight_files: Sequence[str | Path] = (),
     progress: Progress = SILENT,
     dump: str | Path | None = None,
 ) -> Artifact:
     """Compile a language model's decode step; its parameters may lie on the meta device.
 
     The artifact keeps the tokenizer and the model's constants (rotary frequencies); `weights` are
-    stored with it if given.
+    stored with it, `weight_files` referred to, if given.
     """
     machine = machine_named(target, workers=workers)
     capacity = capacity_for(model, capacity)
@@ -126,6 +129,7 @@ def compile_language_model(
         output=output,
         constants=_constants_of(model),
         weights=weights,
+        weight_files=weight_files,
         language=LanguageRoles(
             tokens="tokens",
             logits="logits",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from torch.export import ExportedProgram
 from transformers import (
@@ -121,14 +122,16 @@ def _ids(value: Any) -> tuple[int, ...]:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and notes: the caller shows its own."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_level = hub_logging.get_verbosity()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     # This module alone takes tqdm's own bar, which the switch above does not reach.
     gguf_bar = getattr(modeling_gguf_pytorch_utils, "tqdm")
@@ -138,6 +141,7 @@ def _quiet() -> Iterator[None]:
     finally:
         setattr(modeling_gguf_pytorch_utils, "tqdm", gguf_bar)
         logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             logging.enable_progress_bar()
 

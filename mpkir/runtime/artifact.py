@@ -77,7 +77,7 @@ def write_artifact(
     Raises MpkirError if the parts do not fit each other or `path` holds something else.
     """
     path = Path(os.path.abspath(path))
-    _check_replaceable(path)
+    check_replaceable(path)
     _check_parts(manifest, table, constants or {})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,8 +160,9 @@ def _check_files(records: Mapping[Path, FileRecord], hint: str) -> None:
         check.result()
 
 
-def _check_replaceable(path: Path) -> None:
-    """Only nothing, an empty directory, or an artifact of any version may be replaced."""
+def check_replaceable(path: str | Path) -> None:
+    """Raise MpkirError unless `path` is free, an empty directory, or an artifact of any version."""
+    path = Path(path)
     if not os.path.lexists(path):
         return
     if path.is_dir() and not path.is_symlink():

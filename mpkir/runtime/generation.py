@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.program import Program
+from mpkir.runtime.program import Program, load
 
 TOKENIZER = "tokenizer"
 """Folder of an artifact that holds the tokenizer's files."""
@@ -54,6 +54,13 @@ class LoadedLanguageModel:
         self.tokenizer = _tokenizer_of(program.artifact.path / TOKENIZER)
         self.burst = 1 if program.manifest.target.kind == "cpu" else 16
         """Steps in one launch while text is streamed."""
+
+    @classmethod
+    def load(
+        cls, path: str | Path, weights: Mapping[str, torch.Tensor] | None = None
+    ) -> LoadedLanguageModel:
+        """Load an artifact directory; `weights` instead of those it holds or refers to."""
+        return LoadedLanguageModel(load(path, weights))
 
     @property
     def capacity(self) -> int:

@@ -63,6 +63,11 @@ def _pair(text: str) -> tuple[str, Path]:
 
 def _read(path: Path) -> torch.Tensor:
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise MpkirError(f"this is no .npy file ({error})", where=str(path)) from error
+        array = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise MpkirError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
+    except ValueError as error:
+        raise MpkirError("this is no .npy file", where=str(path)) from error
+    if not isinstance(array, np.ndarray):
+        raise MpkirError("this is no .npy file", where=str(path))
+    return torch.from_numpy(array)

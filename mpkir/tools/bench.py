@@ -104,7 +104,11 @@ def time_decode(
 def provenance() -> dict[str, Any]:
     """Commit, command, versions and date of a measurement."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
     ).stdout.strip()
     return {
         "commit": commit or "unknown",

@@ -87,7 +87,10 @@ def export(
 ) -> None:
     """Write a model's step as IR at tensor level.
 
-    Example:  mpk export model.gguf -o step.mlir && mpk-opt step.mlir -p mpk-fuse-operators
+    \b
+    Examples:
+      mpk export model.gguf -o step.mlir
+      mpk export mlp.pt2 --no-raised | mpk-opt -f mlir -p mpk-raise
     """
     from mpkir.compiler import text_of
     from mpkir.tools import sources
@@ -113,6 +116,10 @@ def compile(
     target: Target = "cpu",
     workers: Workers = None,
     capacity: Capacity = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Safetensors to refer to, for IR or a config.json; may be repeated."),
+    ] = None,
     dump: Annotated[
         Path | None, typer.Option("--dump-dir", help="Write the IR after every pass here.")
     ] = None,
@@ -120,8 +127,14 @@ def compile(
 ) -> None:
     """Compile a model into an artifact.
 
-    Example:  mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
-    Example:  mpk compile config.json -t h100 -o llama   (weights are given when it is loaded)
+    A checkpoint's weights are stored in it; those of a config.json are given by --weights, or when
+    the artifact is loaded.
+
+    \b
+    Examples:
+      mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
+      mpk compile config.json -t h100 -o llama
+      mpk compile step.mlir --weights model.safetensors -o step
     """
     from mpkir.tools import sources
     from mpkir.tools.display import StageDisplay
@@ -133,6 +146,7 @@ def compile(
             workers=workers,
             capacity=capacity,
             output=output,
+            weight_files=weights or (),
             dump=dump,
             progress=display.progress,
         )
@@ -156,7 +170,9 @@ def run(
 ) -> None:
     """Run a compiled program's step on arrays.
 
-    Example:  mpk run mlp -i x=x.npy -o results
+    \b
+    Example:
+      mpk run mlp -i x=x.npy -o results
     """
     from mpkir.tools.arrays import run_on_files
 
@@ -169,7 +185,9 @@ def run(
 def generate(
     source: Annotated[str, typer.Argument(help="An artifact, or a model to compile first.")],
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n")] = 64,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", help="Most tokens to add.")
+    ] = 64,
     chat: Annotated[bool, typer.Option(help="Use the model's chat template.")] = False,
     target: Target = "cpu",
     workers: Workers = None,
@@ -178,7 +196,10 @@ def generate(
 ) -> None:
     """Continue a prompt, streaming.
 
-    Example:  mpk generate smollm2 "What is the capital of France?" --chat
+    \b
+    Examples:
+      mpk generate smollm2 "What is the capital of France?" --chat
+      echo "Once upon a time" | mpk generate model.gguf - -n 100
     """
     from mpkir.tools import sources
     from mpkir.tools.display import StageDisplay
@@ -215,7 +236,9 @@ def bench(
 ) -> None:
     """Time the decode step: milliseconds, bandwidth, share of the memory floor.
 
-    Example:  mpk bench smollm2 --runs 20
+    \b
+    Example:
+      mpk bench smollm2 --runs 20 --json results.json
     """
     from mpkir.tools import sources
     from mpkir.tools.bench import append_records, time_decode
@@ -240,7 +263,9 @@ def inspect(
 ) -> None:
     """Show what an artifact holds: target, buffers, bodies, tasks, events.
 
-    Example:  mpk inspect smollm2
+    \b
+    Example:
+      mpk inspect smollm2
     """
     from mpkir.tools.inspection import describe
 
@@ -258,7 +283,9 @@ def disasm(
 ) -> None:
     """Print an artifact's runtime table as text (.mpkt).
 
-    Example:  mpk disasm smollm2 -o table.mpkt
+    \b
+    Example:
+      mpk disasm smollm2 -o table.mpkt
     """
     from mpkir.runtime.artifact import load_artifact
     from mpkir.runtime.table_text import disassemble
@@ -280,12 +307,14 @@ def asm(
 ) -> None:
     """Assemble a runtime table from its text form.
 
-    Example:  mpk asm table.mpkt -o table
+    \b
+    Example:
+      mpk asm table.mpkt -o table
     """
     from mpkir.runtime.table_text import assemble
     from mpkir.tools import sources
 
-    assemble(sources.read_text(text)).save(output)
+    assemble(sources.read_text(text), str(text)).save(output)
     print(output)
 
 

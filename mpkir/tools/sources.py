@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ from mpkir.errors import MpkirError
 from mpkir.language_model import LanguageModel, capacity_for, compile_language_model
 from mpkir.machine import machine_named
 from mpkir.progress import Progress
-from mpkir.runtime.artifact import Artifact, load_artifact
+from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import MANIFEST, Signature
-from mpkir.runtime.program import Program
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ def read_text(path: Path) -> str:
     """A text file's content; MpkirError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MpkirError(f"the file cannot be read ({error})", where=str(path)) from error
+    except OSError as error:
+        reason = error.strerror or error
+        raise MpkirError(f"the file cannot be read ({reason})", where=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise MpkirError("this is no text file", where=str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,7 +52,8 @@ def write_text(path: Path, text: str) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise MpkirError(f"the file cannot be written ({error})", where=str(path)) from error
+        reason = error.strerror or error
+        raise MpkirError(f"the file cannot be written ({reason})", where=str(path)) from error
 
 
 def module_of(source: str, capacity: int | None) -> SourceModule:
@@ -93,14 +97,25 @@ def compile_source(
     workers: int | None,
     capacity: int | None,
     output: Path | None,
+    weight_files: Sequence[Path] = (),
     dump: Path | None,
     progress: Progress,
 ) -> Artifact:
-    """Compile whatever `source` names; a checkpoint's weights are stored in the artifact."""
+    """Compile whatever `source` names; a checkpoint's weights are stored in the artifact.
+
+    `weight_files`: safetensors that the artifact refers to, for a source without weights.
+    """
     from mpkir.frontend import weights_of
 
     path = Path(source)
     machine = machine_named(target, workers=workers)
+    if output is not None:
+        check_replaceable(output)
+    if weight_files and path.suffix not in (".mlir", ".json"):
+        raise MpkirError(f"{source} brings its own weights", hint="leave out --weights")
+    for file in weight_files:
+        if not file.is_file():
+            raise MpkirError("there is no such file", where=str(file))
     if path.suffix in (".mlir", ".pt2"):
         found = module_of(source, capacity)
         return compile_module(
@@ -109,6 +124,7 @@ def compile_source(
             output=output,
             constants=found.states,
             weights=found.weights or None,
+            weight_files=weight_files,
             signature=found.signature,
             progress=progress,
             dump=dump,
@@ -121,7 +137,8 @@ def compile_source(
         "dump": dump,
     }
     if path.suffix == ".json":
-        return compile_language_model(_from_config(path), target, **options)
+        model = _from_config(path)
+        return compile_language_model(model, target, weight_files=weight_files, **options)
     with progress.stage("load the checkpoint"):
         loaded = load_checkpoint(source)
     return compile_language_model(
@@ -140,7 +157,7 @@ def language_model(
     """A language model from an artifact, or compiled from a checkpoint."""
     path = Path(source)
     if (path / MANIFEST).is_file():
-        return LoadedLanguageModel(Program(load_artifact(path)))
+        return LoadedLanguageModel.load(path)
     return LanguageModel.from_pretrained(
         source, target, workers=workers, capacity=capacity, progress=progress
     )
@@ -148,7 +165,7 @@ def language_model(
 
 def _parse(path: Path) -> ModuleOp:
     from xdsl.parser import Parser
-    from xdsl.utils.exceptions import DiagnosticException, ParseError
+    from xdsl.utils.exceptions import DiagnosticException, ParseError, VerifyException
 
     from mpkir.pipeline import context
 
@@ -156,13 +173,21 @@ def _parse(path: Path) -> ModuleOp:
     try:
         module = Parser(context(), text, str(path)).parse_module()
         module.verify()
-    except (ParseError, DiagnosticException) as error:
+    except ParseError as error:
+        raise MpkirError(f"this is not valid IR\n{error}".rstrip(), where=str(path)) from error
+    except (DiagnosticException, VerifyException) as error:
         raise MpkirError(f"this is not valid IR: {error}", where=str(path)) from error
     return module
 
 
 def _exported(path: Path) -> torch.export.ExportedProgram:
+    if not path.is_file():
+        raise MpkirError("there is no such file", where=str(path))
+    log = logging.getLogger("torch.export")
+    level = log.level
     try:
+        # torch logs the whole traceback besides raising it.
+        log.setLevel(logging.CRITICAL)
         return torch.export.load(path)
     except Exception as error:
         raise MpkirError(
@@ -170,6 +195,8 @@ def _exported(path: Path) -> torch.export.ExportedProgram:
             where=str(path),
             hint="write one with torch.export.save(torch.export.export(module, args), path)",
         ) from error
+    finally:
+        log.setLevel(level)
 
 
 def _from_config(path: Path) -> Any:
@@ -181,7 +208,10 @@ def _from_config(path: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(path)
     except (ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise MpkirError(
-            f"this is not the configuration of a known model ({error})", where=str(path)
+            f"this is not the configuration of a known model ({reason})",
+            where=str(path),
+            hint="give a config.json that transformers' AutoConfig reads",
         ) from error
     return model_from_config(config)
