@@ -2,12 +2,13 @@
 
 Every value gets a buffer; a reshape is another view of its source's; a state that an operator
 updates stays in its buffer. Each operator becomes a `mpk_task.grid` whose body is the same operator
-on tiles, with the boxes that its tiling rule gives.
+on tiles, with the boxes that its tiling rule gives. Where a value is still read after its buffer
+has got another, it is copied first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.context import Context
@@ -26,19 +27,13 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from mpkir.analysis.families import buffer_of
 from mpkir.dialects import task, tensor
 from mpkir.dialects.task import BufferKind, BufferOp, GridOp, RegionAttr, ViewOp
+from mpkir.errors import MpkirError
+from mpkir.passes.tiling.lifetimes import IN_PLACE, Lifetimes
 from mpkir.passes.tiling.rules import Limits, tiling_of
 from mpkir.passes.tiling.tiling import Tiling, whole
-
-# Results that live in the buffer of one of the operands: result index -> operand.
-_IN_PLACE: dict[type[Operation], dict[int, str]] = {
-    tensor.AttentionOp: {1: "k_cache", 2: "v_cache"},
-    tensor.AttentionSplitOp: {2: "k_cache", 3: "v_cache"},
-    tensor.CacheAppendOp: {0: "cache"},
-    tensor.SequenceAppendOp: {0: "sequence"},
-    tensor.ArgmaxMergeOp: {1: "sequence"},
-}
 
 
 def _buffer_type(value: SSAValue) -> MemRefType[Attribute]:
@@ -70,6 +65,7 @@ class _Partition:
     """The task-level step under construction."""
 
     limits: Limits
+    lifetimes: Lifetimes
     block: Block = field(default_factory=Block)
     buffers: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
     named: dict[tuple[BufferKind, str], SSAValue] = field(
@@ -112,33 +108,80 @@ class _Partition:
                 self.block.add_op(view)
                 self.buffers[op.result] = view.result
             case tensor.StoreStateOp():
-                state = self.buffer(BufferKind.STATE, op.sym.data, op.value)
-                self.store(op, state)
+                self.store(op, self.buffer(BufferKind.STATE, op.sym.data, op.value))
             case tensor.OutputOp():
-                if self.outputs.get(op.value) != op.sym.data:
-                    self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value))
+                self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value))
             case _:
                 self.lower_operator(op)
 
     def store(self, op: tensor.StoreStateOp | tensor.OutputOp, target: SSAValue) -> None:
         """Copy a value to a named buffer, unless it is there already."""
-        if self.buffers.get(op.value) is target:
+        if op.value in self.buffers and buffer_of(self.buffers[op.value]) is target.owner:
             return
-        shape = tensor.shape_of(op.value)
-        copy = tensor.ReshapeOp(op.value, shape)
-        copy.location = op.location
-        self.add_grid(copy, whole(copy.operands, copy.results), [target], f"store.{op.sym.data}")
+        self.save_values_in(target, op)
+        self.add_copy(op.value, target, self.fresh(f"store.{op.sym.data}"), op.location)
+
+    def save_values_in(self, buffer: SSAValue, op: Operation) -> None:
+        """Copy what the buffer holds if it is read after `op`, which replaces it."""
+        held = [value for value, place in self.buffers.items() if buffer_of(place) is buffer.owner]
+        live = [value for value in held if self.lifetimes.is_read_after(value, op)]
+        if not live:
+            return
+        root = buffer_of(buffer)
+        name = self.fresh(f"keep.{root.sym.data}")
+        kept = self.buffer(BufferKind.SCRATCH, name, live[0])
+        self.add_copy(live[0], kept, name, op.location)
+        for value in live:
+            self.buffers[value] = kept
+            if value.type != live[0].type:
+                self.block.add_op(view := ViewOp(kept, tensor.shape_of(value)))
+                self.buffers[value] = view.result
+
+    def add_copy(
+        self, value: SSAValue, target: SSAValue, name: str, location: LocationAttr
+    ) -> None:
+        """Add the one task that copies a value to a buffer of its shape."""
+        copy = tensor.ReshapeOp(value, tensor.shape_of(value))
+        copy.location = location
+        self.add_grid(copy, whole(copy.operands, copy.results), [target], name)
         copy.erase()
+
+    def place_in_operand(self, op: Operation, operand: SSAValue, result: SSAValue) -> SSAValue:
+        """The buffer of a result that is an update of an operand: the operand's, if it may go.
+
+        MpkirError where another operand lies in that buffer, too.
+        """
+        place = self.buffers[operand]
+        root = buffer_of(place)
+        places = [self.buffers[v] for v in op.operands if v in self.buffers]
+        if sum(buffer_of(each) is root for each in places) > 1:
+            raise MpkirError(
+                f"{op.name} updates '{root.sym.data}' in place and reads it elsewhere, too",
+                where=_name_of(op.location),
+                hint="give it a copy",
+            )
+        kind = root.kind.data
+        if kind is BufferKind.SCRATCH or (
+            kind is BufferKind.STATE and self.lifetimes.is_at_home(result, root.sym.data)
+        ):
+            self.save_values_in(root.result, op)
+            return place
+        name = self.fresh(f"copy.{root.sym.data}")
+        own = self.buffer(BufferKind.SCRATCH, name, operand)
+        self.add_copy(operand, own, name, op.location)
+        return own
 
     def lower_operator(self, op: Operation) -> None:
         """An operator becomes a family; its results get buffers."""
         name = _name_of(op.location) or op.name.removeprefix("mpk_tensor.")
-        in_place = _IN_PLACE.get(type(op), {})
+        in_place = IN_PLACE.get(type(op), {})
         targets: list[SSAValue] = []
+        updated: dict[SSAValue, SSAValue] = {}
         family = self.fresh(name)
         for index, result in enumerate(op.results):
             if index in in_place:
-                target = self.buffers[getattr(op, in_place[index])]
+                operand = getattr(op, in_place[index])
+                target = updated[operand] = self.place_in_operand(op, operand, result)
             elif result in self.outputs:
                 target = self.buffer(BufferKind.OUTPUT, self.outputs[result], result)
             else:
@@ -146,12 +189,18 @@ class _Partition:
                 target = self.buffer(BufferKind.SCRATCH, family + suffix, result)
             self.buffers[result] = target
             targets.append(target)
-        self.add_grid(op, tiling_of(op, self.limits), targets, family)
+        self.add_grid(op, tiling_of(op, self.limits), targets, family, updated)
 
     def add_grid(
-        self, op: Operation, tiling: Tiling, targets: Sequence[SSAValue], name: str
+        self,
+        op: Operation,
+        tiling: Tiling,
+        targets: Sequence[SSAValue],
+        name: str,
+        updated: Mapping[SSAValue, SSAValue] | None = None,
     ) -> None:
-        """Add the family of one operator."""
+        """Add the family of one operator; `updated` are the buffers of operands that it updates."""
+        places = {**self.buffers, **(updated or {})}
         body = Block()
         positions: dict[SSAValue, SSAValue] = {}
         # A buffer that several operands read in the same box is one operand of the task.
@@ -164,7 +213,7 @@ class _Partition:
                     positions[value] = position.result
                 tiles.append(positions[value])
                 continue
-            key = (self.buffers[value], box)
+            key = (places[value], box)
             if key not in read:
                 read[key] = body.insert_arg(_tile_type(value, box), len(body.args))
             tiles.append(read[key])
@@ -246,8 +295,9 @@ class PartitionTilesPass(ModulePass):
             if not isinstance(step, func.FuncOp):
                 continue
             source = step.body.block
-            partition = _Partition(limits, outputs=_outputs_of(source))
-            for inner in source.ops:
+            partition = _Partition(limits, Lifetimes.of(source), outputs=_outputs_of(source))
+            # States first: what they hold when the step begins may be asked for after a store.
+            for inner in sorted(source.ops, key=lambda op: not isinstance(op, tensor.StateOp)):
                 if not isinstance(inner, func.ReturnOp):
                     partition.lower(inner)
             partition.block.add_op(func.ReturnOp())

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
     GreedyRewritePatternApplier,
@@ -23,19 +23,29 @@ from xdsl.transforms.dead_code_elimination import dce
 
 from mpkir.dialects import tensor
 
+LEAST_CHUNK = 16
+"""Cache rows that are worth a task of their own."""
+
 
 @dataclass(frozen=True)
 class SplitAttention(RewritePattern):
-    """attention over more than one chunk of the cache -> attention_split, attention_merge."""
+    """attention over more than one chunk of the cache -> attention_split, attention_merge.
+
+    The chunk is the largest part of the cache, at most `chunk` rows, that divides it evenly.
+    """
 
     chunk: int
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.AttentionOp, rewriter: PatternRewriter, /) -> None:
         capacity = tensor.shape_of(op.k_cache)[2]
-        if capacity <= self.chunk or capacity % self.chunk:
+        if capacity <= self.chunk:
             return
-        split = tensor.AttentionSplitOp(op, self.chunk)
+        # Equal chunks: one that reaches over the cache's end would be another shape of task.
+        chunk = next(size for size in range(self.chunk, 0, -1) if capacity % size == 0)
+        if chunk < LEAST_CHUNK:
+            return
+        split = tensor.AttentionSplitOp(op, chunk)
         merge = tensor.AttentionMergeOp(split.acc, split.stats, tensor.element_type_of(op.result))
         split.location = merge.location = op.location
         rewriter.replace(op, [split, merge], [merge.result, split.k_result, split.v_result])
@@ -49,15 +59,10 @@ class SplitArgmax(RewritePattern):
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.ArgmaxOp, rewriter: PatternRewriter, /) -> None:
+        if not isinstance(tensor.element_type_of(op.x), BFloat16Type | Float16Type | Float32Type):
+            return  # partial maxima are f32, which holds no larger type exactly
         partial = tensor.ArgmaxPartialOp(op.x, -(-tensor.shape_of(op.x)[-1] // self.chunks))
-        append = next(
-            (
-                u.operation
-                for u in op.result.uses
-                if isinstance(u.operation, tensor.SequenceAppendOp)
-            ),
-            None,
-        )
+        append = _append_of(op)
         if append is None:
             merge = tensor.ArgmaxMergeOp(partial.value, partial.index)
             partial.location = merge.location = op.location
@@ -78,10 +83,19 @@ class SplitArgmax(RewritePattern):
         rewriter.erase(op)
 
 
+def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:
+    """The append of an argmax's result, if the argmax may move to where it stands."""
+    users = [use.operation for use in op.result.uses]
+    append = next((user for user in users if isinstance(user, tensor.SequenceAppendOp)), None)
+    if append is None or any(user.is_before_in_block(append) for user in users):
+        return None
+    return append
+
+
 @dataclass(frozen=True)
 class SplitReductionsPass(ModulePass):
-    """Split attention into chunks of `attention_chunk` cache rows and argmax into `argmax_chunks`
-    parts.
+    """Split attention into chunks of at most `attention_chunk` cache rows and argmax into
+    `argmax_chunks` parts.
     """
 
     name = "mpk-split-reductions"

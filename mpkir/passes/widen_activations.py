@@ -14,7 +14,7 @@ from typing import Literal
 from xdsl.context import Context
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, ModuleOp, TensorType, f32
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
@@ -44,7 +44,7 @@ def _reads_any_float(user: Operation, operand: int) -> bool:
 
 
 def _is_summed(op: tensor.LinearOp | tensor.ElementwiseOp) -> bool:
-    """Whether later arithmetic adds to the result, or the op adds to a value that is wide already."""
+    """Whether later arithmetic reads the result, or the op itself reads what is wide already."""
     if any(_scalar_argument(use.operation, use.index) is not None for use in op.result.uses):
         return True
     operands = op.inputs if isinstance(op, tensor.ElementwiseOp) else op.epilogue_args
@@ -80,23 +80,22 @@ def _widen_argument(argument: BlockArgument) -> None:
     narrow = argument.type
     assert isinstance(narrow, BFloat16Type | Float16Type)
     block = argument.block
-    for use in tuple(argument.uses):
-        if isinstance(use.operation, arith.ExtFOp) and use.operation.result.type == f32:
-            use.operation.result.replace_all_uses_with(argument)
-            block.erase_op(use.operation)
-    Rewriter.replace_value_with_new_type(argument, f32)
-    others = [use for use in argument.uses if not isinstance(use.operation, tensor.YieldOp)]
-    rounded = [use for use in others if not _takes_f32(use.operation)]
+    extended = [
+        use.operation
+        for use in argument.uses
+        if isinstance(use.operation, arith.ExtFOp) and use.operation.result.type == f32
+    ]
+    rounded = [use for use in argument.uses if use.operation not in extended]
+    for op in extended:
+        op.result.replace_all_uses_with(argument)
+        block.erase_op(op)
+    wide = Rewriter.replace_value_with_new_type(argument, f32)
     if rounded:
         first = block.first_op
         assert first is not None
-        block.insert_op_before(round_ := arith.TruncFOp(argument, narrow), first)
+        block.insert_op_before(round_ := arith.TruncFOp(wide, narrow), first)
         for use in rounded:
             use.operation.operands[use.index] = round_.result
-
-
-def _takes_f32(op: Operation) -> bool:
-    return all(operand.type == f32 for operand in op.operands)
 
 
 def _widen(op: tensor.LinearOp | tensor.ElementwiseOp) -> None:
