@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +194,14 @@ def test_no_compiler(
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv(name, value)
     assert expected in fails("compile", "twice.pt2", "-o", "out")
+
+
+def test_no_cuda_compiler(fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CUDA_HOME", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    message = fails("compile", "twice.pt2", "-t", "h100", "-o", "out")
+    assert "there is no CUDA compiler on this machine; install the CUDA toolkit" in message
 
 
 def test_a_program_for_a_gpu_where_there_is_none(
