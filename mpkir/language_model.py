@@ -83,7 +83,7 @@ class LanguageModel(LoadedLanguageModel):
         progress: Progress = SILENT,
         dump: str | Path | None = None,
     ) -> LanguageModel:
-        """Compile a causal language model that transformers has built; its weights stay in place."""
+        """Compile a causal language model that transformers has built; weights stay in place."""
         weights = weights_of(model)
         artifact = compile_language_model(
             model,

@@ -37,7 +37,8 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         # Tensor level: what the model's author would name, then what streams together.
         RaiseOperatorsPass(),
         FuseOperatorsPass(),
-        # The residual stream is small beside the weights: fp32 costs nothing and is nearer the truth.
+        # The residual stream is small beside the weights: fp32 costs nothing and is nearer the
+        # truth.
         WidenActivationsPass(),
         # One worker must not do alone what many can share.
         SplitReductionsPass(

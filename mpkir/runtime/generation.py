@@ -156,9 +156,10 @@ class LoadedLanguageModel:
                 break
         finished = perf_counter()
         tokens = self._tokens()[len(prompt) : known].tolist()
-        return Generation(
-            self.decode(tokens), tuple(tokens), len(prompt), first - begun, finished - first
-        )
+        text = self.decode(tokens)
+        if on_text is not None and text != shown and text.startswith(shown):
+            on_text(text[len(shown) :])
+        return Generation(text, tuple(tokens), len(prompt), first - begun, finished - first)
 
     def _start(self, tokens: Sequence[int], positions: int) -> None:
         """Put a prompt at the beginning of the token sequence."""
