@@ -1,0 +1,76 @@
+// RUN: mpk-opt %s -p "mpk-split-reductions{attention_chunk=40 argmax_chunks=3}" --split-input-file | filecheck %s
+
+// Of 96 cache rows a chunk takes 32: at most the 40 asked for, and as many in each chunk.
+
+// CHECK-LABEL: func.func @attention
+// CHECK:       %[[A:.*]], %[[S:.*]], %k1, %v1 = mpk_tensor.attention_split chunk 32 %q, %k, %v cache %kc, %vc at %p
+// CHECK-SAME:  scale 5.000000e-01 window 20
+// CHECK-SAME:  -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x3x2xf32>
+// CHECK-NEXT:  %y = mpk_tensor.attention_merge %[[A]], %[[S]]
+func.func @attention() {
+  %q = mpk_tensor.input "q" : tensor<1x1x4x8xbf16>
+  %k = mpk_tensor.input "k" : tensor<1x1x2x8xbf16>
+  %v = mpk_tensor.input "v" : tensor<1x1x2x8xbf16>
+  %kc = mpk_tensor.state "kc" : tensor<1x2x96x8xbf16>
+  %vc = mpk_tensor.state "vc" : tensor<1x2x96x8xbf16>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %y, %k1, %v1 = mpk_tensor.attention %q, %k, %v cache %kc, %vc at %p scale 0.5 window 20 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x96x8xbf16>, tensor<1x2x96x8xbf16>, tensor<1xi64>) -> (tensor<1x1x4x8xbf16>, tensor<1x2x96x8xbf16>, tensor<1x2x96x8xbf16>)
+  mpk_tensor.output "y", %y : tensor<1x1x4x8xbf16>
+  mpk_tensor.store_state "kc", %k1 : tensor<1x2x96x8xbf16>
+  mpk_tensor.store_state "vc", %v1 : tensor<1x2x96x8xbf16>
+  func.return
+}
+
+// -----
+
+// Ten logits in three parts; the merge appends the token to the sequence.
+
+// CHECK-LABEL: func.func @argmax
+// CHECK:       %[[V:.*]], %[[I:.*]] = mpk_tensor.argmax_partial chunk 4 %x
+// CHECK-NEXT:  %[[T:.*]], %[[S:.*]] = mpk_tensor.argmax_merge %[[V]], %[[I]]
+// CHECK-SAME:  append %s at %p
+// CHECK-SAME:  stop [2, 5]
+// CHECK-NEXT:  mpk_tensor.store_state "tokens", %[[S]]
+// CHECK-NEXT:  mpk_tensor.output "i", %[[T]]
+func.func @argmax() {
+  %x = mpk_tensor.input "x" : tensor<1x1x10xf32>
+  %s = mpk_tensor.state "tokens" initial -1 : tensor<17xi64>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %i = mpk_tensor.argmax %x : tensor<1x1x10xf32> to tensor<1x1xi64>
+  %t = mpk_tensor.sequence_append %s, %i at %p stop [2, 5] : (tensor<17xi64>, tensor<1x1xi64>, tensor<1xi64>) -> tensor<17xi64>
+  mpk_tensor.store_state "tokens", %t : tensor<17xi64>
+  mpk_tensor.output "i", %i : tensor<1x1xi64>
+  func.return
+}
+
+// -----
+
+// The append stays by itself where the token is read before it.
+
+// CHECK-LABEL: func.func @read_before_append
+// CHECK:       %[[T:.*]] = mpk_tensor.argmax_merge
+// CHECK-NEXT:  mpk_tensor.output "i", %[[T]]
+// CHECK-NEXT:  mpk_tensor.sequence_append %s, %[[T]] at %p
+func.func @read_before_append() {
+  %x = mpk_tensor.input "x" : tensor<1x1x10xf32>
+  %s = mpk_tensor.state "tokens" initial -1 : tensor<17xi64>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %i = mpk_tensor.argmax %x : tensor<1x1x10xf32> to tensor<1x1xi64>
+  mpk_tensor.output "i", %i : tensor<1x1xi64>
+  %t = mpk_tensor.sequence_append %s, %i at %p : (tensor<17xi64>, tensor<1x1xi64>, tensor<1xi64>) -> tensor<17xi64>
+  mpk_tensor.store_state "tokens", %t : tensor<17xi64>
+  func.return
+}
+
+// -----
+
+// Parts carry f32 maxima, which do not hold every integer: such an argmax stays whole.
+
+// CHECK-LABEL: func.func @integers
+// CHECK:       mpk_tensor.argmax %x
+func.func @integers() {
+  %x = mpk_tensor.input "x" : tensor<1x10xi64>
+  %i = mpk_tensor.argmax %x : tensor<1x10xi64> to tensor<1xi64>
+  mpk_tensor.output "i", %i : tensor<1xi64>
+  func.return
+}
