@@ -83,7 +83,7 @@ class _Partition:
         return self.named[kind, name]
 
     def fresh(self, name: str) -> str:
-        """A name that no family has yet."""
+        """A name that no family and no buffer has yet."""
         number, candidate = 1, name
         while candidate in self.names:
             number, candidate = number + 1, f"{name}.{number}"
@@ -259,6 +259,21 @@ def _set_origin(op: Operation, origin: SSAValue) -> None:
     )
 
 
+def _names_outside(block: Block) -> set[str]:
+    """Names that the world outside knows; MpkirError if one means two things."""
+    kinds: dict[str, str] = {}
+    for op in block.ops:
+        if isinstance(op, tensor.WeightOp | tensor.InputOp | tensor.StateOp | tensor.OutputOp):
+            name, kind = op.sym.data, op.name.removeprefix("mpk_tensor.")
+            if kinds.setdefault(name, kind) != kind:
+                raise MpkirError(
+                    f"'{name}' is the name of one {kinds[name]} and of one {kind}",
+                    where=_name_of(op.location),
+                    hint="rename one of them",
+                )
+    return set(kinds)
+
+
 def _outputs_of(block: Block) -> dict[SSAValue, str]:
     """Values that an operator can write straight to an output: each output's, once."""
     result: dict[SSAValue, str] = {}
@@ -295,7 +310,12 @@ class PartitionTilesPass(ModulePass):
             if not isinstance(step, func.FuncOp):
                 continue
             source = step.body.block
-            partition = _Partition(limits, Lifetimes.of(source), outputs=_outputs_of(source))
+            partition = _Partition(
+                limits,
+                Lifetimes.of(source),
+                names=_names_outside(source),
+                outputs=_outputs_of(source),
+            )
             # States first: what they hold when the step begins may be asked for after a store.
             for inner in sorted(source.ops, key=lambda op: not isinstance(op, tensor.StateOp)):
                 if not isinstance(inner, func.ReturnOp):

@@ -1,0 +1,86 @@
+"""Attention and argmax in parts give what they give whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mpkir.backends.interpreter import tensor_level
+from mpkir.dialects import tensor
+
+
+def attention(capacity: int, extra: str = "") -> str:
+    cache = f"tensor<1x2x{capacity}x8xf32>"
+    return f"""
+func.func @step() {{
+  %q = mpk_tensor.input "q" : tensor<1x1x6x8xf32>
+  %k = mpk_tensor.input "k" : tensor<1x1x2x8xf32>
+  %v = mpk_tensor.input "v" : tensor<1x1x2x8xf32>
+  %kc = mpk_tensor.state "kc" : {cache}
+  %vc = mpk_tensor.state "vc" : {cache}
+  %p = mpk_tensor.position : tensor<1xi64>
+  %y, %k1, %v1 = mpk_tensor.attention %q, %k, %v cache %kc, %vc at %p scale 0.35 {extra}
+    : (tensor<1x1x6x8xf32>, tensor<1x1x2x8xf32>, tensor<1x1x2x8xf32>, {cache}, {cache},
+       tensor<1xi64>) -> (tensor<1x1x6x8xf32>, {cache}, {cache})
+  mpk_tensor.output "y", %y : tensor<1x1x6x8xf32>
+  mpk_tensor.store_state "kc", %k1 : {cache}
+  mpk_tensor.store_state "vc", %v1 : {cache}
+  func.return
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("capacity", "chunk", "expected"),
+    [(64, 16, 16), (96, 40, 32), (64, 64, None), (64, 100, None), (134, 67, 67), (67, 32, None)],
+)
+def test_chunks_divide_the_cache(run, assert_same_numbers, capacity, chunk, expected) -> None:
+    """The largest equal chunks of at most the size asked for; whole where those would be tiny."""
+    text = attention(capacity)
+    split = run(text, f"mpk-split-reductions{{attention_chunk={chunk}}}")
+    found = [op.chunk.value.data for op in split.walk() if isinstance(op, tensor.AttentionSplitOp)]
+    assert found == ([] if expected is None else [expected])
+    assert_same_numbers(run(text, ""), split)
+
+
+@pytest.mark.parametrize("extra", ["", "window 5", "soft_cap 2.0"])
+def test_attention_in_chunks_at_every_position(run, extra: str) -> None:
+    """Chunks that nobody attends to, behind the position or before the window, add nothing."""
+    text = attention(64, extra)
+    whole, split = run(text, ""), run(text, "mpk-split-reductions{attention_chunk=16}")
+    tiled = run(text, "mpk-split-reductions{attention_chunk=16},mpk-partition-tiles{workers=3}")
+    assert "attention_merge" in str(tiled)
+    rng = np.random.default_rng(0)
+    inputs = {
+        "q": rng.standard_normal((1, 1, 6, 8), np.float32),
+        "k": rng.standard_normal((1, 1, 2, 8), np.float32),
+        "v": rng.standard_normal((1, 1, 2, 8), np.float32),
+    }
+    for position in (0, 1, 15, 16, 17, 63):
+        caches = {name: rng.standard_normal((1, 2, 64, 8), np.float32) for name in ("kc", "vc")}
+        copies = {name: value.copy() for name, value in caches.items()}
+        wanted = tensor_level.run_step(whole, {}, caches, inputs, position)["y"]
+        found = tensor_level.run_step(split, {}, copies, inputs, position)["y"]
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        for name, value in caches.items():
+            np.testing.assert_array_equal(copies[name], value)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 3, 10, 63, 64, 65])
+@pytest.mark.parametrize("chunks", [1, 4, 64])
+def test_argmax_in_parts(run, vocabulary: int, chunks: int) -> None:
+    """The lowest index of the largest, across the borders of parts; NaN-free ties included."""
+    text = f"""
+func.func @step() {{
+  %x = mpk_tensor.input "x" : tensor<2x{vocabulary}xf32>
+  %i = mpk_tensor.argmax %x : tensor<2x{vocabulary}xf32> to tensor<2xi64>
+  mpk_tensor.output "i", %i : tensor<2xi64>
+  func.return
+}}
+"""
+    split = run(text, f"mpk-split-reductions{{argmax_chunks={chunks}}}")
+    rng = np.random.default_rng(vocabulary)
+    for high in (2, 100):
+        x = rng.integers(0, high, (2, vocabulary)).astype(np.float32)
+        found = tensor_level.run_step(split, {}, {}, {"x": x}, 0)["i"]
+        np.testing.assert_array_equal(found, x.argmax(axis=1))
