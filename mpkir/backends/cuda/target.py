@@ -1,4 +1,4 @@
-"""`mpk-opt -t mpk-cuda`: the CUDA C++ of a scheduled module."""
+"""`mpk-opt -t mpk-cuda`: the CUDA C++ of a tiled module."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from xdsl.utils.target import Target
 
 from mpkir.backends.body import bodies_of
 from mpkir.backends.cuda.emit import emit
-from mpkir.backends.table import workers_of
+from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 
 
 @dataclass(frozen=True)
 class CudaTarget(Target):
-    """Prints a scheduled module as one .cu, with the shared memory and ring of `machine`."""
+    """Prints a tiled module as one .cu, with the shared memory and ring of `machine`.
+
+    Who runs which task stands in the table, so the module needs no schedule.
+    """
 
     name = "mpk-cuda"
 
@@ -25,5 +28,7 @@ class CudaTarget(Target):
     tokens_per_step: int = 1
 
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
-        machine = machine_named(self.machine, workers=workers_of(module))
-        output.write(emit(bodies_of(module), machine, self.tokens_per_step))
+        bodies = bodies_of(module)
+        if not bodies:
+            raise MpkirError("the module has no tasks", hint="run mpk-partition-tiles before")
+        output.write(emit(bodies, machine_named(self.machine), self.tokens_per_step))
