@@ -20,7 +20,7 @@ _HOME = {
     "without_torch_notes": "mpkir.frontend.signature",
 }
 
-__all__ = list(_HOME)
+__all__ = list(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -122,7 +122,7 @@ def _refused(compiler: str, number: str, log: str) -> None:
 
 def _nvrtc_version() -> str:
     try:
-        from cuda.bindings import nvrtc
+        from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
         status, major, minor = nvrtc.nvrtcVersion()
     except (ImportError, RuntimeError) as error:
@@ -133,7 +133,7 @@ def _nvrtc_version() -> str:
 
 
 def _with_nvrtc(source: str, number: str) -> bytes:
-    from cuda.bindings import nvrtc
+    from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
     ok = nvrtc.nvrtcResult.NVRTC_SUCCESS
     status, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], [])

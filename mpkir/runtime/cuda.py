@@ -239,7 +239,7 @@ def _name_of(device: torch.device) -> str:
 
 def _driver() -> Any:
     try:
-        from cuda.bindings import driver
+        from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         raise MpkirError(
             "cuda-bindings is not installed", hint="pip install cuda-bindings"
