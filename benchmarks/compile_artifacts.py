@@ -1,6 +1,6 @@
 """Compile the measured models for a GPU, from their configurations alone; needs no GPU.
 
-    python benchmarks/compile_artifacts.py --target h100 --output build/h100 [MODEL ..]
+python benchmarks/compile_artifacts.py --target h100 --output build/h100 [MODEL ..]
 """
 
 from __future__ import annotations

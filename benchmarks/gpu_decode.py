@@ -1,4 +1,5 @@
-"""Decode on a GPU: right answers, the same bits every time, and the time of a step beside torch.compile.
+"""Decode on a GPU: right answers, the same bits every time, and the time of a step beside
+torch.compile.
 
     python benchmarks/gpu_decode.py --artifacts build/h100 --json results.json [MODEL ..]
 

@@ -1,4 +1,6 @@
-"""The models that are measured: configurations at their true shapes; weights are random unless a checkpoint is at hand."""
+"""The models that are measured: configurations at their true shapes; weights are random unless a
+checkpoint is at hand.
+"""
 
 from __future__ import annotations
 

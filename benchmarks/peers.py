@@ -31,9 +31,7 @@ def time_torch_compile(
 
     compiled = torch.compile(step, mode="reduce-overhead", fullgraph=True)
     generator = torch.Generator("cuda").manual_seed(0)
-    prompt = torch.randint(
-        model.config.vocab_size, (1, first), device="cuda", generator=generator
-    )
+    prompt = torch.randint(model.config.vocab_size, (1, first), device="cuda", generator=generator)
     times: list[float] = []
     for run in range(runs + 2):
         cache.reset()
