@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from time import perf_counter
 
-from models import CAPACITY, configurations
+from models import CAPACITY, MEASURED, configurations
 
 from mpkir.frontend import model_from_config
 from mpkir.language_model import compile_language_model
@@ -19,7 +19,7 @@ from mpkir.tools.display import StageDisplay
 def main() -> None:
     """Compile each model into OUTPUT/MODEL."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(configurations()))
+    parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--target", default="h100")
     parser.add_argument("--output", type=Path, default=Path("build/h100"))
     arguments = parser.parse_args()

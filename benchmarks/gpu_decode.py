@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import configurations
+from models import MEASURED, configurations
 from peers import time_torch_compile
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -172,7 +172,7 @@ def measure(name: str, checkpoint: str | None, arguments: argparse.Namespace) ->
 def main() -> None:
     """Measure each model and append the records to the results file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", default=list(configurations()))
+    parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--artifacts", type=Path, default=Path("build/h100"))
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=10)

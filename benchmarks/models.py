@@ -7,11 +7,24 @@ from __future__ import annotations
 from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
 
 CAPACITY = 1024
+MEASURED = ("smollm2-135m", "llama-3.2-1b", "qwen3-0.6b", "qwen3-8b")
+"""Names of the models that results are published of; `small` serves the memory checkers."""
 
 
 def configurations() -> dict[str, PreTrainedConfig]:
     """Configurations by the names that results use."""
     return {
+        "small": Qwen3Config(
+            vocab_size=512,
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=64,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        ),
         "smollm2-135m": LlamaConfig(
             vocab_size=49152,
             hidden_size=576,

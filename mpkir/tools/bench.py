@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +22,7 @@ from mpkir.machine import Machine, machine_named
 from mpkir.runtime.buffers import TORCH_DTYPES
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import Manifest
+from mpkir.version import VERSION
 
 
 def bytes_per_step(manifest: Manifest, position: int) -> int:
@@ -102,21 +103,27 @@ def time_decode(
 
 
 def provenance() -> dict[str, Any]:
-    """Commit, command, versions and date of a measurement."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
+    """Commit, command, versions and date of a measurement.
+
+    The commit is $MPKIR_COMMIT where the measured copy is no git checkout.
+    """
+    commit = (
+        os.environ.get("MPKIR_COMMIT")
+        or subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parent,
+        ).stdout.strip()
+    )
     return {
         "commit": commit or "unknown",
         "command": " ".join(Path(arg).name if i == 0 else arg for i, arg in enumerate(sys.argv)),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "mpkir": version("mpkir"),
+            "mpkir": VERSION,
         },
         "date": datetime.now(UTC).date().isoformat(),
     }

@@ -1,0 +1,30 @@
+"""A few steps of a small model, to be run under compute-sanitizer.
+
+    compute-sanitizer --tool memcheck --kernel-name kernel_substring=mpk_run \\
+        python benchmarks/sanitize.py build/h100/small
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from gpu_decode import build_model, weights_of
+
+from mpkir.runtime.generation import LoadedLanguageModel
+from mpkir.runtime.program import load
+
+
+def main() -> None:
+    """Run a step at 0 and four from 254, so that the second chunk of the cache is entered."""
+    lm = LoadedLanguageModel(load(sys.argv[1], weights=weights_of(build_model("small", None))))
+    sequence = lm.program.buffer(lm.roles.tokens)
+    sequence.fill_(-1)
+    sequence[:255] = torch.arange(255, device=sequence.device)
+    for position in (0, 254):
+        print(lm.program.run(position, 4 if position else 1), "steps")
+    print(sequence[252:260].tolist())
+
+
+if __name__ == "__main__":
+    main()
