@@ -13,7 +13,22 @@ from models import CAPACITY, MEASURED, configurations
 
 from mpkir.frontend import model_from_config
 from mpkir.language_model import compile_language_model
+from mpkir.runtime.artifact import Artifact, write_artifact
+from mpkir.runtime.build_cuda import build_cuda
 from mpkir.tools.display import StageDisplay
+
+
+def write_checked(artifact: Artifact, output: Path) -> None:
+    """The same program, built so that a race checker can follow what orders its threads."""
+    source = "#define MPK_CHECKED\n" + artifact.source_path.read_text(encoding="utf-8")
+    write_artifact(
+        output,
+        artifact.manifest,
+        artifact.table,
+        source=source,
+        binary=build_cuda(source, artifact.manifest.target.arch),
+        constants=dict(artifact.constants()),
+    )
 
 
 def main() -> None:
@@ -22,17 +37,24 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--target", default="h100")
     parser.add_argument("--output", type=Path, default=Path("build/h100"))
+    parser.add_argument(
+        "--checked",
+        action="store_true",
+        help="also OUTPUT/MODEL-checked, whose every lane arrives at barriers, for racecheck",
+    )
     arguments = parser.parse_args()
     for name in arguments.models:
         begun = perf_counter()
         with StageDisplay() as display:
-            compile_language_model(
+            artifact = compile_language_model(
                 model_from_config(configurations()[name]),
                 arguments.target,
                 capacity=CAPACITY,
                 output=arguments.output / name,
                 progress=display.progress,
             )
+        if arguments.checked:
+            write_checked(artifact, arguments.output / f"{name}-checked")
         print(f"{name}: {perf_counter() - begun:.1f} s")
 
 

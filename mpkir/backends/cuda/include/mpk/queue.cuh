@@ -24,8 +24,8 @@ struct Queue {
     for (int i = 0; i < QUEUE; ++i) {
       filled[i].init(1);
       ready[i].init(1);
-      done[i].init(1);
-      empty[i].init(COMPUTE_WARPS + 1);
+      done[i].init(ARRIVING);
+      empty[i].init((COMPUTE_WARPS + 1) * ARRIVING);
     }
   }
 };

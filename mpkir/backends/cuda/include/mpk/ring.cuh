@@ -24,7 +24,7 @@ struct Ring {
 #else
       full[i].init(32);  // each lane of the loader arrives when its own copies have landed
 #endif
-      empty[i].init(COMPUTE_WARPS);
+      empty[i].init(COMPUTE_WARPS * ARRIVING);
     }
   }
 };

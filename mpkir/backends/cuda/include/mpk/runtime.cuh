@@ -94,11 +94,8 @@ struct Compute {
     if (handed > 0) s.partial_empty[(handed - 1) & 1].wait(((handed - 1) >> 1) & 1);
   }
   __device__ __forceinline__ void finish_task() {
-    __syncwarp();
-    if (lane == 0) {
-      if (warp == 0) s.queue.done[queue.entry].arrive();
-      s.queue.empty[queue.entry].arrive();
-    }
+    if (warp == 0) arrive_warp(s.queue.done[queue.entry], lane);
+    arrive_warp(s.queue.empty[queue.entry], lane);
     queue.advance();
   }
   __device__ __forceinline__ const char* wait_stage() {
@@ -106,8 +103,7 @@ struct Compute {
     return s.ring.slot[ring.slot];
   }
   __device__ __forceinline__ void release_stage() {
-    __syncwarp();
-    if (lane == 0) s.ring.empty[ring.slot].arrive();
+    arrive_warp(s.ring.empty[ring.slot], lane);
     ring.advance();
   }
   // The buffer for this task's sums; then hand_over.
@@ -116,8 +112,7 @@ struct Compute {
     return reinterpret_cast<float*>(s.partial[handed & 1]);
   }
   __device__ __forceinline__ void hand_over() {
-    __syncwarp();
-    if (lane == 0) s.partial_full[handed & 1].arrive();
+    arrive_warp(s.partial_full[handed & 1], lane);
     ++handed;
   }
 };
@@ -171,11 +166,9 @@ struct Publisher {
   }
   __device__ __forceinline__ void published(const Work& work) {
     __syncwarp();
-    if (lane == 0) {
-      if (work.signal_event >= 0)
-        add_release(args.counters + work.signal_event, u32(work.signal_amount));
-      s.partial_empty[taken & 1].arrive();
-    }
+    if (lane == 0 && work.signal_event >= 0)
+      add_release(args.counters + work.signal_event, u32(work.signal_amount));
+    arrive_warp(s.partial_empty[taken & 1], lane);
     ++taken;
   }
 };
@@ -207,8 +200,7 @@ __device__ __forceinline__ void publisher_role(Shared<P>& s, const LaunchArgs& a
     if (work.stop) return;
     PublishVisitor<P> visitor{role, queue};
     P::dispatch(work.body, visitor);
-    __syncwarp();
-    if (lane == 0) s.queue.empty[queue.entry].arrive();
+    arrive_warp(s.queue.empty[queue.entry], lane);
     queue.advance();
   }
 }
@@ -337,8 +329,8 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
     s.ring.init();
     s.queue.init();
     for (int i = 0; i < 2; ++i) {
-      s.partial_full[i].init(COMPUTE_WARPS);
-      s.partial_empty[i].init(1);
+      s.partial_full[i].init(COMPUTE_WARPS * ARRIVING);
+      s.partial_empty[i].init(ARRIVING);
     }
     s.leave = 0;
     publish_barriers();

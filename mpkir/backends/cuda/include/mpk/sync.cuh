@@ -40,6 +40,20 @@ struct Barrier {
   }
 };
 
+// Lanes of a warp that arrive at a barrier in its name. One is enough after a __syncwarp; with
+// MPK_CHECKED all do, because a race checker follows threads and knows nothing of warps.
+#ifdef MPK_CHECKED
+constexpr int ARRIVING = 32;
+#else
+constexpr int ARRIVING = 1;
+#endif
+
+// A warp's arrival: what any of its lanes did before is before what a waiter does next.
+__device__ __forceinline__ void arrive_warp(Barrier& barrier, int lane) {
+  __syncwarp();
+  if (lane < ARRIVING) barrier.arrive();
+}
+
 // Makes initialised barriers visible to the copy engine; a __syncthreads must follow.
 __device__ __forceinline__ void publish_barriers() {
 #if __CUDA_ARCH__ >= 900
