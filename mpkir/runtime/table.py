@@ -245,7 +245,9 @@ def build_table(
 
 def _load_array(path: Path) -> Ints:
     try:
-        return np.load(path, allow_pickle=False)
+        # numpy.load would also open a zip file, and keep it open.
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise MpkirError(
             "this part of the table is missing", where=str(path), hint=_COMPILE_AGAIN

@@ -63,11 +63,11 @@ def _pair(text: str) -> tuple[str, Path]:
 
 def _read(path: Path) -> torch.Tensor:
     try:
-        array = np.load(path, allow_pickle=False)
+        # numpy.load would also open any zip file, an .npz or a .pt2, and keep it open.
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise MpkirError(f"the file cannot be read ({error.strerror})", where=str(path)) from error
     except ValueError as error:
         raise MpkirError("this is no .npy file", where=str(path)) from error
-    if not isinstance(array, np.ndarray):
-        raise MpkirError("this is no .npy file", where=str(path))
     return torch.from_numpy(array)
