@@ -18,9 +18,9 @@ from mpkir.runtime.build_cuda import build_cuda
 from mpkir.tools.display import StageDisplay
 
 
-def write_checked(artifact: Artifact, output: Path) -> None:
-    """The same program, built so that a race checker can follow what orders its threads."""
-    source = "#define MPK_CHECKED\n" + artifact.source_path.read_text(encoding="utf-8")
+def write_variant(artifact: Artifact, output: Path, define: str) -> None:
+    """The same program, its kernel built with a macro defined that the shipped one has not."""
+    source = f"#define {define}\n" + artifact.source_path.read_text(encoding="utf-8")
     write_artifact(
         output,
         artifact.manifest,
@@ -42,6 +42,11 @@ def main() -> None:
         action="store_true",
         help="also OUTPUT/MODEL-checked, whose every lane arrives at barriers, for racecheck",
     )
+    parser.add_argument(
+        "--traced",
+        action="store_true",
+        help="also OUTPUT/MODEL-traced, which notes when each task waited, ran and was done",
+    )
     arguments = parser.parse_args()
     for name in arguments.models:
         begun = perf_counter()
@@ -54,7 +59,10 @@ def main() -> None:
                 progress=display.progress,
             )
         if arguments.checked:
-            write_checked(artifact, arguments.output / f"{name}-checked")
+            write_variant(artifact, arguments.output / f"{name}-checked", "MPK_CHECKED")
+        if arguments.traced:
+            tasks = len(artifact.table.tasks)
+            write_variant(artifact, arguments.output / f"{name}-traced", f"MPK_TRACE {tasks}")
         print(f"{name}: {perf_counter() - begun:.1f} s")
 
 

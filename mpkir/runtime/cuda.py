@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mpkir.errors import MpkirError
@@ -169,15 +170,17 @@ class CudaProgram:
         facts = self._read_facts()
         self.threads, self.shared_bytes, self.tokens_per_step = facts[1], facts[2], facts[3]
 
-    def _read_facts(self) -> list[int]:
+    def read_global(self, name: str) -> npt.NDArray[np.uint8]:
+        """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""
         address, size = self._call(
-            "find mpk_facts", self._driver.cuModuleGetGlobal(self._module, b"mpk_facts")
+            f"find {name}", self._driver.cuModuleGetGlobal(self._module, name.encode())
         )
-        facts = np.zeros(int(size) // 4, dtype=np.int32)
-        self._call(
-            "read mpk_facts", self._driver.cuMemcpyDtoH(facts.ctypes.data, address, int(size))
-        )
-        return facts.tolist()
+        data = np.zeros(int(size), dtype=np.uint8)
+        self._call(f"read {name}", self._driver.cuMemcpyDtoH(data.ctypes.data, address, int(size)))
+        return data
+
+    def _read_facts(self) -> list[int]:
+        return self.read_global("mpk_facts").view(np.int32).tolist()
 
     def _check_resident(self) -> None:
         """Refuse what cannot run all at once: a worker that never starts is waited for in vain."""

@@ -48,7 +48,7 @@ class Program:
         self.device = _device_of(self.manifest.target, device)
         check_host(self.manifest.target, self.device, str(artifact.path))
         self._buffers = self._allocate(artifact.weights() if weights is None else weights)
-        self._launcher = _launcher(
+        self.launcher = _launcher(
             self.manifest.target, artifact.binary_path, self.table, list(self._buffers.values())
         )
         self.reset()
@@ -68,7 +68,7 @@ class Program:
                 f"compiled for {language.capacity} positions",
                 hint="run fewer steps, or compile again with a larger capacity",
             )
-        return self._launcher.run(position, steps)
+        return self.launcher.run(position, steps)
 
     def buffer(self, name: str) -> torch.Tensor:
         """The memory of a buffer; what is written to it is what the next run reads."""

@@ -17,6 +17,7 @@
 #include "abi.cuh"
 #include "queue.cuh"
 #include "ring.cuh"
+#include "trace.cuh"
 
 namespace mpk {
 
@@ -131,8 +132,11 @@ struct ComputeVisitor {
       const Work& work = role.work();
       B::run(work, role.args, role.s.scratch);
       compute_sync();
-      if (role.warp == 0 && role.lane == 0 && work.signal_event >= 0)
-        add_release(role.args.counters + work.signal_event, u32(work.signal_amount));
+      if (role.warp == 0 && role.lane == 0) {
+        if (work.signal_event >= 0)
+          add_release(role.args.counters + work.signal_event, u32(work.signal_amount));
+        mark(work, Mark::done);
+      }
       role.finish_task();
     }
   }
@@ -166,8 +170,11 @@ struct Publisher {
   }
   __device__ __forceinline__ void published(const Work& work) {
     __syncwarp();
-    if (lane == 0 && work.signal_event >= 0)
-      add_release(args.counters + work.signal_event, u32(work.signal_amount));
+    if (lane == 0) {
+      if (work.signal_event >= 0)
+        add_release(args.counters + work.signal_event, u32(work.signal_amount));
+      mark(work, Mark::done);
+    }
     arrive_warp(s.partial_empty[taken & 1], lane);
     ++taken;
   }
@@ -312,8 +319,10 @@ __device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& 
   for (;;) {
     s.queue.filled[queue.entry].wait(queue.parity);
     Work& work = s.queue.work[queue.entry];
+    if (work.body >= 0) mark(work, Mark::asked);
     const bool leave = work.body < 0 || !dispatcher.wait(work);
     if (leave) work.stop = 1;
+    if (!leave) mark(work, Mark::ready);
     s.queue.ready[queue.entry].arrive();
     if (leave) return;
     queue.advance();
