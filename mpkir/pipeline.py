@@ -60,7 +60,7 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         # Weights go through shared memory ahead of the tasks that need them.
         *((_ring_pass(machine),) if machine.streams else ()),
         # A worker and a place for every task; then the proof that the result is safe.
-        ScheduleTasksPass(workers=workers),
+        ScheduleTasksPass(workers=workers, machine=machine.name),
         VerifySchedulePass(),
     )
 

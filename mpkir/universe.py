@@ -41,14 +41,27 @@ _TARGETS = {
     "mpk-table": "mpkir.backends.table_target:TableTarget",
 }
 
+_SCHEDULERS = {
+    "round-robin": "mpkir.passes.scheduling.round_robin:RoundRobin",
+}
+
 
 def _loader(path: str) -> Callable[[], Any]:
     module, name = path.split(":")
     return lambda: getattr(import_module(module), name)
 
 
-UNIVERSE = Universe(
+class MpkirUniverse(Universe):
+    """A universe that also has scheduling policies (`mpkir.passes.scheduling.policy.Policy`)."""
+
+    def __init__(self, *, all_schedulers: dict[str, Callable[[], Any]], **rest: Any) -> None:
+        super().__init__(**rest)
+        self.all_schedulers = all_schedulers
+
+
+UNIVERSE = MpkirUniverse(
     all_dialects={name: _loader(path) for name, path in _DIALECTS.items()},
     all_passes={name: _loader(path) for name, path in _PASSES.items()},
     all_targets={name: _loader(path) for name, path in _TARGETS.items()},
+    all_schedulers={name: _loader(path) for name, path in _SCHEDULERS.items()},
 )

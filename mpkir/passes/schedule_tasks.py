@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp, i64
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp, UnitAttr, i64
 from xdsl.passes import ModulePass
 
-from mpkir.analysis.families import WORKERS, Family, Ints, families_of
-from mpkir.dialects.task import BufferKind
+from mpkir.analysis.cost import cost_of
+from mpkir.analysis.families import WORKERS, Ints
+from mpkir.analysis.task_graph import TaskGraph, task_graph_of
 from mpkir.errors import MpkirError
+from mpkir.machine import machine_named
+from mpkir.passes.scheduling.policy import (
+    Dynamic,
+    Placement,
+    Problem,
+    policy_named,
+    topological,
+)
 
 
-def _streams_weights(family: Family) -> bool:
-    """Whether the tasks cut a weight into boxes: then their number is proportional to bytes."""
-    return any(
-        access.buffer.kind.data is BufferKind.WEIGHT and access.box.shape != access.shape
-        for access in family.accesses
-    )
+def slots_of(
+    graph: TaskGraph, placed: Sequence[Placement | Dynamic], workers: int
+) -> list[Ints | None]:
+    """Places in the workers' lists, [tasks] for each family; None for a dynamic one.
 
-
-def _round_robin(families: tuple[Family, ...], workers: int) -> list[Ints]:
-    """Task i of a family goes i workers further than its first, which follows the last task of the
-    family before.
-
-    Families that stream weights and those that do not take turns by themselves, so that small tasks
-    in between do not disturb the balance of bytes.
+    By rank, raised above the ranks of the tasks waited for, then in linear order. So in all lists
+    together the least task that has not run can always run, and nothing blocks for ever.
     """
-    turn = {False: 0, True: 0}
-    placed: list[Ints] = []
-    for family in families:
-        kind = _streams_weights(family)
-        placed.append((turn[kind] + np.arange(family.size)) % workers)
-        turn[kind] = (turn[kind] + family.size) % workers
-    return placed
-
-
-_POLICIES = {"round-robin": _round_robin}
-
-
-def slots_of(placed: list[Ints], workers: int) -> list[Ints]:
-    """Places in the workers' lists when every worker runs its tasks in linear order."""
-    filled = np.zeros(workers, np.int64)
-    slots: list[Ints] = []
-    for family_workers in placed:
-        order = np.argsort(family_workers, kind="stable")
-        counts = np.bincount(family_workers, minlength=workers)
-        first = np.cumsum(counts) - counts
-        slot = np.empty_like(family_workers)
-        slot[order] = np.arange(len(order)) - first[family_workers[order]]
-        slots.append(slot + filled[family_workers])
-        filled += counts
+    given = [each.ranks if isinstance(each, Placement) else None for each in placed]
+    ranks = topological(graph, given)
+    static = [i for i, each in enumerate(placed) if isinstance(each, Placement)]
+    slots: list[Ints | None] = [None] * len(placed)
+    if not static:
+        return slots
+    worker = np.concatenate([each.workers for each in placed if isinstance(each, Placement)])
+    order = np.lexsort((np.concatenate([ranks[i] for i in static]), worker))
+    counts = np.bincount(worker, minlength=workers)
+    slot = np.empty_like(worker)
+    slot[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    ends = np.cumsum([graph.families[i].size for i in static])
+    for i, each in zip(static, np.split(slot, ends[:-1]), strict=True):
+        slots[i] = each
     return slots
 
 
@@ -60,30 +53,38 @@ def slots_of(placed: list[Ints], workers: int) -> list[Ints]:
 class ScheduleTasksPass(ModulePass):
     """Give every task a worker and a place in that worker's list.
 
-    Every worker runs its tasks in the linear order, in which each task stands after all that it
-    waits for: so the least task in that order that has not run can always run, and nothing blocks
-    for ever. Policies: `round-robin`.
+    `policy` names who decides, `machine` the model it decides by, with another number of `workers`
+    if given. Whatever a policy asks for, a task stands in its list behind all that it waits for in
+    one order of all tasks, so nothing blocks for ever.
     """
 
     name = "mpk-schedule-tasks"
 
-    workers: int = 132
+    workers: int | None = None
     policy: str = "round-robin"
+    machine: str = "h100"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        if self.policy not in _POLICIES:
-            raise MpkirError(
-                f"no scheduling policy is named {self.policy!r}",
-                where=self.name,
-                hint=f"choose one of {', '.join(_POLICIES)}",
-            )
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise MpkirError(f"a schedule for {self.workers} workers", where=self.name)
-        families = families_of(op)
-        placed = _POLICIES[self.policy](families, self.workers)
-        for family, workers, slots in zip(
-            families, placed, slots_of(placed, self.workers), strict=True
+        try:
+            policy = policy_named(self.policy)
+        except MpkirError as error:
+            raise MpkirError(error.what, where=self.name, hint=error.hint) from None
+        graph = task_graph_of(op)
+        machine = machine_named(self.machine, workers=self.workers)
+        workers = machine.workers * (1 if self.workers else graph.device_count)
+        costs = tuple(cost_of(family) for family in graph.families)
+        placed = policy.schedule(Problem(graph, costs, machine, workers))
+        for family, each, slots in zip(
+            graph.families, placed, slots_of(graph, placed, workers), strict=True
         ):
-            family.op.workers = DenseArrayBase.from_list(i64, workers.tolist())
-            family.op.slots = DenseArrayBase.from_list(i64, slots.tolist())
-        op.attributes[WORKERS] = IntegerAttr(self.workers, i64)
+            if isinstance(each, Dynamic):
+                family.op.workers = family.op.slots = None
+                family.op.properties["dynamic"] = UnitAttr()
+            else:
+                assert slots is not None
+                family.op.workers = DenseArrayBase.from_list(i64, each.workers.tolist())
+                family.op.slots = DenseArrayBase.from_list(i64, slots.tolist())
+                family.op.properties.pop("dynamic", None)
+        op.attributes[WORKERS] = IntegerAttr(workers, i64)

@@ -7,13 +7,10 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.families import families_of
 from mpkir.errors import MpkirError
-from mpkir.passes.schedule_tasks import slots_of
 
 Run = Callable[[str, str], ModuleOp]
 
@@ -56,16 +53,6 @@ def test_bytes_balance_over_the_step(run: Run, sizes: list[int]):
         assert family.op.workers is not None
         load += np.bincount(family.op.workers.get_values(), minlength=4)
     assert load.max() - load.min() <= 1
-
-
-@given(st.lists(st.lists(st.integers(0, 4), min_size=1), min_size=1))
-def test_places_follow_the_linear_order(placed: list[list[int]]):
-    slots = slots_of([np.array(each, np.int64) for each in placed], 5)
-    seen = [0] * 5
-    for workers, each in zip(placed, slots, strict=True):
-        for worker, slot in zip(workers, each.tolist(), strict=True):
-            assert slot == seen[worker]
-            seen[worker] += 1
 
 
 @pytest.mark.parametrize("option", ["policy=fastest", "workers=0"])
