@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -100,10 +101,10 @@ def touches_of(families: Sequence[Family]) -> Touches:
 
 def _touches(buffer: task.BufferOp, accesses: list[tuple[Family, Access]]) -> list[Touch]:
     assert isinstance(buffer.result.type, MemRefType)
-    shape = common_shape([buffer.result.type.get_shape(), *(a.shape for _, a in accesses)])
+    shape = common_shape((a for _, a in accesses), prod(buffer.result.type.get_shape()))
     result: list[Touch] = []
     for family, access in accesses:
-        boxes = refine(boxes_of(access, family.coordinates), access.shape, shape)
+        boxes = refine(boxes_of(access, family.coordinates), access, shape)
         result.append(Touch(family, access, shape, boxes, *distinct(boxes)))
     return result
 

@@ -8,8 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import MemRefType, ModuleOp
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir.affine import (
     AffineBinaryOpExpr,
     AffineBinaryOpKind,
@@ -20,6 +19,7 @@ from xdsl.ir.affine import (
 )
 
 from mpkir.dialects import task
+from mpkir.dialects.task import buffer_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -29,10 +29,16 @@ WORKERS = "mpk.workers"
 
 @dataclass(frozen=True, eq=False)
 class Access:
-    """One operand of a family: its buffer, the shape it is seen in, the boxes touched."""
+    """One operand of a family: its buffer, the view through which it is seen, the boxes touched.
+
+    Element (i, j, ..) of the view is element `offset + i * strides[0] + j * strides[1] + ..` of the
+    buffer; a stride of 0 repeats elements.
+    """
 
     buffer: task.BufferOp
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
     box: task.RegionAttr
     is_write: bool
 
@@ -96,20 +102,12 @@ def _evaluate(expression: AffineExpr, coordinates: Ints) -> Ints:
             raise ValueError(f"{expression} has symbols; the maps of a grid have only dimensions")
 
 
-def buffer_of(value: SSAValue) -> task.BufferOp:
-    """The buffer behind a memref value, through views."""
-    while isinstance(owner := value.owner, task.ViewOp):
-        value = owner.source
-    assert isinstance(owner, task.BufferOp)
-    return owner
-
-
 def _accesses(op: task.GridOp) -> Iterator[Access]:
     reads, writes = tuple(op.reads), tuple(op.writes)
     for number, (value, box) in enumerate(zip((*reads, *writes), op.boxes.data, strict=True)):
-        assert isinstance(value.type, MemRefType)
-        shape = tuple(value.type.get_shape())  # pyright: ignore[reportUnknownMemberType]
-        yield Access(buffer_of(value), shape, box, number >= len(reads))
+        type = task.memref_type_of(value)
+        strides, offset = task.layout_of(type)
+        yield Access(buffer_of(value), type.get_shape(), strides, offset, box, number >= len(reads))
 
 
 def families_of(module: ModuleOp) -> tuple[Family, ...]:

@@ -1,8 +1,10 @@
 """Boxes of buffers as integer arrays, so that overlap of families is arithmetic on columns.
 
-Families see a buffer in different shapes. Row-major shapes of one buffer are compared in their
-common refinement (64 and 4x16 meet in 4x16); a box that does not fit a refined shape falls into
-several boxes, so that nothing is lost.
+Families see a buffer through different views. Those of one buffer are compared in a common shape:
+the digits of an element's number in the mixed radix of all strides (64 and 4x16 meet in 4x16, a
+16x4 and its transpose in 16x4, every third of 12 in 4x3). A box that does not fit the common shape
+falls into several boxes, so that nothing is lost; where strides do not divide each other, into runs
+of consecutive elements.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from math import prod
 import numpy as np
 
 from mpkir.analysis.families import Access, Ints, coordinates_of, evaluate
+from mpkir.dialects.task import row_major
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,51 +36,93 @@ class Boxes:
 
 
 def boxes_of(access: Access, coordinates: Ints) -> Boxes:
-    """What the tasks at these coordinates touch, in the access's shape, cut at its end."""
-    low = evaluate(access.box.offsets.data, coordinates)
-    high = np.minimum(low + np.array(access.box.shape, np.int64), np.array(access.shape, np.int64))
+    """What the tasks at these coordinates touch, in the access's shape, cut at its bounds."""
+    offsets = evaluate(access.box.offsets.data, coordinates)
+    ends = offsets + np.array(access.box.shape, np.int64)
+    low, high = np.maximum(offsets, 0), np.minimum(ends, np.array(access.shape, np.int64))
     tasks = np.arange(len(coordinates), dtype=np.int64)
     inside = (low < high).all(axis=1)
     return Boxes(tasks[inside], low[inside], high[inside])
 
 
-def _ends(shape: tuple[int, ...]) -> set[int]:
-    """Products of the last dimensions: where dimensions end in a row-major layout."""
-    result, product = {1}, 1
-    for size in reversed(shape):
-        product *= size
-        result.add(product)
+def _steps(access: Access) -> set[int]:
+    """The strides along which an access has more than one element."""
+    return {
+        stride for stride, n in zip(access.strides, access.shape, strict=True) if n > 1 and stride
+    }
+
+
+def common_shape(accesses: Iterable[Access], size: int) -> tuple[int, ...]:
+    """The coarsest shape of a buffer's `size` elements of which the dimensions of all these
+    accesses are dimensions, parts of one, or adjacent ones merged.
+
+    The first dimension may reach beyond the last element. Where there is no such shape (6x4 and
+    4x6; a slice that is not aligned to the rest), the flat shape.
+    """
+    accesses = list(accesses)
+    ends = sorted({1}.union(*map(_steps, accesses)))
+    if any(b % a for a, b in pairwise(ends)):
+        return (size,)
+    sizes = [b // a for a, b in pairwise(ends)]
+    first = -(-size // ends[-1])
+    shape = tuple(reversed([*sizes, first] if first > 1 else sizes)) or (1,)
+    return shape if all(_groups(access, shape) for access in accesses) else (size,)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Adjacent dimensions of a common shape that are one dimension of an access, or none."""
+
+    sizes: tuple[int, ...]
+    dim: int | None
+    offset: int
+    """Where the access's first element lies in these dimensions."""
+
+
+def _groups(access: Access, shape: tuple[int, ...]) -> list[_Group]:
+    """The dimensions of `shape` as those of an access; none if an access carries from one group to
+    the next.
+    """
+    dims = {
+        stride: dim
+        for dim, (stride, n) in enumerate(zip(access.strides, access.shape, strict=True))
+        if n > 1 and stride
+    }
+    result: list[_Group] = []
+    sizes: list[int] = []
+    place, rest = prod(shape), access.offset
+    for size in shape:
+        place //= size
+        sizes.append(size)
+        dim = dims.get(place)
+        # What lies below the access's least stride is one group, a single element.
+        if dim is None and place > 1:
+            continue
+        offset, rest = divmod(rest, place)
+        if offset + (1 if dim is None else access.shape[dim]) > prod(sizes):
+            return []
+        result.append(_Group(tuple(sizes), dim, offset))
+        sizes = []
     return result
 
 
-def common_shape(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """The coarsest shape of which all these row-major shapes of one buffer merge dimensions.
-
-    Where there is none (6x4 and 4x6), the flat shape.
-    """
-    ends = sorted(set[int]().union(*map(_ends, shapes)))
-    if any(b % a for a, b in pairwise(ends)):
-        return (ends[-1],)
-    sizes = tuple(b // a for a, b in pairwise(ends))
-    return tuple(reversed(sizes)) or (1,)
-
-
-def refine(boxes: Boxes, shape: tuple[int, ...], target: tuple[int, ...]) -> Boxes:
-    """The same elements as boxes of `target`, a refinement of `shape` or its flat form."""
-    if shape == target:
-        return boxes
-    if not _ends(shape) <= _ends(target):
-        return _runs(boxes, shape)
-    if target == (1,):
-        ones = np.ones((len(boxes), 1), np.int64)
-        return Boxes(boxes.tasks, ones - 1, ones)
-    groups = _group(shape, target)
+def refine(boxes: Boxes, access: Access, target: tuple[int, ...]) -> Boxes:
+    """The same elements as boxes of `target`, a common shape of this access and others."""
+    groups = _groups(access, target)
+    if not groups or not {1, *_steps(access)} <= set(row_major(target)):
+        return _runs(boxes, access)
     low, high = boxes.low, boxes.high
     result = Boxes(boxes.tasks, low[:, :0], high[:, :0])
     rows = np.arange(len(boxes), dtype=np.int64)
-    for dim, sizes in enumerate(groups):
+    for group in groups:
         # Every row so far is multiplied by the parts of its interval in this dimension.
-        owner, part_low, part_high = _digits(low[rows, dim], high[rows, dim], sizes)
+        if group.dim is None:
+            begin = np.full(len(rows), group.offset, np.int64)
+            end = begin + 1
+        else:
+            begin = low[rows, group.dim] + group.offset
+            end = high[rows, group.dim] + group.offset
+        owner, part_low, part_high = _digits(begin, end, group.sizes)
         rows = rows[owner]
         result = Boxes(
             result.tasks[owner],
@@ -85,18 +130,6 @@ def refine(boxes: Boxes, shape: tuple[int, ...], target: tuple[int, ...]) -> Box
             np.concatenate([result.high[owner], part_high], axis=1),
         )
     return result
-
-
-def _group(shape: tuple[int, ...], target: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """For each dimension of `shape` the dimensions of `target` that it is made of."""
-    groups: list[tuple[int, ...]] = []
-    rest = list(target)
-    for size in shape:
-        group: list[int] = []
-        while prod(group) < size:
-            group.append(rest.pop(0))
-        groups.append(tuple(group))
-    return groups
 
 
 def _digits(low: Ints, high: Ints, sizes: tuple[int, ...]) -> tuple[Ints, Ints, Ints]:
@@ -149,30 +182,32 @@ def _inner(
     )
 
 
-def _runs(boxes: Boxes, shape: tuple[int, ...]) -> Boxes:
+def _runs(boxes: Boxes, access: Access) -> Boxes:
     """Boxes as runs of consecutive elements of the flat buffer."""
-    strides = np.array([prod(shape[d + 1 :]) for d in range(len(shape))], np.int64)
+    steps = sorted(
+        ((stride, dim) for dim, stride in enumerate(access.strides) if stride), reverse=True
+    )
+    dims = [dim for _, dim in steps]
+    strides = np.array([stride for stride, _ in steps], np.int64)
     tasks: list[Ints] = []
     starts: list[Ints] = []
     lengths: list[Ints] = []
     for row in range(len(boxes)):
-        sizes = boxes.high[row] - boxes.low[row]
-        whole = sizes == np.array(shape)
-        # Dimensions from `last` on are contiguous: all of each but the first of them.
-        last = len(shape) - 1
-        while last > 0 and whole[last]:
+        low = boxes.low[row, dims]
+        sizes = boxes.high[row, dims] - low
+        # Dimensions from `last` on are contiguous: each is a whole number of the next.
+        last, length = len(dims), 1
+        while last > 0 and (strides[last - 1] == length or sizes[last - 1] == 1):
             last -= 1
-        outer = coordinates_of(tuple(int(s) for s in sizes[:last]) or (1,))
-        if last == 0:
-            outer = outer[:, :0]
-        start = (outer + boxes.low[row, :last]) @ strides[:last] + boxes.low[row, last:] @ strides[
-            last:
-        ]
+            length *= int(sizes[last])
+        start = coordinates_of((1, *(int(n) for n in sizes[:last])))[:, 1:] @ strides[:last]
+        start = start + (access.offset + int(low @ strides))
         tasks.append(np.full(len(start), boxes.tasks[row]))
         starts.append(start)
-        lengths.append(np.full(len(start), prod(int(s) for s in sizes[last:])))
+        lengths.append(np.full(len(start), length))
     if not tasks:
-        return Boxes(boxes.tasks, boxes.low[:, :1], boxes.high[:, :1])
+        none = np.zeros((0, 1), np.int64)
+        return Boxes(boxes.tasks, none, none)
     begin = np.concatenate(starts)[:, None]
     return Boxes(np.concatenate(tasks), begin, begin + np.concatenate(lengths)[:, None])
 

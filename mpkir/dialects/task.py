@@ -21,6 +21,8 @@ from xdsl.dialects.builtin import (
     IntAttr,
     IntegerAttr,
     MemRefType,
+    NoneAttr,
+    StridedLayoutAttr,
     StringAttr,
     SymbolNameConstraint,
     TensorType,
@@ -64,6 +66,30 @@ def memref_type_of(value: SSAValue) -> MemRefType[Attribute]:
     """The type of a value that is known to be a buffer or a view of one."""
     assert isinstance(value.type, MemRefType)
     return cast(MemRefType[Attribute], value.type)
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides, in elements, of a dense array of this shape."""
+    return tuple(prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+def layout_of(type: MemRefType[Attribute]) -> tuple[tuple[int, ...], int]:
+    """Strides of the dimensions and the offset of a buffer or view, in elements of its buffer."""
+    layout = type.layout
+    if isinstance(layout, NoneAttr):
+        return row_major(type.get_shape()), 0
+    strides = layout.get_strides() or ()
+    offset = layout.get_offset()
+    assert offset is not None
+    return tuple(stride for stride in strides if stride is not None), offset
+
+
+def buffer_of(value: SSAValue) -> BufferOp:
+    """The buffer behind a memref value, through views."""
+    while isinstance(owner := value.owner, ViewOp):
+        value = owner.source
+    assert isinstance(owner, BufferOp)
+    return owner
 
 
 class BufferKind(StrEnum):
@@ -115,10 +141,26 @@ class BufferOp(IRDLOperation):
             result_types=[type],
         )
 
+    def verify_(self) -> None:
+        if not isinstance(memref_type_of(self.result).layout, NoneAttr):
+            raise VerifyException(f"a buffer is row-major, got {self.result.type}")
+
 
 @irdl_op_definition
 class ViewOp(IRDLOperation):
-    """The same buffer, row-major, under another shape."""
+    """Elements of a buffer under other indices: reshaped, sliced, transposed, broadcast, a prefix.
+
+    The result's type says which: element (i, j, ..) is the buffer's element
+    `offset + i * strides[0] + j * strides[1] + ..`. A type without a layout is row-major from the
+    buffer's first element. This holds for a view of a view too: strides and offset count elements
+    of the buffer, never of the source. A stride of 0 repeats elements, in a view that is only read;
+    otherwise different indices are different elements.
+
+    ```mlir
+    %columns = mpk_task.view %x :
+      memref<64x32xbf16> to memref<64x16xbf16, strided<[32, 1], offset: 16>>
+    ```
+    """
 
     name = "mpk_task.view"
 
@@ -129,18 +171,64 @@ class ViewOp(IRDLOperation):
 
     assembly_format = "$source attr-dict `:` type($source) `to` type($result)"
 
-    def __init__(self, source: SSAValue, shape: Sequence[int]):
+    def __init__(
+        self,
+        source: SSAValue,
+        shape: Sequence[int],
+        strides: Sequence[int] | None = None,
+        offset: int = 0,
+    ):
+        dense = row_major(shape)
+        strides = dense if strides is None else tuple(strides)
+        layout = (
+            NoneAttr() if (strides, offset) == (dense, 0) else StridedLayoutAttr(strides, offset)
+        )
         super().__init__(
             operands=[source],
-            result_types=[MemRefType(memref_type_of(source).get_element_type(), shape)],
+            result_types=[MemRefType(memref_type_of(source).get_element_type(), shape, layout)],
         )
 
     def verify_(self) -> None:
         source, result = memref_type_of(self.source), memref_type_of(self.result)
-        if prod(source.get_shape()) != prod(result.get_shape()):
+        if not isinstance(self.source.owner, ViewOp | BufferOp):
+            raise VerifyException("a view is of a buffer or of another view")
+        if source.get_element_type() != result.get_element_type():
+            raise VerifyException(f"view keeps the type of elements, got {source} to {result}")
+        shape = result.get_shape()
+        if any(size < 1 for size in shape):
+            raise VerifyException(f"sizes of a view are positive, got {result}")
+        if not isinstance(result.layout, NoneAttr):
+            _verify_layout(result)
+        strides, offset = layout_of(result)
+        last = offset + sum(
+            (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
+        )
+        buffer = memref_type_of(buffer_of(self.source).result)
+        if last >= prod(buffer.get_shape()):
             raise VerifyException(
-                f"view keeps the number of elements, got {self.source.type} to {self.result.type}"
+                f"view reaches element {last} of {buffer}, which has {prod(buffer.get_shape())}"
             )
+
+
+def _verify_layout(type: MemRefType[Attribute]) -> None:
+    """Raise VerifyException unless a layout has constant strides under which dimensions nest."""
+    layout, shape = type.layout, type.get_shape()
+    if not isinstance(layout, StridedLayoutAttr):
+        raise VerifyException(f"the layout of a view is strided, got {type}")
+    strides, offset = layout.get_strides(), layout.get_offset()
+    if len(strides) != len(shape):
+        raise VerifyException(f"{type} has {len(strides)} strides for {len(shape)} dimensions")
+    if offset is None or offset < 0 or any(stride is None or stride < 0 for stride in strides):
+        raise VerifyException(f"strides and offset of a view are constants from 0, got {type}")
+    span = 1
+    for stride, size in sorted((s or 0, n) for s, n in zip(strides, shape, strict=True)):
+        if not stride or size == 1:
+            continue
+        if stride < span:
+            raise VerifyException(
+                f"two indices of {type} are one element; only a stride of 0 repeats elements"
+            )
+        span += stride * (size - 1)
 
 
 @irdl_attr_definition
@@ -450,6 +538,12 @@ class GridOp(IRDLOperation):
                 raise VerifyException(f"box {box} has not the rank of {value.type}")
             if box.offsets.data.num_dims != len(self.grid):
                 raise VerifyException(f"box {box} does not map a grid of rank {len(self.grid)}")
+        for value in writes:
+            type = memref_type_of(value)
+            if 0 in (s for s, n in zip(layout_of(type)[0], type.get_shape(), strict=True) if n > 1):
+                raise VerifyException(
+                    f"grid @{self.sym_name.data} writes {type}, which repeats elements"
+                )
         last = self.body.block.last_op
         if not isinstance(last, YieldOp):
             raise VerifyException("the body of a grid ends with mpk_task.yield")
@@ -498,5 +592,8 @@ __all__ = [
     "Task",
     "ViewOp",
     "YieldOp",
+    "buffer_of",
+    "layout_of",
     "memref_type_of",
+    "row_major",
 ]

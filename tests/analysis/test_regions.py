@@ -14,15 +14,45 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 
 from mpkir.analysis.families import Access, coordinates_of, evaluate
 from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
-from mpkir.dialects.task import BufferKind, BufferOp, RegionAttr
+from mpkir.dialects.task import BufferKind, BufferOp, RegionAttr, row_major
 
 SHAPES = [(24,), (4, 6), (6, 4), (2, 12), (2, 3, 4), (1, 8, 3), (24, 1), (2, 2, 6), (3, 8)]
+
+View = tuple[tuple[int, ...], tuple[int, ...], int]
+"""Shape, strides, offset."""
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    """A view of a buffer of 24 elements: reshaped, sliced with a step, transposed, broadcast, cut
+    to a prefix.
+    """
+    shape = list(draw(st.sampled_from([*SHAPES, (5, 4), (3, 5), (2, 2, 2, 3)])))
+    strides, offset = list(row_major(shape)), 0
+    for _ in range(draw(st.integers(0, 2))):
+        d = draw(st.integers(0, len(shape) - 1))
+        match draw(st.sampled_from(["slice", "transpose", "broadcast"])):
+            case "slice":
+                begin = draw(st.integers(0, shape[d] - 1))
+                step = draw(st.integers(1, 3))
+                shape[d] = draw(st.integers(1, len(range(begin, shape[d], step))))
+                offset, strides[d] = offset + begin * strides[d], strides[d] * step
+            case "transpose":
+                e = draw(st.integers(0, len(shape) - 1))
+                shape[d], shape[e] = shape[e], shape[d]
+                strides[d], strides[e] = strides[e], strides[d]
+            case "broadcast" if len(shape) < 4:
+                shape.insert(d, draw(st.integers(1, 3)))
+                strides.insert(d, 0)
+            case _:
+                pass
+    return tuple(shape), tuple(strides), offset
 
 
 @st.composite
 def accesses(draw: st.DrawFn) -> tuple[Access, tuple[int, ...]]:
     """A random access of a buffer of 24 elements, and its grid."""
-    shape = draw(st.sampled_from(SHAPES))
+    shape, strides, offset = draw(views())
     grid = draw(st.sampled_from([(1,), (3,), (5,), (2, 3)]))
     dims = [AffineExpr.dimension(d) for d in range(len(grid))]
     offsets, sizes = [], []
@@ -41,7 +71,7 @@ def accesses(draw: st.DrawFn) -> tuple[Access, tuple[int, ...]]:
         sizes.append(size)
     buffer = BufferOp(BufferKind.STATE, "b", MemRefType(bf16, [24]))
     region = RegionAttr(AffineMap(len(grid), 0, tuple(offsets)), sizes)
-    return Access(buffer, shape, region, False), grid
+    return Access(buffer, shape, strides, offset, region, False), grid
 
 
 def elements(access: Access, grid: tuple[int, ...]) -> list[set[int]]:
@@ -53,7 +83,12 @@ def elements(access: Access, grid: tuple[int, ...]) -> list[set[int]]:
             range(begin, min(begin + size, length))
             for begin, size, length in zip(low, access.box.shape, access.shape, strict=True)
         ]
-        result.append({int(np.ravel_multi_index(i, access.shape)) for i in product(*ranges)})
+        result.append(
+            {
+                access.offset + sum(i * s for i, s in zip(index, access.strides, strict=True))
+                for index in product(*ranges)
+            }
+        )
     return result
 
 
@@ -68,13 +103,14 @@ def elements_of(boxes: Boxes, shape: tuple[int, ...], tasks: int) -> list[set[in
     return result
 
 
-@given(accesses(), st.lists(st.sampled_from(SHAPES), max_size=2))
+@given(accesses(), st.lists(accesses(), max_size=2))
 def test_refined_boxes_hold_the_same_elements(
-    access_and_grid: tuple[Access, tuple[int, ...]], others: list[tuple[int, ...]]
+    access_and_grid: tuple[Access, tuple[int, ...]],
+    others: list[tuple[Access, tuple[int, ...]]],
 ):
     access, grid = access_and_grid
-    target = common_shape([access.shape, *others])
-    boxes = refine(boxes_of(access, coordinates_of(grid)), access.shape, target)
+    target = common_shape([access, *(other for other, _ in others)], 24)
+    boxes = refine(boxes_of(access, coordinates_of(grid)), access, target)
     assert elements_of(boxes, target, prod(grid)) == elements(access, grid)
 
 
@@ -82,9 +118,9 @@ def test_refined_boxes_hold_the_same_elements(
 def test_overlap_is_a_common_element(
     one: tuple[Access, tuple[int, ...]], other: tuple[Access, tuple[int, ...]]
 ):
-    target = common_shape([one[0].shape, other[0].shape])
+    target = common_shape([one[0], other[0]], 24)
     boxes = [
-        refine(boxes_of(access, coordinates_of(grid)), access.shape, target)
+        refine(boxes_of(access, coordinates_of(grid)), access, target)
         for access, grid in (one, other)
     ]
     (low_a, high_a, row_a), (low_b, high_b, row_b) = map(distinct, boxes)
@@ -99,17 +135,31 @@ def test_overlap_is_a_common_element(
     assert found == wanted
 
 
+def view(shape: tuple[int, ...], strides: tuple[int, ...] | None = None, offset: int = 0):
+    """An access of everything in a view."""
+    buffer = BufferOp(BufferKind.STATE, "b", MemRefType(bf16, [4096]))
+    whole = RegionAttr.whole(shape, 1)
+    return Access(buffer, shape, strides or row_major(shape), offset, whole, False)
+
+
 @pytest.mark.parametrize(
-    ("shapes", "common"),
+    ("seen", "size", "common"),
     [
-        ([(1, 64), (1, 4, 16)], (4, 16)),
-        ([(9, 64), (576,), (3, 192)], (3, 3, 64)),
-        ([(6, 4), (4, 6)], (24,)),
-        ([(1,), (1, 1)], (1,)),
+        ([view((1, 64)), view((1, 4, 16))], 64, (4, 16)),
+        ([view((9, 64)), view((576,)), view((3, 192))], 576, (3, 3, 64)),
+        ([view((6, 4)), view((4, 6))], 24, (24,)),
+        ([view((1,)), view((1, 1))], 1, (1,)),
+        # A transpose, a column, every third, a prefix.
+        ([view((8, 4)), view((4, 8), (1, 4))], 32, (8, 4)),
+        ([view((32,)), view((8,), (4,), 3)], 32, (8, 4)),
+        ([view((12,)), view((4,), (3,), 1)], 12, (4, 3)),
+        ([view((3, 5))], 24, (5, 5)),
+        # A slice whose rows reach from one row of the others into the next.
+        ([view((8, 8)), view((2, 8), (8, 1), 4)], 64, (64,)),
     ],
 )
-def test_common_shape(shapes: list[tuple[int, ...]], common: tuple[int, ...]):
-    assert common_shape(shapes) == common
+def test_common_shape(seen: list[Access], size: int, common: tuple[int, ...]):
+    assert common_shape(seen, size) == common
 
 
 def test_affine_maps_of_many_points():

@@ -2,7 +2,67 @@
 
 %x = mpk_task.buffer scratch "x" : memref<8xbf16>
 %y = mpk_task.view %x : memref<8xbf16> to memref<9xbf16>
-// CHECK: view keeps the number of elements, got memref<8xbf16> to memref<9xbf16>
+// CHECK: view reaches element 8 of memref<8xbf16>, which has 8
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<4x8xbf16>
+%y = mpk_task.view %x : memref<4x8xbf16> to memref<4x4xbf16, strided<[8, 1], offset: 5>>
+// CHECK: view reaches element 32 of memref<4x8xbf16>, which has 32
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<4xbf16>
+%z = mpk_task.view %y : memref<4xbf16> to memref<6x2xbf16>
+// CHECK: view reaches element 11 of memref<8xbf16>, which has 8
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<8xf32>
+// CHECK: view keeps the type of elements, got memref<8xbf16> to memref<8xf32>
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<4x2xbf16, strided<[1, 1]>>
+// CHECK: two indices of memref<4x2xbf16, strided<[1, 1]>> are one element; only a stride of 0 repeats elements
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<4x2xbf16, strided<[1]>>
+// CHECK: memref<4x2xbf16, strided<[1]>> has 1 strides for 2 dimensions
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<4xbf16, strided<[1], offset: ?>>
+// CHECK: strides and offset of a view are constants from 0, got memref<4xbf16, strided<[1], offset: ?>>
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<4xbf16, affine_map<(d0) -> (d0)>>
+// CHECK: the layout of a view is strided, got memref<4xbf16, affine_map<(d0) -> (d0)>>
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<0xbf16>
+// CHECK: sizes of a view are positive, got memref<0xbf16>
+
+// -----
+%x = "test.op"() : () -> (memref<8xbf16>)
+%y = mpk_task.view %x : memref<8xbf16> to memref<4xbf16>
+// CHECK: a view is of a buffer or of another view
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<4xbf16, strided<[2]>>
+// CHECK: a buffer is row-major, got memref<4xbf16, strided<[2]>>
+
+// -----
+%x = mpk_task.buffer scratch "x" : memref<8xbf16>
+%y = mpk_task.view %x : memref<8xbf16> to memref<4x8xbf16, strided<[0, 1]>>
+mpk_task.grid @g [1] writes(%y : memref<4x8xbf16, strided<[0, 1]>>)
+  boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 8]>] {
+  %0 = mpk_tensor.full 1.0 : bf16 : tensor<4x8xbf16>
+  mpk_task.yield %0 : tensor<4x8xbf16>
+}
+// CHECK: grid @g writes memref<4x8xbf16, strided<[0, 1]>>, which repeats elements
 
 // -----
 "test.op"() {box = #mpk_task.region<affine_map<(d0) -> (d0)>, [1, 2]>} : () -> ()

@@ -13,6 +13,17 @@ func.func @step() {
   %y = mpk_task.buffer output "y" : memref<1x16xbf16>
   // CHECK: %flat = mpk_task.view %y : memref<1x16xbf16> to memref<16x1xbf16>
   %flat = mpk_task.view %y : memref<1x16xbf16> to memref<16x1xbf16>
+  // Columns 2 to 5, every other row's first elements, the transpose, a row repeated, the first half.
+  // CHECK: mpk_task.view %w : memref<16x8xbf16> to memref<16x4xbf16, strided<[8, 1], offset: 2>>
+  %columns = mpk_task.view %w : memref<16x8xbf16> to memref<16x4xbf16, strided<[8, 1], offset: 2>>
+  // CHECK: mpk_task.view %{{.*}} : memref<16x4xbf16, strided<[8, 1], offset: 2>> to memref<8xbf16, strided<[16]>>
+  %stepped = mpk_task.view %columns : memref<16x4xbf16, strided<[8, 1], offset: 2>> to memref<8xbf16, strided<[16]>>
+  // CHECK: mpk_task.view %w : memref<16x8xbf16> to memref<8x16xbf16, strided<[1, 8]>>
+  %transposed = mpk_task.view %w : memref<16x8xbf16> to memref<8x16xbf16, strided<[1, 8]>>
+  // CHECK: mpk_task.view %x : memref<1x8xbf16> to memref<3x8xbf16, strided<[0, 1]>>
+  %repeated = mpk_task.view %x : memref<1x8xbf16> to memref<3x8xbf16, strided<[0, 1]>>
+  // CHECK: mpk_task.view %y : memref<1x16xbf16> to memref<8xbf16>
+  %prefix = mpk_task.view %y : memref<1x16xbf16> to memref<8xbf16>
   mpk_event.tensor @ready counters 2 arrivals [2]
   // CHECK:      mpk_task.grid @up [4] reads(%x, %w : memref<1x8xbf16>, memref<16x8xbf16>)
   // CHECK-SAME: writes(%flat : memref<16x1xbf16>)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from xdsl.ir import SSAValue
 
 from mpkir.backends.interpreter.families import Box, Family
-from mpkir.backends.interpreter.values import Array
+from mpkir.backends.interpreter.memory import as_view
+from mpkir.dialects import task
+from mpkir.dialects.task import buffer_of
 
 Ints: TypeAlias = npt.NDArray[np.int32]
-_Boxes: TypeAlias = Iterable[tuple[str, Array, Box]]
-"""Buffer name, the array in the shape in which it is touched, the box."""
+_Boxes: TypeAlias = Iterable[tuple[str, SSAValue, Box]]
+"""Buffer name, the buffer or view through which it is touched, the box."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,10 @@ class Atoms:
         self._sizes: list[int] = []
         self._labels: dict[str, Ints] = {}
         for family in families:
-            for name, array in zip(family.write_buffers, family.writes, strict=True):
+            for name, value in zip(family.write_buffers, family.op.writes, strict=True):
                 if name not in self._labels:
-                    self._labels[name] = np.full(array.size, self._add(name, array.size), np.int32)
+                    size = prod(task.memref_type_of(buffer_of(value).result).get_shape())
+                    self._labels[name] = np.full(size, self._add(name, size), np.int32)
         self._split_all(families)
 
     def touched(self, family: Family, index: int) -> Touched:
@@ -54,8 +59,8 @@ class Atoms:
 
     def _atoms_in(self, boxes: _Boxes) -> Ints:
         found = [
-            self._labels[name].reshape(array.shape)[box.inside].reshape(-1)
-            for name, array, box in boxes
+            _labels_in(self._labels[name], value, box).reshape(-1)
+            for name, value, box in boxes
             if name in self._labels
         ]
         return np.unique(np.concatenate(found)) if found else np.empty(0, np.int32)
@@ -64,11 +69,11 @@ class Atoms:
         seen: set[tuple[object, ...]] = set()
         for family in families:
             for index in range(family.size):
-                for name, array, box in (*_reads(family, index), *_writes(family, index)):
-                    key = (name, array.shape, *((s.start, s.stop) for s in box.inside))
+                for name, value, box in (*_reads(family, index), *_writes(family, index)):
+                    key = (name, value.type, *((s.start, s.stop) for s in box.inside))
                     if name in self._labels and key not in seen:
                         seen.add(key)
-                        self._split(name, self._labels[name].reshape(array.shape)[box.inside])
+                        self._split(name, _labels_in(self._labels[name], value, box))
 
     def _split(self, name: str, labels: Ints) -> None:
         """Cut every atom that this box (a view of its labels) touches in part."""
@@ -84,9 +89,19 @@ class Atoms:
         return len(self.buffers) - 1
 
 
-def _reads(family: Family, index: int) -> Iterator[tuple[str, Array, Box]]:
-    return zip(family.read_buffers, family.reads, family.access(index).reads, strict=True)
+def _labels_in(labels: Ints, value: SSAValue, box: Box) -> Ints:
+    """A view of the labels of the elements of a box, each element once."""
+    strides, _ = task.layout_of(task.memref_type_of(value))
+    once = (
+        part if stride else slice(part.start, min(part.start + 1, part.stop))
+        for part, stride in zip(box.inside, strides, strict=True)
+    )
+    return as_view(labels, value)[tuple(once)]
 
 
-def _writes(family: Family, index: int) -> Iterator[tuple[str, Array, Box]]:
-    return zip(family.write_buffers, family.writes, family.access(index).writes, strict=True)
+def _reads(family: Family, index: int) -> Iterator[tuple[str, SSAValue, Box]]:
+    return zip(family.read_buffers, family.op.reads, family.access(index).reads, strict=True)
+
+
+def _writes(family: Family, index: int) -> Iterator[tuple[str, SSAValue, Box]]:
+    return zip(family.write_buffers, family.op.writes, family.access(index).writes, strict=True)

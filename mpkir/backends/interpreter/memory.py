@@ -77,13 +77,22 @@ class Memory:
         return frozenset(op.sym.data for op in self._of_kind(BufferKind.SCRATCH))
 
     def view(self, value: SSAValue) -> Array:
-        """The array behind a memref value, in that value's shape."""
-        assert isinstance(value.type, MemRefType)
-        array = self.arrays[buffer_of(value).sym.data]
-        return array.reshape(value.type.get_shape())
+        """The array behind a memref value, in that value's shape and layout."""
+        return as_view(self.arrays[buffer_of(value).sym.data], value)
 
     def _of_kind(self, *kinds: BufferKind) -> list[task.BufferOp]:
         return [op for op in self._buffers.values() if op.kind.data in kinds]
+
+
+def as_view(array: Array, value: SSAValue) -> Array:
+    """A buffer's array, or any other of its size, as a view of that buffer shows it."""
+    type = task.memref_type_of(value)
+    strides, offset = task.layout_of(type)
+    flat = array.reshape(-1)
+    step = flat.itemsize
+    return np.lib.stride_tricks.as_strided(
+        flat[offset:], type.get_shape(), tuple(stride * step for stride in strides)
+    )
 
 
 def initial_states(module: ModuleOp) -> dict[str, Array]:

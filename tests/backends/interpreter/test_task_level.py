@@ -75,3 +75,37 @@ def test_what_no_task_has_written_is_nan(parse) -> None:
     weights = {"w": np.ones((10, 6), np.float32)}
     y = task_level.run_step(module, weights, {}, {"x": np.ones((1, 6), np.float32)}, 0)["y"]
     np.testing.assert_array_equal(np.isnan(y[0]), [False] * 8 + [True] * 2)
+
+
+def test_strided_views_show_and_keep_their_elements(parse) -> None:
+    """Odd columns of x, transposed, plus a row repeated, into every other row of y."""
+    module = parse("""
+    func.func @step() {
+      %x = mpk_task.buffer input "x" : memref<3x4xf32>
+      %r = mpk_task.buffer input "r" : memref<3xf32>
+      %y = mpk_task.buffer output "y" : memref<4x3xf32>
+      %odd = mpk_task.view %x : memref<3x4xf32> to memref<2x3xf32, strided<[2, 4], offset: 1>>
+      %row = mpk_task.view %r : memref<3xf32> to memref<2x3xf32, strided<[0, 1]>>
+      %half = mpk_task.view %y : memref<4x3xf32> to memref<2x3xf32, strided<[6, 1], offset: 3>>
+      mpk_task.grid @add [2] reads(%odd, %row : memref<2x3xf32, strided<[2, 4], offset: 1>>,
+          memref<2x3xf32, strided<[0, 1]>>)
+        writes(%half : memref<2x3xf32, strided<[6, 1], offset: 3>>) boxes [
+          #mpk_task.region<affine_map<(d0) -> (0, d0 * 2)>, [2, 2]>,
+          #mpk_task.region<affine_map<(d0) -> (0, d0 * 2)>, [2, 2]>,
+          #mpk_task.region<affine_map<(d0) -> (0, d0 * 2)>, [2, 2]>] {
+      ^bb0(%0 : tensor<2x2xf32>, %1 : tensor<2x2xf32>):
+        %2 = mpk_tensor.elementwise %0, %1 {
+        ^bb1(%a : f32, %b : f32):
+          %c = arith.addf %a, %b : f32
+          mpk_tensor.yield %c : f32
+        } : (tensor<2x2xf32>, tensor<2x2xf32>) -> tensor<2x2xf32>
+        mpk_task.yield %2 : tensor<2x2xf32>
+      }
+      func.return
+    }
+    """)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    r = np.array([100, 200, 300], np.float32)
+    y = task_level.run_step(module, {}, {}, {"x": x, "r": r}, 0)["y"]
+    np.testing.assert_array_equal(y[1::2], x[:, 1::2].T + r)
+    assert np.isnan(y[::2]).all()
