@@ -26,6 +26,7 @@ from xdsl.dialects.builtin import (
     StringAttr,
     SymbolNameConstraint,
     TensorType,
+    UnitAttr,
     i64,
 )
 from xdsl.dialects.utils import EnumAttribute
@@ -441,7 +442,8 @@ class GridOp(IRDLOperation):
 
     `waits`, `signals`: edges (event level). `first`: where the family begins in the linear order.
     `workers`, `slots`: for each task, row-major in the grid, its worker and its place in that
-    worker's list. `stream`: its weights go through the ring.
+    worker's list. `dynamic`: instead of these, a task is given to a worker when the event that it
+    waits for fires. `stream`: its weights go through the ring.
 
     ```mlir
     mpk_task.grid @l3.down [128] reads(%h, %w) writes(%x) boxes [..] {
@@ -464,6 +466,7 @@ class GridOp(IRDLOperation):
     first = opt_prop_def(IntegerAttr[I64])
     workers = opt_prop_def(DenseArrayBase.constr(i64))
     slots = opt_prop_def(DenseArrayBase.constr(i64))
+    dynamic = opt_prop_def(UnitAttr)
     stream = opt_prop_def(StreamAttr)
     body = region_def("single_block")
 
@@ -474,7 +477,8 @@ class GridOp(IRDLOperation):
         "$sym_name $shape (`reads` `(` $reads^ `:` type($reads) `)`)? "
         "(`writes` `(` $writes^ `:` type($writes) `)`)? `boxes` $boxes "
         "(`waits` $waits^)? (`signals` $signals^)? (`first` $first^)? "
-        "(`workers` $workers^)? (`slots` $slots^)? (`stream` $stream^)? $body attr-dict"
+        "(`workers` $workers^)? (`slots` $slots^)? (`dynamic` $dynamic^)? (`stream` $stream^)? "
+        "$body attr-dict"
     )
 
     def __init__(
@@ -555,6 +559,20 @@ class GridOp(IRDLOperation):
         for placed in (self.workers, self.slots):
             if placed is not None and len(placed) != self.size:
                 raise VerifyException(f"{len(placed)} placements for {self.size} tasks")
+        if self.dynamic is not None:
+            self._verify_dynamic()
+
+    def _verify_dynamic(self) -> None:
+        if self.workers is not None or self.slots is not None or self.stream is not None:
+            raise VerifyException(
+                f"dynamic grid @{self.sym_name.data} has workers, slots or a stream, "
+                "which need a place known beforehand"
+            )
+        if not any(edge.lag.data == 0 for edge in self.waits or ()):
+            raise VerifyException(
+                f"dynamic grid @{self.sym_name.data} waits for no event of its own step, "
+                "so nothing would release its tasks"
+            )
 
 
 def _verify_tiles(

@@ -154,3 +154,15 @@ mpk_task.grid @g [2] boxes [] workers [0, 1, 2] slots [0, 0, 0] {
   mpk_task.yield
 }
 // CHECK: 3 placements for 2 tasks
+
+// -----
+mpk_task.grid @g [2] boxes [] waits [#mpk_event.edge<@e, affine_map<(d0) -> (0)>, lag 1>] dynamic {
+  mpk_task.yield
+}
+// CHECK: dynamic grid @g waits for no event of its own step
+
+// -----
+mpk_task.grid @g [2] boxes [] waits [#mpk_event.edge<@e, affine_map<(d0) -> (0)>>] workers [0, 1] slots [0, 0] dynamic {
+  mpk_task.yield
+}
+// CHECK: dynamic grid @g has workers, slots or a stream

@@ -52,5 +52,10 @@ func.func @step() {
   mpk_task.grid @join [1] boxes [] waits [#mpk_event.edge<@ready, affine_map<(d0) -> (1)>, lag 1>] {
     mpk_task.yield
   }
+  // A family whose tasks get their worker when their event fires.
+  // CHECK:      mpk_task.grid @late [4] boxes [] waits [#mpk_event.edge<@ready, affine_map<(d0) -> ((d0 floordiv 2))>>] dynamic {
+  mpk_task.grid @late [4] boxes [] waits [#mpk_event.edge<@ready, affine_map<(d0) -> (d0 floordiv 2)>>] dynamic {
+    mpk_task.yield
+  }
   func.return
 }
