@@ -21,16 +21,18 @@ from xdsl.printer import Printer
 from mpkir.backends.body import bodies_of, buffer_of
 from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
+from mpkir.builders import Builder
 from mpkir.dialects import task
 from mpkir.dialects.tensor import EmbeddingOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.pipeline import lower
 from mpkir.progress import SILENT, Progress
+from mpkir.registry import include_directories, named
 from mpkir.runtime.artifact import Artifact, check_replaceable, load_artifact, write_artifact
 from mpkir.runtime.cache import cache_directory, source_digest
-from mpkir.runtime.host import cpu_arch, cpu_features
-from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Signature, Target
+from mpkir.runtime.host import cpu_features
+from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Signature
 from mpkir.runtime.program import Program
 
 
@@ -71,9 +73,10 @@ def compile_module(
     with progress.stage("emit"):
         bodies = bodies_of(module)
         table = table_of(module)
-        source, suffix = _emit(bodies, machine, tokens_per_step)
+        builder = _builder(machine)
+        source = builder.emit(bodies, machine, tokens_per_step)
     with progress.stage("build"):
-        binary, target = _build(source, machine)
+        binary, target = builder.build(source, machine, include_directories())
     with progress.stage("write"):
         manifest = Manifest(
             target=target,
@@ -81,7 +84,7 @@ def compile_module(
             bodies=table.names.bodies,
             families=table.names.families,
             events=table.names.events,
-            source=f"kernel.{suffix}",
+            source=f"kernel.{builder.suffix}",
             binary="kernel.so" if target.kind == "cpu" else "kernel.cubin",
             tokens_per_step=tokens_per_step,
             signature=signature,
@@ -191,42 +194,15 @@ def _make_directory(path: Path) -> None:
         ) from error
 
 
-def _emit(bodies: Any, machine: Machine, tokens: int) -> tuple[str, str]:
-    """Source text and its file's suffix."""
-    if machine.kind == "cpu":
-        from mpkir.backends.cpu.emit import emit
-
-        return emit(bodies, machine.workers, tokens), "cpp"
-    from mpkir.backends.cuda.emit import emit as emit_cuda
-
-    return emit_cuda(bodies, machine, tokens), "cu"
-
-
-def _build(source: str, machine: Machine) -> tuple[bytes, Target]:
-    """The binary and what it runs on."""
-    if machine.kind == "cpu":
-        from mpkir.runtime.cpu import build
-
-        target = Target(
-            kind="cpu",
-            name=machine.name,
-            arch=cpu_arch(),
-            workers=machine.workers,
-            features=tuple(sorted(cpu_features())),
+def _builder(machine: Machine) -> Builder:
+    """The backend of a machine. Raises MpkirError if nobody has it."""
+    backends = named("backends")
+    if machine.builder not in backends:
+        raise MpkirError(
+            f"no backend is named {machine.builder!r}, which {machine.name} asks for",
+            hint=f"load the plugin that has it, or choose one of {', '.join(backends)}",
         )
-        return build(source).read_bytes(), target
-    from mpkir.runtime.build_cuda import build_cuda
-    from mpkir.runtime.cuda import THREADS
-
-    target = Target(
-        kind="cuda",
-        name=machine.name,
-        arch=machine.arch,
-        workers=machine.workers,
-        threads=THREADS,
-        shared_bytes=machine.shared_memory,
-    )
-    return build_cuda(source, machine.arch), target
+    return backends[machine.builder]()()
 
 
 def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor]) -> Buffer:

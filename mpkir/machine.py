@@ -9,9 +9,23 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 from mpkir.errors import MpkirError
+from mpkir.registry import named
+
+_KEYS = (
+    "arch",
+    "workers",
+    "shared_memory",
+    "scratch",
+    "memory_bandwidth",
+    "hop_us",
+    "ring",
+    "tiles",
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,40 @@ class Tiles:
 
 
 @dataclass(frozen=True)
+class Bodies:
+    """Microseconds of a task's body beside what it reads, by the kind of its loop: starting,
+    joining the sums of threads, storing.
+    """
+
+    stream: float = 0.5
+    """From the start of a run of streaming tasks with one input to the first product."""
+    attention: float = 2.0
+    reduce: float = 1.0
+    map: float = 0.5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the simulator plays tasks by; microseconds and GB/s."""
+
+    dram_latency: float = 0.65
+    """From asking for a stage to its landing, the memory idle."""
+    l2_latency: float = 0.5
+    """A read of what another worker has written, or a poll."""
+    l2_bandwidth: float = 60
+    """Of one worker's reads from L2."""
+    products: float = 100
+    """Weights that one worker takes out of its ring and multiplies, GB/s."""
+    stage: float = 0.05
+    """Each stage of the ring beside that."""
+    publish: float = 0.8
+    """From a streaming task's sums to its results stored and signalled."""
+    arrival: float = 0.003
+    """Each signal on a counter that others signal too."""
+    bodies: Bodies = Bodies()
+
+
+@dataclass(frozen=True)
 class Machine:
     """A target: how many workers it has, what they hold, how fast its memory is."""
 
@@ -73,10 +121,18 @@ class Machine:
     hops: Hops
     ring: Ring
     tiles: Tiles
+    timing: Timing = Timing()
+    backend: str = ""
+    """Who prints and builds its code, by name; by its kind if not given."""
+
+    @property
+    def builder(self) -> str:
+        """The name of its backend: "cpu", "cuda" or a plugin's."""
+        return self.backend or self.kind
 
     @property
     def kind(self) -> str:
-        """Which backend makes code for it: "cpu" or "cuda"."""
+        """What runs its programs: "cpu" or "cuda"."""
         return "cpu" if self.arch == "cpu" else "cuda"
 
     @property
@@ -86,34 +142,60 @@ class Machine:
 
 
 @cache
+def _own() -> dict[str, Traversable]:
+    """The files beside this one, by the names of their machines."""
+    entries = files("mpkir.machines").iterdir()
+    return {e.name.removesuffix(".json"): e for e in entries if e.name.endswith(".json")}
+
+
 def machine_names() -> tuple[str, ...]:
-    """The names of all machine models."""
-    folder = files("mpkir.machines")
-    names = (entry.name for entry in folder.iterdir())
-    return tuple(sorted(n.removesuffix(".json") for n in names if n.endswith(".json")))
+    """The names of all machine models, plugins' included."""
+    return tuple(sorted({*_own(), *named("machines")}))
+
+
+def _data(name: str) -> dict[str, Any]:
+    file = _own().get(name)
+    return _read(named("machines")[name]() if file is None else file)
 
 
 @cache
-def _data(name: str) -> dict[str, Any]:
-    text = files("mpkir.machines").joinpath(f"{name}.json").read_text(encoding="utf-8")
-    return json.loads(text)
+def _read(file: Traversable) -> dict[str, Any]:
+    """A machine model's data. MpkirError for a file that is none."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MpkirError(f"this is no machine model ({error})", where=str(file)) from error
+    if missing := [key for key in _KEYS if key not in data]:
+        raise MpkirError(
+            f"the machine model lacks {', '.join(missing)}",
+            where=str(file),
+            hint="mpkir/machines/h100.json has all of them",
+        )
+    return data
 
 
 def machine_named(name: str, workers: int | None = None) -> Machine:
-    """The model of that name, or the first for that architecture, with another number of workers if
-    given.
+    """The model of that name, or the first for that architecture, or in that file (`NAME.json`),
+    with another number of workers if given.
 
     A model with 0 workers has one for each CPU of this machine. Raises MpkirError for an unknown
-    name.
+    name, or a file that is no model.
     """
+    if name.endswith(".json"):
+        return _machine(name, _read(Path(name)), workers)
     by_arch = {_data(each)["arch"]: each for each in reversed(machine_names())}
     name = by_arch.get(name, name)
     if name not in machine_names():
         known = ", ".join((*machine_names(), *sorted(set(by_arch) - set(machine_names()))))
         raise MpkirError(f"no machine is named {name!r}", hint=f"choose one of {known}")
-    data = _data(name)
+    return _machine(name, _data(name), workers)
+
+
+def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
     if workers is not None and workers < 1:
         raise MpkirError(f"a machine needs at least one worker, got {workers}")
+    timing = dict(data.get("timing", {}))
+    bodies = Bodies(**timing.pop("bodies", {}))
     return Machine(
         name=name,
         arch=data["arch"],
@@ -124,4 +206,6 @@ def machine_named(name: str, workers: int | None = None) -> Machine:
         hops=Hops(**data["hop_us"]),
         ring=Ring(**data["ring"]),
         tiles=Tiles(**data["tiles"]),
+        timing=Timing(bodies=bodies, **timing),
+        backend=data.get("backend", ""),
     )

@@ -13,8 +13,8 @@ from time import perf_counter
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
-from xdsl.universe import Universe
 
+from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.fuse_operators import FuseOperatorsPass
@@ -28,12 +28,14 @@ from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.passes.split_reductions import SplitReductionsPass
 from mpkir.passes.verify_schedule import VerifySchedulePass
 from mpkir.passes.widen_activations import WidenActivationsPass
+from mpkir.registry import named
+from mpkir.registry import stages as stages_of_plugins
 
 
 def stages(machine: Machine) -> tuple[ModulePass, ...]:
     """The passes from an imported module to a scheduled one, for a machine."""
     workers, tiles = machine.workers, machine.tiles
-    return (
+    own = (
         # Tensor level: what the model's author would name, then what streams together.
         RaiseOperatorsPass(),
         FuseOperatorsPass(),
@@ -63,6 +65,25 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         ScheduleTasksPass(workers=workers, machine=machine.name),
         VerifySchedulePass(),
     )
+    return _with_plugins(own)
+
+
+def _with_plugins(own: tuple[ModulePass, ...]) -> tuple[ModulePass, ...]:
+    """The same with the passes of plugins where they asked to be."""
+    added = stages_of_plugins()
+    if not added:
+        return own
+    if unknown := sorted(added.keys() - {"", *(stage.name for stage in own)}):
+        raise MpkirError(
+            f"'{added[unknown[0]][0]}' is to follow '{unknown[0]}', which is no pass of the "
+            "default pipeline",
+            hint=f"its passes are {', '.join(stage.name for stage in own)}",
+        )
+    passes = named("passes")
+    result = [passes[name]()() for name in added.get("", ())]
+    for stage in own:
+        result += [stage, *(passes[name]()() for name in added.get(stage.name, ()))]
+    return tuple(result)
 
 
 def _ring_pass(machine: Machine) -> ModulePass:
@@ -81,7 +102,7 @@ class PassTiming:
 def context() -> Context:
     """A context that knows every dialect of every installed universe."""
     result = Context()
-    for name, factory in Universe.get_multiverse().all_dialects.items():
+    for name, factory in named("dialects").items():
         result.register_dialect(name, factory)
     return result
 

@@ -1,13 +1,14 @@
-"""Names -> dialects, passes, targets; each is imported when it is first asked for.
+"""Names -> dialects, passes, targets, schedulers, ..; each is imported when it is first asked for.
 
 Third parties add theirs by an entry point in the group `xdsl.universe`, as this package does
-itself.
+itself, or in a file (`--load-plugin`); docs/extending.md walks through both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from xdsl.universe import Universe
@@ -46,22 +47,70 @@ _SCHEDULERS = {
 }
 
 
+_BACKENDS = {
+    "cpu": "mpkir.builders:CpuBuilder",
+    "cuda": "mpkir.builders:CudaBuilder",
+}
+
+Loader = str | Callable[[], Any]
+"""What gives a thing when it is first asked for: "module:name", or a function."""
+
+
+def _loaders(named: Mapping[str, Loader]) -> dict[str, Callable[[], Any]]:
+    return {name: _loader(it) if isinstance(it, str) else it for name, it in named.items()}
+
+
 def _loader(path: str) -> Callable[[], Any]:
-    module, name = path.split(":")
+    module, _, name = path.partition(":")
     return lambda: getattr(import_module(module), name)
 
 
 class MpkirUniverse(Universe):
-    """A universe that also has scheduling policies (`mpkir.passes.scheduling.policy.Policy`)."""
+    """What one package, or one file, adds to mpkir; all of it by name, nothing imported yet.
 
-    def __init__(self, *, all_schedulers: dict[str, Callable[[], Any]], **rest: Any) -> None:
-        super().__init__(**rest)
-        self.all_schedulers = all_schedulers
+    all_dialects    xDSL dialects
+    all_passes      pass types
+    all_targets     what `mpk-opt -t` prints
+    all_schedulers  policies of mpk-schedule-tasks (`mpkir.passes.scheduling.policy.Policy`)
+    all_machines    files of machine models (`mpkir/machines/*.json`): targets to compile for
+    all_backends    who prints and builds the code for a machine (`mpkir.builders.Builder`)
+    all_operators   tables of functions by operator ("tilings", "kernels", "cpu", "cuda",
+                    "cuda-elements", "lowerings") -> the module that registers functions in it
+    all_stages      passes that join the default pipeline -> the pass of it that each follows, or
+                    "" for those that come first
+    include         directories of C++ and CUDA headers for what its operators print
+    """
+
+    def __init__(
+        self,
+        *,
+        all_dialects: Mapping[str, Loader] = {},
+        all_passes: Mapping[str, Loader] = {},
+        all_targets: Mapping[str, Loader] = {},
+        all_schedulers: Mapping[str, Loader] = {},
+        all_machines: Mapping[str, Path] = {},
+        all_backends: Mapping[str, Loader] = {},
+        all_operators: Mapping[str, str] = {},
+        all_stages: Mapping[str, str] = {},
+        include: Sequence[Path] = (),
+    ) -> None:
+        super().__init__(
+            all_dialects=_loaders(all_dialects),
+            all_passes=_loaders(all_passes),
+            all_targets=_loaders(all_targets),
+        )
+        self.all_schedulers = _loaders(all_schedulers)
+        self.all_machines = {name: lambda path=path: path for name, path in all_machines.items()}
+        self.all_backends = _loaders(all_backends)
+        self.all_operators = dict(all_operators)
+        self.all_stages = dict(all_stages)
+        self.include = tuple(include)
 
 
 UNIVERSE = MpkirUniverse(
-    all_dialects={name: _loader(path) for name, path in _DIALECTS.items()},
-    all_passes={name: _loader(path) for name, path in _PASSES.items()},
-    all_targets={name: _loader(path) for name, path in _TARGETS.items()},
-    all_schedulers={name: _loader(path) for name, path in _SCHEDULERS.items()},
+    all_dialects=_DIALECTS,
+    all_passes=_PASSES,
+    all_targets=_TARGETS,
+    all_schedulers=_SCHEDULERS,
+    all_backends=_BACKENDS,
 )

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOP = {"checkpoints", "compiler", "language_model", "pipeline", "progress", "universe", "__init__"}
+TOP = {
+    "builders",
+    "checkpoints",
+    "compiler",
+    "language_model",
+    "pipeline",
+    "plugins",
+    "progress",
+    "universe",
+    "__init__",
+}
 """Modules that see everything below tools."""
 
 PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest"}
@@ -20,13 +30,14 @@ PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest"}
 MAY_IMPORT = {
     "errors": set[str](),
     "version": set[str](),
-    "machine": {"errors", "machines"},
+    "registry": {"errors"},
+    "machine": {"errors", "machines", "registry"},
     "machines": set[str](),
     "dialects": {"errors", "machine"},
     "analysis": {"errors", "machine", "dialects"},
-    "passes": {"errors", "machine", "dialects", "analysis"},
-    "frontend": {"errors", "machine", "dialects", "analysis", *PLAIN_DATA},
-    "backends": {"errors", "machine", "dialects", "analysis", *PLAIN_DATA},
+    "passes": {"errors", "machine", "registry", "dialects", "analysis"},
+    "frontend": {"errors", "machine", "registry", "dialects", "analysis", *PLAIN_DATA},
+    "backends": {"errors", "machine", "registry", "dialects", "analysis", *PLAIN_DATA},
     "runtime": {"errors", "version"},
 }
 COMPILER_ONLY = {"xdsl", "ml_dtypes"}

@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 from mpkir.errors import MpkirError
@@ -21,9 +21,10 @@ _ARCH = re.compile(r"sm_(\d{2,3}[af]?)")
 _INSTALL = "install the CUDA toolkit (nvcc) or `pip install nvidia-cuda-nvrtc cuda-bindings`"
 
 
-def build_cuda(source: str, arch: str) -> bytes:
+def build_cuda(source: str, arch: str, include: Sequence[Path] = ()) -> bytes:
     """Compile a generated kernel for `arch` ("sm_90a", "sm_80") and return the cubin.
 
+    `include`: directories of headers beside the device library.
     The result is kept under $MPKIR_CACHE (default ~/.cache/mpkir), named by a hash of the source,
     the device library, the compiler's version and the architecture. Raises MpkirError if there is
     no compiler, if it does not know the architecture, or if it refuses the source.
@@ -33,13 +34,14 @@ def build_cuda(source: str, arch: str) -> bytes:
         raise MpkirError(f"{arch!r} is no GPU architecture", hint='write it like "sm_90a"')
     version, compile_source = _compiler()
     key = hashlib.sha256()
-    for part in (version, arch, source, _library_text()):
+    folders = (INCLUDE, *include)
+    for part in (version, arch, source, _library_text(folders)):
         key.update(part.encode())
         key.update(b"\0")
     cached = _cache_folder() / f"{key.hexdigest()[:32]}.cubin"
     if cached.is_file():
         return cached.read_bytes()
-    binary = compile_source(source, match[1])
+    binary = compile_source(source, match[1], folders)
     _write_whole(cached, binary)
     return binary
 
@@ -60,15 +62,17 @@ def _write_whole(path: Path, binary: bytes) -> None:
         return
 
 
-def _library_text() -> str:
-    return "\0".join(f"{path.name}\0{path.read_text()}" for path in sorted(INCLUDE.rglob("*.cuh")))
+def _library_text(folders: Sequence[Path]) -> str:
+    headers = [path for folder in folders for path in sorted(folder.rglob("*.cuh"))]
+    return "\0".join(f"{path.name}\0{path.read_text()}" for path in headers)
 
 
-def _compiler() -> tuple[str, Callable[[str, str], bytes]]:
-    """The compiler's version and a function (source, number of the architecture) -> cubin."""
+def _compiler() -> tuple[str, Callable[[str, str, Sequence[Path]], bytes]]:
+    """The compiler's version and a function (source, number of the architecture, include
+    directories) -> cubin."""
     nvcc = find_nvcc()
     if nvcc is not None:
-        return _nvcc_version(nvcc), lambda source, number: _with_nvcc(nvcc, source, number)
+        return _nvcc_version(nvcc), partial(_with_nvcc, nvcc)
     return _nvrtc_version(), _with_nvrtc
 
 
@@ -90,7 +94,7 @@ def _nvcc_version(nvcc: str) -> str:
     return result.stdout
 
 
-def _with_nvcc(nvcc: str, source: str, number: str) -> bytes:
+def _with_nvcc(nvcc: str, source: str, number: str, folders: Sequence[Path]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="mpkir-") as name:
         folder = Path(name)
         (folder / "kernel.cu").write_text(source)
@@ -98,7 +102,7 @@ def _with_nvcc(nvcc: str, source: str, number: str) -> bytes:
             nvcc,
             "-std=c++17",
             f"-gencode=arch=compute_{number},code=sm_{number}",
-            f"-I{INCLUDE}",
+            *(f"-I{folder}" for folder in folders),
             "-lineinfo",
             "-cubin",
             "-o",
@@ -132,7 +136,7 @@ def _nvrtc_version() -> str:
     return f"NVRTC {major}.{minor}"
 
 
-def _with_nvrtc(source: str, number: str) -> bytes:
+def _with_nvrtc(source: str, number: str, folders: Sequence[Path]) -> bytes:
     from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
     ok = nvrtc.nvrtcResult.NVRTC_SUCCESS
@@ -145,7 +149,7 @@ def _with_nvrtc(source: str, number: str) -> bytes:
             b"--std=c++17",
             b"-lineinfo",
             b"-default-device",  # constexpr functions without an annotation are for both sides
-            f"-I{INCLUDE}".encode(),
+            *(f"-I{folder}".encode() for folder in folders),
         ]
         (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
         if status != ok:

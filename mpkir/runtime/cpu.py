@@ -62,14 +62,17 @@ def find_compiler() -> list[str]:
     )
 
 
-def build(source: str) -> Path:
+def build(source: str, include: Sequence[Path] = ()) -> Path:
     """Compile a source text that `mpkir.backends.cpu.emit` printed; the path of the shared object.
+
+    `include`: directories of headers beside this package's own.
 
     What was built before, with the same skeletons, compiler and CPU, is taken from the cache
     ($MPKIR_CACHE or ~/.cache/mpkir). Raises MpkirError without a compiler or if it refuses it.
     """
     compiler = find_compiler()
-    key = _key(source, compiler)
+    folders = (INCLUDE, *include)
+    key = _key(source, compiler, folders)
     folder = cache_directory() / "cpu"
     target = folder / f"{key}.so"
     if target.exists():
@@ -79,7 +82,8 @@ def build(source: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         written, built = Path(scratch) / "kernel.cpp", Path(scratch) / "kernel.so"
         written.write_text(source, encoding="utf-8")
-        command = [*compiler, *FLAGS, f"-I{INCLUDE}", "-o", str(built), str(written)]
+        command = [*compiler, *FLAGS, *(f"-I{each}" for each in folders)]
+        command += ["-o", str(built), str(written)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         os.replace(written, text)
         if done.returncode != 0:
@@ -94,14 +98,14 @@ def build(source: str) -> Path:
     return target
 
 
-def _key(source: str, compiler: Sequence[str]) -> str:
+def _key(source: str, compiler: Sequence[str], folders: Sequence[Path]) -> str:
     """Hash of everything that the shared object depends on."""
     version = subprocess.run(
         [*compiler, "--version"], capture_output=True, text=True, check=False
     ).stdout
     digest = hashlib.sha256()
     parts = (source, *compiler, version, *FLAGS, cpu_arch(), *sorted(cpu_features()))
-    headers = sorted(INCLUDE.rglob("*.hpp"))
+    headers = [path for folder in folders for path in sorted(folder.rglob("*.hpp"))]
     for part in (*parts, *(header.read_text(encoding="utf-8") for header in headers)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:32]

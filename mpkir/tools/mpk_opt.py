@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import MISSING, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 from xdsl.passes import ModulePass
-from xdsl.universe import Universe
+from xdsl.universe import XDSL_UNIVERSE
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
 from xdsl.utils.exceptions import (
     AlreadyRegisteredConstructException,
@@ -25,6 +26,7 @@ from xdsl.utils.exceptions import (
 from xdsl.xdsl_opt_main import xDSLOptMain
 
 from mpkir.errors import MpkirError
+from mpkir.plugins import load_plugins, multiverse
 
 _EXAMPLES = """\
 examples:
@@ -73,11 +75,26 @@ class MpkOptMain(xDSLOptMain):
 
     version_format = "mpk-opt built from xdsl version {xdsl_version}"
 
+    def register_all_dialects(self) -> None:
+        """Those of all universes, files given by --load-plugin included."""
+        for name, factory in multiverse().all_dialects.items():
+            self.ctx.register_dialect(name, factory)
+
+    def register_all_passes(self) -> None:
+        """Likewise."""
+        self.available_passes |= multiverse().all_passes
+
+    def register_all_targets(self) -> None:
+        """Likewise."""
+        super().register_all_targets()
+        self.available_targets |= multiverse().all_targets
+
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
         """Add what xDSL's driver lacks; its help names every pass, ours mpkir's own."""
         passes, targets = self.available_passes, self.available_targets
-        self.available_passes = _own(passes)
-        self.available_targets = {**_own(targets), "mlir": targets["mlir"]}
+        self.available_passes = _without(passes, XDSL_UNIVERSE.all_passes)
+        own = _without(targets, XDSL_UNIVERSE.all_targets)
+        self.available_targets = {**own, "mlir": targets["mlir"]}
         super().register_all_arguments(arg_parser)
         self.available_passes, self.available_targets = passes, targets
         arg_parser.add_argument(
@@ -85,6 +102,12 @@ class MpkOptMain(xDSLOptMain):
         )
         arg_parser.add_argument(
             "--debug", action="store_true", help="show the Python traceback of an error"
+        )
+        arg_parser.add_argument(
+            "--load-plugin",
+            action="append",
+            metavar="FILE.py",
+            help="a file with dialects, passes, operators, ..; may be repeated",
         )
         arg_parser.formatter_class = argparse.RawDescriptionHelpFormatter
         arg_parser.epilog = f"{_EXAMPLES}\nxDSL's own passes and targets can be named too."
@@ -115,14 +138,21 @@ class MpkOptMain(xDSLOptMain):
             ) from error
 
 
-def _own(named: dict[str, T]) -> dict[str, T]:
-    return {name: value for name, value in named.items() if name.startswith("mpk-")}
+def _without(named: dict[str, T], others: Container[str]) -> dict[str, T]:
+    return {name: value for name, value in named.items() if name not in others}
 
 
 def _list_passes() -> None:
-    passes = Universe.get_multiverse().all_passes
-    for name in sorted(name for name in passes if name.startswith("mpk-")):
+    passes = multiverse().all_passes
+    for name in sorted(set(passes) - set(XDSL_UNIVERSE.all_passes)):
         print(describe(passes[name]()), end="\n\n")
+
+
+def _plugins_of(arguments: Sequence[str]) -> list[Path]:
+    """Files to load: before all else, because what they bring decides what arguments mean."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--load-plugin", action="append", default=[], type=Path)
+    return parser.parse_known_args(arguments)[0].load_plugin
 
 
 def _message(error: BaseException) -> str:
@@ -136,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the tool; exit code 1 and one message on bad input."""
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        load_plugins(_plugins_of(arguments))
         if "--list-passes" in arguments:
             _list_passes()
         else:

@@ -77,7 +77,8 @@ class BodyPrinter:
         return last
 
     def call(self, header: str, statement: str) -> None:
-        """Add a statement that uses a header of include/mpk."""
+        """Add a statement that uses a header: of include/mpk by its name, any other by its path
+        in an include directory ("mine/op.hpp")."""
         self.headers.add(header)
         self.calls.append(statement)
 
@@ -152,11 +153,14 @@ class BodyPrinter:
         for argument, value in zip(block.args, arguments, strict=True):
             self.tiles[argument] = self.tiles[value]
 
-    def refuse(self, op: Operation, why: str = "has no form on the CPU") -> MpkirError:
+    def refuse(
+        self, op: Operation, why: str = "has no form on the CPU", hint: str | None = None
+    ) -> MpkirError:
         """The error of an operator that cannot be printed."""
         operands = ", ".join(str(value.type) for value in op.operands)
         results = ", ".join(str(value.type) for value in op.results)
         return MpkirError(
             f"'{op.name}' of ({operands}) -> ({results}) {why}",
             where=where(op) or f"family @{self.body.families[0]}",
+            hint=hint,
         )

@@ -24,7 +24,7 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
     printed = [_print_body(body) for body in bodies]
     headers = sorted({"runtime", "tile"}.union(*(printer.headers for printer in printed)))
     lines = [
-        *(f'#include "mpk/{header}.hpp"' for header in headers),
+        *(f'#include "{h if "/" in h else f"mpk/{h}.hpp"}"' for h in headers),
         "",
         "namespace {",
         "",

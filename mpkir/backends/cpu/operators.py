@@ -19,15 +19,16 @@ from mpkir.backends.cpu.text import SPELLING, dims, function
 from mpkir.backends.scalar import carried_type, literal
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
+from mpkir.registry import Registry
 
 
 def print_operator(printer: BodyPrinter, op: Operation) -> None:
     """Print a tensor operator of a body or of a prologue; MpkirError if it has no skeleton."""
     if printer.print_source(op):
         return
-    form = _FORMS.get(type(op))
+    form = FORMS.get(type(op))
     if form is None:
-        raise printer.refuse(op)
+        raise printer.refuse(op, hint=FORMS.missing(op))
     form(printer, op)
 
 
@@ -331,3 +332,6 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], None]] = {
     tensor.SoftmaxOp: _softmax,
     tensor.TransposeOp: _transpose,
 }
+
+FORMS = Registry("cpu", "mpkir.backends.cpu.operators.FORMS", ("printer", "op"), _FORMS)
+"""Functions that print a call of an operator's skeleton, by operator."""

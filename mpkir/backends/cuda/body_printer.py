@@ -7,8 +7,9 @@ rounded once, where it is stored.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 from xdsl.dialects.builtin import (
     DenseIntOrFPElementsAttr,
@@ -33,6 +34,7 @@ from mpkir.backends.scalar import Spelling, carried_type, literal, print_scalars
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 from mpkir.errors import MpkirError
+from mpkir.registry import Registry
 
 SPELLING = Spelling(
     round_bf16="mpk::round_bf16",
@@ -44,6 +46,15 @@ SPELLING = Spelling(
 _RUN_TIME = (task.IndexOp, tensor.PositionOp)
 DEVICE = "MPK_MEMBER"
 WORK = "const mpk::Work& w"
+
+ElementForm: TypeAlias = "Callable[[BodyPrinter, Any, list[str], list[str]], str]"
+ELEMENTS: Registry[type[Operation], ElementForm] = Registry(
+    "cuda-elements",
+    "mpkir.backends.cuda.body_printer.ELEMENTS",
+    ("printer", "op", "indices", "statements"),
+)
+"""Functions that give an element of an operator's result as an expression of its indices, for
+operators that fold into another's skeleton; statements that it needs are appended."""
 
 
 @dataclass
@@ -60,6 +71,8 @@ class BodyPrinter:
     )
     """Results that the skeleton hands over: a C++ expression, and the indices of that element."""
     pointers: set[int] = field(default_factory=set[int])
+    headers: set[str] = field(default_factory=set[str])
+    """Headers of plugins that the skeleton needs, by their paths in an include directory."""
     count: int = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +94,7 @@ class BodyPrinter:
         return MpkirError(
             f"'{op.name}' of ({operands}) -> ({results}) {why}",
             where=known or f"family @{self.body.families[0]}",
+            hint=ELEMENTS.missing(op),
         )
 
     # ---- operands ----
@@ -328,7 +342,10 @@ class BodyPrinter:
             case tensor.ConcatOp():
                 result = self._concat(op, indices)
             case _:
-                raise self.refuse(op)
+                form = ELEMENTS.get(type(op))
+                if form is None:
+                    raise self.refuse(op)
+                result = form(self, op, indices, statements)
         name = self.functions[value] = f"v{self.fresh()}"
         body = " ".join((*statements, f"return {result};"))
         self.lines.append(

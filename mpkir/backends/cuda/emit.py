@@ -35,22 +35,24 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     a form on a GPU.
     """
     structs: list[str] = []
-    skeletons: list[str] = []
+    headers: set[str] = set()
     for body in bodies:
         printer = BodyPrinter(body)
         skeleton = print_members(printer)
-        skeletons.append(skeleton)
+        headers |= printer.headers
+        template = skeleton if "::" in skeleton else f"mpk::{skeleton}"
         structs += [
             f"// {skeleton}: {_families(body)}",
             f"struct body_{body.index} {{",
             *(f"  {line}" for line in printer.lines),
             "};",
-            f"using kernel_{body.index} = mpk::{skeleton}<body_{body.index}>;",
+            f"using kernel_{body.index} = {template}<body_{body.index}>;",
             "",
         ]
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
         *(f"#include <mpk/{header}.cuh>" for header in _HEADERS),
+        *(f"#include <{header}>" for header in sorted(headers)),
         "",
         *structs,
         "struct program {",

@@ -16,6 +16,7 @@ from mpkir.backends.cuda.streaming import print_linear
 from mpkir.backends.scalar import carried_type
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
+from mpkir.registry import Registry
 
 _ROW = f"{WORK}, int row"
 
@@ -25,12 +26,12 @@ def print_members(p: BodyPrinter) -> str:
 
     Raises MpkirError for an operator without a skeleton, or several that need one each.
     """
-    whole = [op for op in p.body.tile_ops if type(op) in _FORMS]
+    whole = [op for op in p.body.tile_ops if type(op) in FORMS]
     if len(whole) > 1:
         raise p.refuse(whole[1], f"cannot share a body with '{whole[0].name}' on a GPU")
     if not whole:
         return _pointwise(p)
-    return _FORMS[type(whole[0])](p, whole[0])
+    return FORMS[type(whole[0])](p, whole[0])
 
 
 def _pointwise(p: BodyPrinter) -> str:
@@ -256,3 +257,6 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
     tensor.SequenceAppendOp: _sequence_append,
     tensor.SoftmaxOp: _softmax,
 }
+
+FORMS = Registry("cuda", "mpkir.backends.cuda.operators.FORMS", ("printer", "op"), _FORMS)
+"""Functions that print the members that an operator's skeleton asks for, and name the skeleton."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from xdsl.ir import Block, Operation, SSAValue
@@ -17,6 +17,7 @@ from xdsl.traits import IsTerminator
 
 from mpkir.backends.interpreter.values import Array, to_carrier, to_storage
 from mpkir.errors import MpkirError
+from mpkir.registry import Registry
 
 
 @dataclass
@@ -37,29 +38,22 @@ BlockKernel: TypeAlias = Callable[[Any, Sequence[Array]], tuple[Array, ...]]
 """`kernel(scalars, arguments)`: what the block's terminator takes."""
 
 _Builder: TypeAlias = Callable[[Any], Kernel]
-_B = TypeVar("_B", bound=_Builder)
-_BUILDERS: dict[type[Operation], _Builder] = {}
+KERNELS: Registry[type[Operation], _Builder] = Registry(
+    "kernels", "mpkir.backends.interpreter.kernels.KERNELS", ("op",)
+)
+"""Builders of kernels by operator."""
 
-
-def builder(*op_types: type[Operation]) -> Callable[[_B], _B]:
-    """Register a function as the builder of the kernels of these ops."""
-
-    def register(function: _B) -> _B:
-        for op_type in op_types:
-            _BUILDERS[op_type] = function
-        return function
-
-    return register
+builder = KERNELS.register
 
 
 def kernel_of(op: Operation) -> Kernel:
     """The kernel of one op. MpkirError if the interpreter does not know the op."""
-    build = _BUILDERS.get(type(op))
+    build = KERNELS.get(type(op))
     if build is None:
         raise MpkirError(
             f"the interpreter cannot run '{op.name}'",
             where=str(op.location) if op.location is not None else None,
-            hint="register a kernel for it with mpkir.backends.interpreter.kernels.builder",
+            hint=KERNELS.missing(op),
         )
     return build(op)
 

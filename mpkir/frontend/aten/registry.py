@@ -14,12 +14,16 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
 from mpkir.frontend.aten.scalars import TYPES, Scalars, arithmetic_type
+from mpkir.registry import Registry
 
 Value = SSAValue | tuple[SSAValue, ...]
 LoweringFunction = Callable[..., Value]
 Function = TypeVar("Function", bound=LoweringFunction)
 
-LOWERINGS: dict[Any, LoweringFunction] = {}
+LOWERINGS: Registry[Any, LoweringFunction] = Registry(
+    "lowerings", "mpkir.frontend.aten.registry.LOWERINGS"
+)
+"""Functions that import ATen operators, by overload."""
 
 
 def register_lowering(*overloads: Any) -> Callable[[Function], Function]:

@@ -8,9 +8,8 @@ every worker's list comes from ranks raised above those of all tasks waited for 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from mpkir.analysis.families import Ints
 from mpkir.analysis.task_graph import TaskGraph
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine
+from mpkir.registry import named
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +59,14 @@ class Policy(ABC):
         """
 
 
-def _loaders() -> dict[str, Callable[[], type[Policy]]]:
-    found: dict[str, Callable[[], type[Policy]]] = {}
-    for plugin in entry_points(group="xdsl.universe"):
-        found |= getattr(plugin.load(), "all_schedulers", {})
-    return found
-
-
 def policy_names() -> tuple[str, ...]:
-    """The names of all policies of the installed universes."""
-    return tuple(_loaders())
+    """The names of all policies of all universes."""
+    return tuple(named("schedulers"))
 
 
 def policy_named(name: str) -> Policy:
     """The policy of that name. Raises MpkirError if there is none."""
-    loaders = _loaders()
+    loaders = named("schedulers")
     if name not in loaders:
         raise MpkirError(
             f"no scheduling policy is named {name!r}", hint=f"choose one of {', '.join(loaders)}"

@@ -16,6 +16,7 @@ from xdsl.ir import Operation, SSAValue
 
 from mpkir.dialects import tensor
 from mpkir.passes.tiling.tiling import Cut, Tiling, box, broadcast_box, whole
+from mpkir.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def _cache_append(op: tensor.CacheAppendOp, limits: Limits) -> Tiling:
     )
 
 
-RULES: dict[type[Operation], Callable[..., Tiling]] = {
+_RULES: dict[type[Operation], Callable[..., Tiling]] = {
     tensor.LinearOp: _linear,
     tensor.AttentionOp: _attention,
     tensor.AttentionSplitOp: _attention_split,
@@ -262,7 +263,8 @@ RULES: dict[type[Operation], Callable[..., Tiling]] = {
     tensor.SdpaOp: _sdpa,
     tensor.CacheAppendOp: _cache_append,
 }
-"""Rules by operator; third parties may add theirs. An operator without a rule is one task."""
+RULES = Registry("tilings", "mpkir.passes.tiling.rules.RULES", ("op", "limits"), _RULES)
+"""Rules by operator. An operator without a rule is one task."""
 
 
 def tiling_of(op: Operation, limits: Limits) -> Tiling:
