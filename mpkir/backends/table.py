@@ -19,6 +19,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute
 
+from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
 from mpkir.backends.body import Body, bodies_of
 from mpkir.dialects import event, task
@@ -131,25 +132,25 @@ def _family_row(family: Family, body: int, ids: dict[task.BufferOp, int]) -> lis
     ]
 
 
-def _coalesce(tasks: Ints, worker: Ints) -> None:
-    """Let the last of consecutive tasks of one worker signal for all that signal one event.
+def _execute_few(tasks: Ints, worker: Ints, workers: int) -> None:
+    """Leave out the waits and signals that order nothing more than the others do.
 
-    They have to wait for the same event, so that none is kept from running by the missing signal.
+    Tasks whose worker is none of the `workers` are given out when their event has fired.
     """
-    event_id, wait = tasks[:, TaskField.SIGNAL_EVENT], tasks[:, TaskField.WAIT_EVENT]
-    joins = np.zeros(len(tasks), bool)
-    joins[:-1] = (
-        (event_id[:-1] >= 0)
-        & (event_id[:-1] == event_id[1:])
-        & (worker[:-1] == worker[1:])
-        & (tasks[:-1, TaskField.FAMILY] == tasks[1:, TaskField.FAMILY])
-        & (wait[:-1] == wait[1:])
+    executed = executed_of(
+        Listed(
+            np.where(worker < workers, worker, -1),
+            tasks[:, TaskField.WAIT_EVENT],
+            tasks[:, TaskField.WAIT_LAG],
+            tasks[:, TaskField.SIGNAL_EVENT],
+        )
     )
-    run = np.cumsum(np.concatenate([[0], ~joins[:-1]])) if len(tasks) else np.zeros(0, np.int64)
-    counts = np.bincount(run)
-    tasks[:, TaskField.SIGNAL_AMOUNT] = np.where(event_id >= 0, counts[run], 0)
-    tasks[joins, TaskField.SIGNAL_EVENT] = -1
-    tasks[joins, TaskField.SIGNAL_AMOUNT] = 0
+    tasks[:, TaskField.SIGNAL_AMOUNT] = executed.amounts
+    tasks[executed.amounts == 0, TaskField.SIGNAL_EVENT] = -1
+    known = ~executed.waits
+    tasks[known, TaskField.WAIT_EVENT] = -1
+    tasks[known, TaskField.WAIT_ARRIVALS] = 0
+    tasks[known, TaskField.WAIT_LAG] = 0
 
 
 def workers_of(module: ModuleOp) -> int:
@@ -197,7 +198,7 @@ def table_of(module: ModuleOp) -> Table:
     tasks, worker = np.concatenate(rows), np.concatenate(placed)
     order = np.lexsort((np.concatenate(slots), worker))
     tasks, worker = tasks[order], worker[order]
-    _coalesce(tasks, worker)
+    _execute_few(tasks, worker, workers)
     table = Table(
         tasks=np.ascontiguousarray(tasks, np.int32),
         workers=np.array([0, *accumulate(np.bincount(worker, minlength=workers))], np.int32),
