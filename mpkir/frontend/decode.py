@@ -49,7 +49,7 @@ def decode_step(
         torch.zeros(1, tokens, dtype=torch.long, device=device),
         torch.zeros(tokens, dtype=torch.long, device=device),
     )
-    with _buffers_on(model, device):
+    with _buffers_on(model, device), _gathered_experts(model):
         try:
             step = _DecodeStep(model, capacity).eval()
             program = torch.export.export(step, example, strict=False)
@@ -154,6 +154,20 @@ def _buffers_on(model: nn.Module, device: torch.device) -> Iterator[None]:
     finally:
         for owner, name, buffer in places:
             owner._buffers[name] = buffer
+
+
+@contextmanager
+def _gathered_experts(model: PreTrainedModel) -> Iterator[None]:
+    """For a while, mixtures of experts gather the weights that their routers choose.
+
+    Of transformers' implementations this one has static shapes and touches the chosen experts only.
+    """
+    held = model.get_experts_implementation()
+    model.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(held)
 
 
 def _close_loop(module: ModuleOp, capacity: int, tokens: int, stop: Sequence[int]) -> None:

@@ -1,4 +1,6 @@
-"""raise: recognise norms, rotary embedding, attention and gated MLPs in imported operators."""
+"""raise: recognise norms, rotary embedding, attention, gated MLPs and experts in imported
+operators.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,18 @@ from xdsl.transforms.dead_code_elimination import dce
 from mpkir.dialects import tensor
 from mpkir.passes.canonicalize_views import CanonicalizeViewsPass
 from mpkir.passes.raising.attention import RaiseAttention
+from mpkir.passes.raising.experts import (
+    RaiseExpertLinear,
+    RaiseSliceOfExpertLinear,
+    RaiseWeightedSum,
+)
 from mpkir.passes.raising.gated_mlp import RaiseGatedMlp
 from mpkir.passes.raising.norms import RaiseLayerNorm, RaiseNormWeight, RaiseRmsNorm
 from mpkir.passes.raising.positions import Positions
 from mpkir.passes.raising.prologues import MoveIntoAttention
 from mpkir.passes.raising.rotary import RaisePartialRotary, RaiseRotary, Tables
+from mpkir.passes.raising.routers import RaiseSoftmaxOfChosen, RaiseTopkOfSoftmax
+from mpkir.passes.raising.views import ReshapeBehindLinear
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,15 @@ class RaiseOperatorsPass(ModulePass):
         positions = Positions()
         run(RaiseRmsNorm(), RaiseNormWeight(), RaiseLayerNorm())
         run(RaiseRotary(Tables(positions)), RaisePartialRotary(), RaiseAttention(positions))
+        run(RaiseExpertLinear(), RaiseTopkOfSoftmax(), RaiseSoftmaxOfChosen())
         dce(op)
         _merge_positions(op)
         CanonicalizeViewsPass().apply(ctx, op)
         # Only now: the views between a rotary embedding and the attention are gone.
-        run(MoveIntoAttention(), RaiseGatedMlp())
+        run(MoveIntoAttention(), RaiseSliceOfExpertLinear(), ReshapeBehindLinear())
+        dce(op)
+        run(RaiseGatedMlp(), RaiseWeightedSum())
+        CanonicalizeViewsPass().apply(ctx, op)
         dce(op)
 
 

@@ -2,7 +2,16 @@
 
 from xdsl.ir import Dialect
 
-from mpkir.dialects.tensor import attention, norms, pointwise, products, program, tokens, views
+from mpkir.dialects.tensor import (
+    attention,
+    experts,
+    norms,
+    pointwise,
+    products,
+    program,
+    tokens,
+    views,
+)
 from mpkir.dialects.tensor.attention import (
     AttentionMergeOp,
     AttentionOp,
@@ -11,6 +20,7 @@ from mpkir.dialects.tensor.attention import (
     RotaryOp,
     SdpaOp,
 )
+from mpkir.dialects.tensor.experts import ExpertLinearOp, Scores, ScoresAttr, TopkOp
 from mpkir.dialects.tensor.norms import (
     LayerNormOp,
     ReduceOp,
@@ -56,11 +66,12 @@ Tensor = Dialect(
         *views.OPS,
         *pointwise.OPS,
         *products.OPS,
+        *experts.OPS,
         *norms.OPS,
         *attention.OPS,
         *tokens.OPS,
     ],
-    [ReductionKindAttr],
+    [ReductionKindAttr, ScoresAttr],
 )
 
 __all__ = [
@@ -75,6 +86,7 @@ __all__ = [
     "ConcatOp",
     "ElementwiseOp",
     "EmbeddingOp",
+    "ExpertLinearOp",
     "FullOp",
     "InputOp",
     "IotaOp",
@@ -89,6 +101,8 @@ __all__ = [
     "ReshapeOp",
     "RmsNormOp",
     "RotaryOp",
+    "Scores",
+    "ScoresAttr",
     "SdpaOp",
     "SequenceAppendOp",
     "SequenceReadOp",
@@ -97,6 +111,7 @@ __all__ = [
     "StateOp",
     "StoreStateOp",
     "Tensor",
+    "TopkOp",
     "TransposeOp",
     "WeightOp",
     "YieldOp",

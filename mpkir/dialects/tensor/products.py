@@ -5,7 +5,7 @@ ups.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from xdsl.dialects.builtin import TensorType, f32, i64
 from xdsl.ir import Attribute, Region, SSAValue
@@ -27,6 +27,9 @@ from xdsl.utils.exceptions import VerifyException
 from mpkir.dialects.tensor.pointwise import broadcast_shape, is_broadcast, verify_scalar_region
 from mpkir.dialects.tensor.program import TENSOR, YieldOp, element_type_of, shape_of
 
+if TYPE_CHECKING:
+    from mpkir.dialects.tensor.experts import ExpertLinearOp
+
 
 def verify_prologue(what: str, region: Region, source: SSAValue, extra: Sequence[SSAValue]) -> None:
     """Check a region of tensor ops that maps a tensor (and extra operands) to one of the same
@@ -42,6 +45,27 @@ def verify_prologue(what: str, region: Region, source: SSAValue, extra: Sequence
         raise VerifyException(
             f"{what} must keep the shape {shape_of(source)}, yields {last.arguments[0].type}"
         )
+
+
+def verify_fused_regions(op: LinearOp | ExpertLinearOp) -> None:
+    """Check prologue and epilogue of a product of weights."""
+    if op.prologue is not None:
+        verify_prologue("prologue", op.prologue, op.x, op.prologue_args)
+    elif op.prologue_args:
+        raise VerifyException("prologue operands without a prologue")
+    if op.epilogue is None:
+        if len(op.weights) > 1 or op.epilogue_args:
+            raise VerifyException("several weights or extra operands need an epilogue")
+        return
+    for extra in op.epilogue_args:
+        if not is_broadcast(shape_of(op.result), shape_of(extra), shape_of(op.result)):
+            raise VerifyException(f"{extra.type} does not broadcast to {op.result.type}")
+    verify_scalar_region(
+        "epilogue",
+        op.epilogue,
+        [f32] * len(op.weights) + [element_type_of(v) for v in op.epilogue_args],
+        element_type_of(op.result),
+    )
 
 
 @irdl_op_definition
@@ -127,22 +151,28 @@ class LinearOp(IRDLOperation):
             raise VerifyException(
                 f"linear maps rows to rows, got {self.x.type} to {self.result.type}"
             )
-        if self.prologue is not None:
-            verify_prologue("prologue", self.prologue, self.x, self.prologue_args)
-        elif self.prologue_args:
-            raise VerifyException("prologue operands without a prologue")
-        if self.epilogue is None:
-            if len(weights) > 1 or self.epilogue_args:
-                raise VerifyException("several weights or extra operands need an epilogue")
-            return
-        for extra in self.epilogue_args:
-            if not is_broadcast(shape_of(self.result), shape_of(extra), shape_of(self.result)):
-                raise VerifyException(f"{extra.type} does not broadcast to {self.result.type}")
-        verify_scalar_region(
-            "epilogue",
-            self.epilogue,
-            [f32] * len(weights) + [element_type_of(v) for v in self.epilogue_args],
-            element_type_of(self.result),
+        verify_fused_regions(self)
+
+    def like(
+        self,
+        x: SSAValue,
+        element_type: Attribute,
+        *,
+        weights: Sequence[SSAValue] | None = None,
+        prologue: Region | None = None,
+        prologue_args: Sequence[SSAValue] = (),
+        epilogue: Region | None = None,
+        epilogue_args: Sequence[SSAValue] = (),
+    ) -> LinearOp:
+        """The same product, by default of the same weights, with other things fused into it."""
+        return LinearOp(
+            x,
+            self.weights if weights is None else weights,
+            element_type,
+            prologue=prologue,
+            prologue_args=prologue_args,
+            epilogue=epilogue,
+            epilogue_args=epilogue_args,
         )
 
 
@@ -243,4 +273,12 @@ class ArgmaxOp(IRDLOperation):
 
 
 OPS = (LinearOp, MatmulOp, EmbeddingOp, ArgmaxOp)
-__all__ = ["OPS", "ArgmaxOp", "EmbeddingOp", "LinearOp", "MatmulOp", "verify_prologue"]
+__all__ = [
+    "OPS",
+    "ArgmaxOp",
+    "EmbeddingOp",
+    "LinearOp",
+    "MatmulOp",
+    "verify_fused_regions",
+    "verify_prologue",
+]

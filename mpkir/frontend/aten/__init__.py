@@ -5,11 +5,12 @@ from mpkir.frontend.aten import (
     pointwise,
     products,
     reductions,
+    selection,
     states,
     views,
 )
 from mpkir.frontend.aten.registry import LOWERINGS, Lowering, register_lowering, tensor_type
 
-FAMILIES = (creation, pointwise, products, reductions, states, views)
+FAMILIES = (creation, pointwise, products, reductions, selection, states, views)
 
 __all__ = ["FAMILIES", "LOWERINGS", "Lowering", "register_lowering", "tensor_type"]

@@ -13,7 +13,8 @@ from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 from mpkir.passes.raising.scalar_forms import elementwise
 
-Side = tuple[tensor.LinearOp, tensor.ElementwiseOp | None]
+Product = tensor.LinearOp | tensor.ExpertLinearOp
+Side = tuple[Product, tensor.ElementwiseOp | None]
 
 
 def _side(value: SSAValue) -> Side | None:
@@ -24,11 +25,39 @@ def _side(value: SSAValue) -> Side | None:
             return None
         value = activation.inputs[0]
     linear = value.owner
-    if not isinstance(linear, tensor.LinearOp) or not value.has_one_use():
+    if not isinstance(linear, Product) or not value.has_one_use():
         return None
     if linear.prologue is not None or len(linear.weights) != 1:
         return None
     return linear, activation
+
+
+def _read_the_same(first: Product, second: Product) -> bool:
+    """Whether two products differ in their weights' rows only."""
+    if first.x is not second.x or type(first) is not type(second):
+        return False
+    if isinstance(first, tensor.ExpertLinearOp) and isinstance(second, tensor.ExpertLinearOp):
+        return first.experts is second.experts and first.scales is second.scales
+    return True
+
+
+def _joined(
+    linears: Sequence[Product], type: Attribute, epilogue: Region, extra: Sequence[SSAValue]
+) -> Product:
+    """One product with the weights of all, and this epilogue on their sums."""
+    weights = [linear.weights[0] for linear in linears]
+    first = linears[0]
+    if isinstance(first, tensor.LinearOp):
+        return first.like(first.x, type, weights=weights, epilogue=epilogue, epilogue_args=extra)
+    rows = [each.firsts[0] for each in linears if isinstance(each, tensor.ExpertLinearOp)]
+    return first.like(
+        first.x,
+        type,
+        weights=weights,
+        first_rows=rows,
+        epilogue=epilogue,
+        epilogue_args=extra,
+    )
 
 
 def _inline(source: Block, arguments: Sequence[SSAValue], into: Block) -> SSAValue:
@@ -72,7 +101,7 @@ class RaiseGatedMlp(RewritePattern):
         if len(op.inputs) != 2:
             return
         first, second = _side(op.inputs[0]), _side(op.inputs[1])
-        if first is None or second is None or first[0].x is not second[0].x:
+        if first is None or second is None or not _read_the_same(first[0], second[0]):
             return
         sides = (first, second)
         linears = [linear for linear, _ in sides]
@@ -97,12 +126,6 @@ class RaiseGatedMlp(RewritePattern):
             values.append(value)
         block.add_op(tensor.YieldOp(_inline(op.body.block, values, block)))
         _drop_roundings(block)
-        gated = tensor.LinearOp(
-            linears[0].x,
-            [linear.weights[0] for linear in linears],
-            element_type_of(op.result),
-            epilogue=Region(block),
-            epilogue_args=extra,
-        )
+        gated = _joined(linears, element_type_of(op.result), Region(block), extra)
         gated.location = op.location
         rewriter.replace(op, gated)

@@ -1,0 +1,56 @@
+"""Values behind views and roundings that leave every element in its row-major place."""
+
+from __future__ import annotations
+
+from xdsl.dialects.builtin import AnyFloat
+from xdsl.ir import SSAValue
+from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewrite_pattern
+
+from mpkir.dialects import tensor
+from mpkir.dialects.tensor import element_type_of, shape_of
+from mpkir.passes.raising.scalar_forms import elementwise, form_of
+
+
+def through_reshapes(value: SSAValue) -> SSAValue:
+    """The value of which this is another shape."""
+    while isinstance(value.owner, tensor.ReshapeOp):
+        value = value.owner.source
+    return value
+
+
+def through_reshapes_and_roundings(value: SSAValue) -> SSAValue:
+    """The value before reshapes and conversions between float types."""
+    while True:
+        value = through_reshapes(value)
+        op = elementwise(value)
+        if op is None or form_of(op) != ("arg", 0) or shape_of(op.inputs[0]) != shape_of(value):
+            return value
+        if not isinstance(element_type_of(op.inputs[0]), AnyFloat):
+            return value
+        if not isinstance(element_type_of(value), AnyFloat):
+            return value
+        value = op.inputs[0]
+
+
+class ReshapeBehindLinear(RewritePattern):
+    """A linear of reshaped rows is a reshape of the linear: its rows keep their order.
+
+    What the rows come from, a norm perhaps, is then read by the linear itself.
+    """
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.LinearOp, rewriter: PatternRewriter, /) -> None:
+        source = through_reshapes(op.x)
+        if source is op.x or shape_of(source)[-1:] != shape_of(op.x)[-1:]:
+            return
+        if op.prologue is not None or any(shape_of(v)[:-1] for v in op.epilogue_args):
+            return
+        epilogue = None if op.epilogue is None else op.epilogue.clone()
+        moved = op.like(
+            source,
+            element_type_of(op.result),
+            epilogue=epilogue,
+            epilogue_args=op.epilogue_args,
+        )
+        moved.location = op.location
+        rewriter.replace(op, [moved, tensor.ReshapeOp(moved.result, shape_of(op.result))])
