@@ -44,7 +44,9 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         WidenActivationsPass(),
         # One worker must not do alone what many can share.
         SplitReductionsPass(
-            attention_chunk=tiles.attention_chunk, argmax_chunks=tiles.argmax_chunks
+            attention_chunk=tiles.attention_chunk,
+            attention_tasks=4 * workers,
+            argmax_chunks=tiles.argmax_chunks,
         ),
         # Task level: grids of tasks on buffers.
         PartitionTilesPass(

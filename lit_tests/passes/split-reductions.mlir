@@ -74,3 +74,23 @@ func.func @integers() {
   mpk_tensor.output "i", %i : tensor<1xi64>
   func.return
 }
+
+// -----
+
+// Two heads of 8192 rows in 264 tasks are 62 rows a task or more; 64 is the next even part.
+
+// CHECK-LABEL: func.func @long_cache
+// CHECK:       mpk_tensor.attention_split chunk 64 %q
+func.func @long_cache() {
+  %q = mpk_tensor.input "q" : tensor<1x1x4x8xbf16>
+  %k = mpk_tensor.input "k" : tensor<1x1x2x8xbf16>
+  %v = mpk_tensor.input "v" : tensor<1x1x2x8xbf16>
+  %kc = mpk_tensor.state "kc" : tensor<1x2x8192x8xbf16>
+  %vc = mpk_tensor.state "vc" : tensor<1x2x8192x8xbf16>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %y, %k1, %v1 = mpk_tensor.attention %q, %k, %v cache %kc, %vc at %p scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x8192x8xbf16>, tensor<1x2x8192x8xbf16>, tensor<1xi64>) -> (tensor<1x1x4x8xbf16>, tensor<1x2x8192x8xbf16>, tensor<1x2x8192x8xbf16>)
+  mpk_tensor.output "y", %y : tensor<1x1x4x8xbf16>
+  mpk_tensor.store_state "kc", %k1 : tensor<1x2x8192x8xbf16>
+  mpk_tensor.store_state "vc", %v1 : tensor<1x2x8192x8xbf16>
+  func.return
+}

@@ -31,19 +31,25 @@ LEAST_CHUNK = 16
 class SplitAttention(RewritePattern):
     """attention over more than one chunk of the cache -> attention_split, attention_merge.
 
-    The chunk is the largest part of the cache, at most `chunk` rows, that divides it evenly.
+    The chunk is the largest part of the cache, at most `chunk` rows, that divides it evenly; of a
+    long cache as many rows as make `tasks` tasks of all heads together.
     """
 
     chunk: int
+    tasks: int
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.AttentionOp, rewriter: PatternRewriter, /) -> None:
-        capacity = tensor.shape_of(op.k_cache)[2]
+        batch, heads, capacity, _ = tensor.shape_of(op.k_cache)
         if capacity <= self.chunk:
             return
         # Equal chunks: one that reaches over the cache's end would be another shape of task.
-        chunk = next(size for size in range(self.chunk, 0, -1) if capacity % size == 0)
-        if chunk < LEAST_CHUNK:
+        parts = [size for size in range(1, capacity + 1) if capacity % size == 0]
+        chunk = max(size for size in parts if size <= self.chunk)
+        if capacity // chunk * batch * heads > self.tasks:
+            least = -(-capacity * batch * heads // self.tasks)
+            chunk = min(size for size in parts if size >= min(least, capacity))
+        if not LEAST_CHUNK <= chunk < capacity:
             return
         split = tensor.AttentionSplitOp(op, chunk)
         merge = tensor.AttentionMergeOp(split.acc, split.stats, tensor.element_type_of(op.result))
@@ -94,18 +100,19 @@ def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:
 
 @dataclass(frozen=True)
 class SplitReductionsPass(ModulePass):
-    """Split attention into chunks of at most `attention_chunk` cache rows and argmax into
-    `argmax_chunks` parts.
+    """Split attention into chunks of at most `attention_chunk` cache rows, but no more than
+    `attention_tasks` of them, and argmax into `argmax_chunks` parts.
     """
 
     name = "mpk-split-reductions"
 
     attention_chunk: int = 256
+    attention_tasks: int = 264
     argmax_chunks: int = 64
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         patterns: list[RewritePattern] = [
-            SplitAttention(self.attention_chunk),
+            SplitAttention(self.attention_chunk, self.attention_tasks),
             SplitArgmax(self.argmax_chunks),
         ]
         PatternRewriteWalker(GreedyRewritePatternApplier(patterns, ctx=ctx)).rewrite_module(op)
