@@ -1,172 +1,35 @@
 """What must have happened before each task of a scheduled module, whatever the timing.
 
 A wait needs all arrivals of its counter in a step, so what happens before a task does not depend on
-who came first. It is found by running the workers' lists once for two steps with vector clocks:
-component w of a task's clock counts the tasks of worker w that are done when it starts, itself
-included. Steps after the second repeat it.
+who came first. It is found by running the schedule once for two steps with vector clocks: component
+w of a task's clock counts the tasks of worker w that are done when it starts, itself included.
+Steps after the second repeat it.
+
+Dynamic tasks have no worker, hence no program order. Those of a family with the same waits and
+signals are done, for all who can tell, at once: when the counters that they signal have fired.
+They make one *group*. Groups of which each is done before the next begins share a component (a
+chain), so that the clocks of a model stay as wide as its layers are, not as long.
+
+Two relations are told apart where hand-offs by flags are about. *Done before*: the earlier task has
+read and computed, which is what a write must know before it destroys an operand. *Seen by*: all
+that the earlier task wrote is visible. A flag is the data itself, with no release and no acquire:
+it carries the first relation on, and of the second only its own elements.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 
-from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
-from mpkir.dialects import event
+from mpkir.analysis.families import Ints
+from mpkir.analysis.schedule import Edge, Schedule, schedule_error
+from mpkir.dialects.event import Handoff
 
 Clocks = npt.NDArray[np.int32]
 
 STEPS = 2
-
-
-class ScheduleError(Exception):
-    """The schedule is wrong; says how."""
-
-
-@dataclass(frozen=True, eq=False)
-class Edge:
-    """What the tasks of one family wait for or signal."""
-
-    counter: Ints
-    """Number of the counter, over all event tensors, for each task of the family."""
-    lag: int
-
-
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """The tasks of a module with everything that orders them, in arrays over all tasks."""
-
-    families: tuple[Family, ...]
-    offsets: Ints
-    """First task of each family; one more at the end."""
-    workers: int
-    worker: Ints
-    """Of each task."""
-    slot: Ints
-    """Place of each task in its worker's list."""
-    lists: list[Ints]
-    """Tasks of each worker in order."""
-    waits: list[list[Edge]]
-    """Of each family."""
-    signals: list[list[Edge]]
-    counters: tuple[str, ...]
-    """Names, like `e7[3]`."""
-    arrivals: Ints
-    """Of each counter in a step."""
-
-    @property
-    def tasks(self) -> int:
-        """Number of tasks in a step."""
-        return int(self.offsets[-1])
-
-    def family_of(self, task: int) -> Family:
-        """The family of a task by its number."""
-        return self.families[int(np.searchsorted(self.offsets, task, side="right")) - 1]
-
-    def label(self, task: int) -> str:
-        """A task as a message names it: `l3.down[5]`."""
-        family = self.family_of(task)
-        return f"{family.name}[{task - int(self.offsets[family.number])}]"
-
-
-def schedule_of(module: ModuleOp) -> Schedule:
-    """Read a module's schedule and events.
-
-    Raises ScheduleError if a task has no place, two have the same, or a counter does not exist.
-    """
-    families = families_of(module)
-    sizes = np.array([family.size for family in families], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(sizes)])
-    attribute = module.attributes.get(WORKERS)
-    if not isinstance(attribute, IntegerAttr):
-        raise ScheduleError("the module does not say how many workers run it")
-    workers = attribute.value.data
-    worker, slot = _places(families)
-    outside = np.flatnonzero((worker < 0) | (worker >= workers))
-    first, names, arrivals = _counters(module)
-    schedule = Schedule(
-        families,
-        offsets,
-        workers,
-        worker,
-        slot,
-        [],
-        [_edges(f, f.op.waits.data if f.op.waits else (), first, arrivals) for f in families],
-        [_edges(f, f.op.signals.data if f.op.signals else (), first, arrivals) for f in families],
-        tuple(names),
-        np.array(arrivals, np.int64),
-    )
-    if len(outside):
-        at = int(outside[0])
-        raise ScheduleError(
-            f"{schedule.label(at)} is placed on worker {worker[at]} of {workers} workers"
-        )
-    order = np.lexsort((slot, worker))
-    counts = np.bincount(worker, minlength=workers)
-    ends = np.cumsum(counts)
-    expected = np.arange(len(worker)) - np.repeat(ends - counts, counts)
-    wrong = np.flatnonzero(slot[order] != expected)
-    if len(wrong):
-        at = int(order[wrong[0]])
-        raise ScheduleError(
-            f"{schedule.label(at)} is in place {slot[at]} of worker {worker[at]}, where place "
-            f"{expected[wrong[0]]} comes next"
-        )
-    schedule.lists.extend(np.split(order, ends[:-1]))
-    return schedule
-
-
-def _places(families: Sequence[Family]) -> tuple[Ints, Ints]:
-    worker: list[Ints] = []
-    slot: list[Ints] = []
-    for family in families:
-        workers, slots = family.op.workers, family.op.slots
-        if workers is None or slots is None:
-            raise ScheduleError(f"the tasks of @{family.name} have no workers")
-        worker.append(np.array(workers.get_values(), np.int64))
-        slot.append(np.array(slots.get_values(), np.int64))
-    none = np.zeros(0, np.int64)
-    return np.concatenate([none, *worker]), np.concatenate([none, *slot])
-
-
-def _counters(module: ModuleOp) -> tuple[dict[str, tuple[int, int]], list[str], list[int]]:
-    """First counter and number of counters of each tensor; names and arrivals of all counters."""
-    first: dict[str, tuple[int, int]] = {}
-    names: list[str] = []
-    arrivals: list[int] = []
-    for op in module.walk():
-        if isinstance(op, event.TensorOp):
-            each = op.arrivals_of_each
-            first[op.sym_name.data] = (len(names), len(each))
-            names += [f"{op.sym_name.data}[{i}]" for i in range(len(each))]
-            arrivals += each
-    return first, names, arrivals
-
-
-def _edges(
-    family: Family,
-    edges: Sequence[event.EdgeAttr],
-    first: dict[str, tuple[int, int]],
-    arrivals: list[int],
-) -> list[Edge]:
-    result: list[Edge] = []
-    for edge in edges:
-        if edge.symbol not in first:
-            raise ScheduleError(f"@{family.name} names the event @{edge.symbol}; there is none")
-        begin, count = first[edge.symbol]
-        index = evaluate(edge.index.data, family.coordinates)[:, 0]
-        outside = np.flatnonzero((index < 0) | (index >= count))
-        if len(outside):
-            at = int(outside[0])
-            raise ScheduleError(
-                f"{family.name}[{at}] uses counter {index[at]} of @{edge.symbol}, which has {count}"
-            )
-        result.append(Edge(begin + index, edge.lag.data))
-    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,122 +38,253 @@ class HappensBefore:
 
     schedule: Schedule
     clocks: Clocks
-    """[step, task, worker]: how many tasks of a worker, of both steps, are done before a task ends.
-    """
+    """[step, task, component]: how many tasks of a worker, or groups of a chain, of both steps, are
+    done before a task ends."""
     fired: Clocks
-    """[step, counter, worker]: the same for when all signals of a counter have come."""
-
-    def position(self, step: int, tasks: Ints) -> Ints:
-        """What its own component of a task's clock counts."""
-        lengths = np.array([len(tasks) for tasks in self.schedule.lists], np.int64)
-        return self.schedule.slot[tasks] + 1 + step * lengths[self.schedule.worker[tasks]]
+    """[step, counter, component]: the same for when all signals of a counter have come."""
+    component: Ints
+    """[step, task]: in which component of clocks a task is counted."""
+    position: Ints
+    """[step, task]: what that component has to reach."""
 
     def ordered(self, earlier: Ints, later: Ints, step: int = 0) -> npt.NDArray[np.bool_]:
         """For pairs of tasks, the earlier ones in step 0, whether they happen in that order."""
-        seen = self.clocks[step, later, self.schedule.worker[earlier]]
-        return seen >= self.position(0, earlier)
+        seen = self.clocks[step, later, self.component[0, earlier]]
+        return seen >= self.position[0, earlier]
 
-    def follows_step(self) -> npt.NDArray[np.bool_]:
-        """For each task whether it starts in step 1 only when all tasks of step 0 are done."""
-        lengths = np.array([len(tasks) for tasks in self.schedule.lists], np.int64)
-        return (self.clocks[1] >= lengths).all(axis=1)
+    def needed(self, tasks: Ints) -> Ints:
+        """The least clock of who comes after all of these tasks of step 0."""
+        wanted = np.zeros(self.clocks.shape[2], np.int64)
+        np.maximum.at(wanted, self.component[0, tasks], self.position[0, tasks])
+        return wanted
+
+    def follows(self, tasks: Ints) -> npt.NDArray[np.bool_]:
+        """For each task whether it starts in step 1 only when all of these of step 0 are done."""
+        return (self.clocks[1] >= self.needed(tasks)).all(axis=1)
 
 
-def happens_before(schedule: Schedule) -> HappensBefore:
-    """Run two steps.
+def happens_before(schedule: Schedule, *, through_flags: bool = True) -> HappensBefore:
+    """Run two steps: what is done before what, or, not through flags, what is seen by whom.
 
-    Raises ScheduleError if a counter gets more or fewer signals a step than it expects, or if some
+    Raises MpkirError if a counter gets more or fewer signals a step than it expects, or if some
     task waits for ever.
     """
-    signals = np.zeros(len(schedule.counters), np.int64)
-    for edges in schedule.signals:
-        for edge in edges:
-            np.add.at(signals, edge.counter, 1)
+    _check_counts(schedule)
+    return _Run(schedule, through_flags).run()
+
+
+def _check_counts(schedule: Schedule) -> None:
+    signals = np.bincount(schedule.all_signals.counter, minlength=len(schedule.counters))
     wrong = np.flatnonzero(signals != schedule.arrivals)
-    if len(wrong):
-        at = int(wrong[0])
-        raise ScheduleError(
-            f"{schedule.counters[at]} expects {schedule.arrivals[at]} arrivals a step, "
-            f"but {signals[at]} tasks signal it"
-        )
-    return _Run(schedule).run()
+    if not len(wrong):
+        return
+    at = int(wrong[0])
+    name, wanted = schedule.counters[at], int(schedule.arrivals[at])
+    sources, waiting = schedule.all_signals.of(at), schedule.all_waits.of(at)
+    who = f", the last of them {schedule.describe(int(sources[-1]))}" if len(sources) else ""
+    waits = f"; {schedule.describe(int(waiting[0]))} waits for it" if len(waiting) else ""
+    missing = f"{wanted - len(sources)} more signals of {name} are missing"
+    extra = f"{len(sources) - wanted} signals of {name} are too many: it fires before all have come"
+    raise schedule_error(
+        f"{name} expects {wanted} arrivals a step, but {len(sources)} tasks signal it{who}{waits}",
+        missing if len(sources) < wanted else extra,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Dynamic tasks with the same waits and signals, in one step."""
+
+    step: int
+    tasks: Ints
+    waits: list[tuple[int, int]]
+    signals: list[tuple[int, int]]
 
 
 class _Run:
-    """The workers playing their lists; a blocked worker waits in the list of its counter."""
+    """Everybody playing. Actors are the workers, then the groups; a blocked one waits in the list
+    of its counter."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, through_flags: bool) -> None:
         tasks, workers, counters = schedule.tasks, schedule.workers, len(schedule.counters)
         self.schedule = schedule
-        self.clocks = np.zeros((STEPS, tasks, workers), np.int32)
-        self.fired = np.zeros((STEPS, counters, workers), np.int32)
-        self.missing = [schedule.arrivals.tolist() for _ in range(STEPS)]
-        self.blocked: dict[tuple[int, int], list[int]] = {}
+        self.joins = [through_flags or h is not Handoff.FLAG for h in schedule.handoffs]
         self.waits = _per_task(schedule, schedule.waits)
         self.signals = _per_task(schedule, schedule.signals)
+        self.groups = self.all_groups()
+        self.clocks = np.zeros((STEPS, tasks, workers), np.int32)
+        self.fired = np.zeros((STEPS, counters, workers), np.int32)
+        self.component = np.tile(schedule.worker, (STEPS, 1))
+        lengths = np.array([len(tasks) for tasks in schedule.lists], np.int64)
+        steps = np.arange(STEPS)[:, None]
+        self.position = schedule.slot + 1 + steps * lengths[schedule.worker]
+        self.missing = [schedule.arrivals.tolist() for _ in range(STEPS)]
+        self.blocked: dict[tuple[int, int], list[int]] = {}
         self.lists: list[list[int]] = [each.tolist() for each in schedule.lists]
         self.place = [0] * workers
         self.clock = np.zeros((workers, workers), np.int32)
+        self.chains: list[int] = []
+        """How many groups each chain has; its component is that many after the workers'."""
+        self.waiting = set(range(workers, workers + len(self.groups)))
+        """Groups that have not run."""
+
+    def all_groups(self) -> list[_Group]:
+        """The groups of dynamic tasks, in linear order."""
+        result: list[_Group] = []
+        for step in range(STEPS):
+            for family in self.schedule.families:
+                if family.op.dynamic is None:
+                    continue
+                alike: dict[str, list[int]] = {}
+                for task in self.schedule.tasks_of(family):
+                    alike.setdefault(f"{self.waits[task]}{self.signals[task]}", []).append(task)
+                for tasks in alike.values():
+                    waits, signals = self.waits[tasks[0]], self.signals[tasks[0]]
+                    result.append(_Group(step, np.array(tasks), waits, signals))
+        return result
 
     def run(self) -> HappensBefore:
-        ready = list(range(self.schedule.workers))
+        ready = list(range(self.schedule.workers + len(self.groups)))
         while ready:
-            self.advance(ready.pop(), ready)
-        for worker, tasks in enumerate(self.lists):
-            if self.place[worker] < STEPS * len(tasks):
-                self.refuse()
-        return HappensBefore(self.schedule, self.clocks, self.fired)
+            actor = ready.pop()
+            if actor < self.schedule.workers:
+                self.advance(actor, ready)
+            else:
+                self.release(actor, ready)
+        self.check_finished()
+        return HappensBefore(self.schedule, self.clocks, self.fired, self.component, self.position)
 
     def advance(self, worker: int, ready: list[int]) -> None:
         """Run one worker until it has to wait."""
-        tasks, clock = self.lists[worker], self.clock[worker]
+        tasks = self.lists[worker]
         while self.place[worker] < STEPS * len(tasks):
             step, slot = divmod(self.place[worker], len(tasks))
             task = tasks[slot]
-            for counter, lag in self.waits[task]:
-                if step < lag:
-                    continue
-                if self.missing[step - lag][counter] > 0:
-                    self.blocked.setdefault((step - lag, counter), []).append(worker)
-                    return
-                np.maximum(clock, self.fired[step - lag, counter], out=clock)
+            clock = self.clock[worker]
+            if not self.acquire(worker, step, self.waits[task], clock):
+                return
             self.place[worker] += 1
             clock[worker] = self.place[worker]
             self.clocks[step, task] = clock
-            for counter, _ in self.signals[task]:
-                np.maximum(self.fired[step, counter], clock, out=self.fired[step, counter])
-                self.missing[step][counter] -= 1
-                if not self.missing[step][counter]:
-                    ready += self.blocked.pop((step, counter), ())
+            self.signal(step, self.signals[task], 1, clock, ready)
 
-    def refuse(self) -> None:
-        """Say which task waits for ever: of those that do, the first in linear order."""
-        schedule = self.schedule
-        stuck = min(
-            (divmod(place, len(tasks))[0], tasks[place % len(tasks)])
-            for place, tasks in zip(self.place, self.lists, strict=True)
+    def release(self, actor: int, ready: list[int]) -> None:
+        """Run a group of dynamic tasks if it may run."""
+        group = self.groups[actor - self.schedule.workers]
+        clock = np.zeros(self.clock.shape[1], np.int32)
+        if not self.acquire(actor, group.step, group.waits, clock):
+            return
+        self.waiting.discard(actor)
+        self.clocks[group.step, group.tasks] = clock
+        component = self.chain_after(clock)
+        position = self.chains[component - self.schedule.workers]
+        self.component[group.step, group.tasks] = component
+        self.position[group.step, group.tasks] = position
+        clock = np.pad(clock, (0, self.clock.shape[1] - len(clock)))
+        clock[component] = position
+        self.signal(group.step, group.signals, len(group.tasks), clock, ready)
+
+    def chain_after(self, clock: Clocks) -> int:
+        """The component of a chain whose last group is done by then, with one group more."""
+        workers = self.schedule.workers
+        for chain, length in enumerate(self.chains):
+            if clock[workers + chain] >= length:
+                self.chains[chain] += 1
+                return workers + chain
+        self.chains.append(1)
+        if workers + len(self.chains) > self.clock.shape[1]:
+            more = max(8, len(self.chains))
+            self.clocks, self.fired = (
+                np.pad(each, ((0, 0), (0, 0), (0, more))) for each in (self.clocks, self.fired)
+            )
+            self.clock = np.pad(self.clock, ((0, 0), (0, more)))
+        return workers + len(self.chains) - 1
+
+    def acquire(self, actor: int, step: int, waits: list[tuple[int, int]], clock: Clocks) -> bool:
+        """Join what has happened before these waits, or block."""
+        for counter, lag in waits:
+            if step < lag:
+                continue
+            if self.missing[step - lag][counter] > 0:
+                self.blocked.setdefault((step - lag, counter), []).append(actor)
+                return False
+            if self.joins[counter]:
+                np.maximum(clock, self.fired[step - lag, counter], out=clock)
+        return True
+
+    def signal(
+        self, step: int, signals: list[tuple[int, int]], times: int, clock: Clocks, ready: list[int]
+    ) -> None:
+        """Raise counters; who waited for one that has fired is ready."""
+        for counter, _ in signals:
+            np.maximum(self.fired[step, counter], clock, out=self.fired[step, counter])
+            self.missing[step][counter] -= times
+            if not self.missing[step][counter]:
+                ready += self.blocked.pop((step, counter), ())
+
+    def check_finished(self) -> None:
+        """Raise MpkirError if somebody waits for ever: of those the first in linear order."""
+        stuck = [
+            (*divmod(place, len(tasks)), worker)
+            for worker, (place, tasks) in enumerate(zip(self.place, self.lists, strict=True))
             if place < STEPS * len(tasks)
-        )
-        step, task = stuck
-        fires, counter = next(
-            (step - lag, c) for c, lag in self.waits[task] if self.missing[step - lag][c] > 0
-        )
-        raise ScheduleError(
-            f"deadlock: {schedule.label(task)} waits for ever for {schedule.counters[counter]}, "
-            f"which waits for {self.absent(fires, counter)}"
+        ]
+        heads = [(step, self.lists[worker][slot]) for step, slot, worker in stuck]
+        groups = [self.groups[actor - self.schedule.workers] for actor in self.waiting]
+        heads += [(group.step, int(group.tasks[0])) for group in groups]
+        if heads:
+            raise self.deadlock(*min(heads))
+
+    def deadlock(self, step: int, task: int) -> Exception:
+        """What to say about a task that waits for ever."""
+        schedule = self.schedule
+        name = schedule.describe(task)
+        text = f"deadlock: {name} waits for ever"
+        seen: set[tuple[int, int]] = set()
+        source = task
+        while (step, task) not in seen and len(seen) < 4:
+            seen.add((step, task))
+            at, counter = next(
+                (step - lag, c) for c, lag in self.waits[task] if self.missing[step - lag][c] > 0
+            )
+            source = self.absent(at, counter)
+            step, head = self.behind(at, source)
+            text += f" for {schedule.counters[counter]}, which waits for "
+            text += schedule.describe(source)
+            if head != source:
+                text += (
+                    f" on worker {schedule.worker[source]}, which stands behind "
+                    f"{schedule.describe(head)}"
+                )
+            if step != at:
+                text += " of the step before"
+            text += ", which waits"
+            task = head
+        return schedule_error(
+            text.removesuffix(", which waits"),
+            f"the edge from {schedule.label(source)} closes a circle: place it before, or let its "
+            "signal go to another event",
         )
 
-    def absent(self, step: int, counter: int) -> str:
+    def absent(self, step: int, counter: int) -> int:
         """A task that should signal a counter in a step and has not run."""
-        for task, signals in enumerate(self.signals):
-            worker = int(self.schedule.worker[task])
-            tasks, place = self.lists[worker], self.place[worker]
-            has_run = step * len(tasks) + int(self.schedule.slot[task]) < place
-            if not has_run and any(c == counter for c, _ in signals):
-                at = tasks[place % len(tasks)]
-                behind = "" if at == task else f", which stands behind {self.schedule.label(at)}"
-                return f"{self.schedule.label(task)} on worker {worker}{behind}"
-        raise AssertionError(f"{self.schedule.counters[counter]} has fired")
+        tasks = self.schedule.all_signals.of(counter).tolist()
+        return next(task for task in tasks if not self.has_run(step, task))
+
+    def has_run(self, step: int, task: int) -> bool:
+        worker = int(self.schedule.worker[task])
+        if worker >= 0:
+            return bool(self.position[step, task] <= self.place[worker])
+        groups = (self.groups[actor - self.schedule.workers] for actor in self.waiting)
+        return not any(group.step == step and task in group.tasks for group in groups)
+
+    def behind(self, step: int, task: int) -> tuple[int, int]:
+        """What keeps a task from running: itself, or the task that its worker is at."""
+        worker = int(self.schedule.worker[task])
+        if worker < 0:
+            return step, task
+        at, slot = divmod(self.place[worker], len(self.lists[worker]))
+        return at, self.lists[worker][slot]
 
 
 def _per_task(schedule: Schedule, edges: list[list[Edge]]) -> list[list[tuple[int, int]]]:

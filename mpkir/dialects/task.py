@@ -116,8 +116,12 @@ class BufferKindAttr(EnumAttribute[BufferKind], SpacedOpaqueSyntaxAttribute):
 class BufferOp(IRDLOperation):
     """A contiguous row-major array in global memory; `initial` fills a state before the first step.
 
+    `device`: in whose memory it lies, where a module runs on several (`mpk.devices`). A task reads
+    buffers of the device it runs on, and writes these and those of others.
+
     ```mlir
     %k0 = mpk_task.buffer state "k0" initial 0 : memref<1x3x512x64xbf16>
+    %theirs = mpk_task.buffer scratch "part1" device 1 : memref<1x4096xf32>
     ```
     """
 
@@ -126,18 +130,24 @@ class BufferOp(IRDLOperation):
     kind = prop_def(BufferKindAttr)
     sym = prop_def(StringAttr, prop_name="name")
     initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    device = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     result = result_def(MemRefType.constr())
 
     traits = traits_def(MemoryWriteEffect())
 
-    assembly_format = "$kind $name (`initial` $initial^)? attr-dict `:` type($result)"
+    assembly_format = (
+        "$kind $name (`initial` $initial^)? (`device` $device^)? attr-dict `:` type($result)"
+    )
 
-    def __init__(self, kind: BufferKind, name: str, type: Attribute, initial: int = 0):
+    def __init__(
+        self, kind: BufferKind, name: str, type: Attribute, initial: int = 0, device: int = 0
+    ):
         super().__init__(
             properties={
                 "kind": BufferKindAttr(kind),
                 "name": StringAttr(name),
                 "initial": IntegerAttr(initial, i64),
+                "device": IntegerAttr(device, i64),
             },
             result_types=[type],
         )
@@ -145,6 +155,8 @@ class BufferOp(IRDLOperation):
     def verify_(self) -> None:
         if not isinstance(memref_type_of(self.result).layout, NoneAttr):
             raise VerifyException(f"a buffer is row-major, got {self.result.type}")
+        if self.device.value.data < 0:
+            raise VerifyException(f"devices count from 0, got {self.device.value.data}")
 
 
 @irdl_op_definition

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.context import Context
-from xdsl.dialects.builtin import FileLineColLoc, ModuleOp, NameLoc
-from xdsl.ir import Attribute
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp
 from xdsl.passes import ModulePass
 
-from mpkir.analysis.coverage import unwritten_reads
+from mpkir.analysis.coverage import check_coverage
 from mpkir.analysis.dependence import (
     Hazard,
     Overlap,
@@ -21,15 +21,12 @@ from mpkir.analysis.dependence import (
     overlap_of,
     touches_of,
 )
-from mpkir.analysis.families import Family, Ints
-from mpkir.analysis.happens_before import (
-    HappensBefore,
-    Schedule,
-    ScheduleError,
-    happens_before,
-    schedule_of,
-)
-from mpkir.analysis.stages import stage_errors
+from mpkir.analysis.families import Ints
+from mpkir.analysis.handoffs import Flags, check_reach
+from mpkir.analysis.happens_before import HappensBefore, happens_before
+from mpkir.analysis.schedule import Schedule, schedule_error, schedule_of
+from mpkir.analysis.stages import check_stages
+from mpkir.dialects.event import Handoff
 from mpkir.errors import MpkirError
 
 _VERBS = {
@@ -39,65 +36,70 @@ _VERBS = {
 }
 
 
-def location_text(location: Attribute) -> str | None:
-    """A location as people read it: the model's module path, its file and line."""
-    match location:
-        case FileLineColLoc():
-            return f"{location.filename.data}:{location.line.data}:{location.column.data}"
-        case NameLoc():
-            inner = location_text(location.location)
-            parts = [part for part in (location.desc.data, inner) if part]
-            return ", ".join(parts) or None
-        case _:
-            return None
-
-
-def _operator(family: Family) -> str:
-    names = [op.name for op in family.op.body.block.ops][:-1]
-    text = names[-1] if names else "join"
-    place = location_text(family.op.location)
-    return text if place is None else f"{text} at {place}"
-
-
 @dataclass(frozen=True)
 class _Proof:
     """The checks; each raises MpkirError at the first violation."""
 
     schedule: Schedule
-    order: HappensBefore
-
-    def describe(self, task: int) -> str:
-        """A task with its operator and where in the model it comes from."""
-        return f"{self.schedule.label(task)} ({_operator(self.schedule.family_of(task))})"
+    done: HappensBefore
+    """What is done before what."""
+    seen: HappensBefore
+    """What is seen by whom; the same if no hand-off is by flag."""
+    flags: Flags | None
 
     def race(self, earlier: int, later: int, overlap: Overlap, steps: str) -> MpkirError:
         """What to say about two conflicting tasks that nothing orders."""
         first, second = _VERBS[overlap.hazard]
         buffer = overlap.later.access.buffer.sym.data
         a, b = self.schedule.label(earlier), self.schedule.label(later)
-        return MpkirError(
-            f"race {steps}: {self.describe(earlier)} {first} {buffer!r} and "
-            f"{self.describe(later)} {second} the same elements, but nothing orders them",
-            where="schedule",
-            hint=f"an edge from {a} to {b} is missing",
+        return schedule_error(
+            f"race {steps}: {self.schedule.describe(earlier)} {first} {buffer!r} and "
+            f"{self.schedule.describe(later)} {second} the same elements, but nothing orders them",
+            f"an edge from {a} to {b} is missing",
         )
 
     def steps_stay_apart(self) -> None:
         """No signal of the next step can be taken for one of this step."""
+        flag = self.schedule.having(Handoff.FLAG)
         for family, edges in zip(self.schedule.families, self.schedule.signals, strict=True):
-            begin = int(self.schedule.offsets[family.number])
-            clocks = self.order.clocks[1, begin : begin + family.size]
+            tasks = self.schedule.tasks_of(family)
+            clocks = self.done.clocks[1, tasks.start : tasks.stop]
             for edge in edges:
-                early = np.flatnonzero((clocks < self.order.fired[0, edge.counter]).any(axis=1))
+                early = (clocks < self.done.fired[0, edge.counter]).any(axis=1)
+                early = np.flatnonzero(early & ~flag[edge.counter])
                 if len(early):
-                    at = int(early[0])
-                    raise MpkirError(
-                        f"{self.describe(begin + at)} may signal "
-                        f"{self.schedule.counters[edge.counter[at]]} in the next step before it "
-                        "has fired in this one",
-                        where="schedule",
-                        hint="let it wait, with lag 1, for the end of the step",
-                    )
+                    raise self.early_signal(tasks[int(early[0])], int(edge.counter[early[0]]))
+
+    def early_signal(self, task: int, counter: int) -> MpkirError:
+        """What to say about a task that may signal in the next step before others have in this."""
+        sources = self.schedule.all_signals.of(counter)
+        open = ~self.done.ordered(sources, np.full(len(sources), task), 1)
+        source = int(sources[open][0])
+        return schedule_error(
+            f"{self.schedule.describe(task)} may signal {self.schedule.counters[counter]} in the "
+            f"next step before {self.schedule.describe(source)} has in this one",
+            f"an edge from {self.schedule.label(source)} to {self.schedule.label(task)} of the "
+            "next step is missing: let it wait, with lag 1, for the end of the step",
+        )
+
+    def stops_in_time(self) -> None:
+        """A task that may end the loop runs before any task of the next step."""
+        for family in self.schedule.families:
+            stops = (op.properties.get("stop") for op in family.op.body.block.ops)
+            if not any(isinstance(s, DenseArrayBase) and s.data.data for s in stops):
+                continue
+            tasks = np.array(self.schedule.tasks_of(family))
+            early = np.flatnonzero(~self.seen.follows(tasks))
+            if len(early):
+                task = int(early[0])
+                open = ~self.seen.ordered(tasks, np.full(len(tasks), task), 1)
+                stop = int(tasks[open][0])
+                raise schedule_error(
+                    f"{self.schedule.describe(task)} may run in the next step before "
+                    f"{self.schedule.describe(stop)} has stopped the loop",
+                    f"an edge from {self.schedule.label(stop)} to {self.schedule.label(task)} of "
+                    "the next step is missing: let it wait, with lag 1, for the end of the step",
+                )
 
     def within_step(self, touches: Touches) -> None:
         """Conflicting tasks of different families happen in the order of their grids."""
@@ -138,19 +140,27 @@ class _Proof:
 
     def unordered(self, overlap: Overlap, step: int) -> tuple[int, int] | None:
         """Two tasks of an overlap that do not happen in its order."""
+        order = self.done if overlap.hazard is Hazard.WRITE_AFTER_READ else self.seen
         for a, b in self.groups(overlap):
             # What all of `b` have seen against the last of `a` on each worker.
-            wanted = np.zeros(self.schedule.workers, np.int64)
-            np.maximum.at(wanted, self.schedule.worker[a], self.order.position(0, a))
-            if (self.order.clocks[step, b].min(axis=0) >= wanted).all():
+            if (order.clocks[step, b].min(axis=0) >= order.needed(a)).all():
                 continue
             for task in b:
-                late = np.flatnonzero(~self.order.ordered(a, np.full(len(a), task), step))
+                late = np.flatnonzero(self.open(overlap, a, np.full(len(a), task), step))
                 if len(late):
                     return int(a[late[0]]), int(task)
         a, b = self.pairs(overlap)
-        late = np.flatnonzero(~self.order.ordered(a, b, step))
+        late = np.flatnonzero(self.open(overlap, a, b, step))
         return (int(a[late[0]]), int(b[late[0]])) if len(late) else None
+
+    def open(self, overlap: Overlap, a: Ints, b: Ints, step: int) -> npt.NDArray[np.bool_]:
+        """Which pairs of conflicting tasks nothing orders."""
+        if overlap.hazard is Hazard.WRITE_AFTER_READ:
+            return ~self.done.ordered(a, b, step)
+        result = ~self.seen.ordered(a, b, step)
+        if self.flags is not None and overlap.hazard is Hazard.READ_AFTER_WRITE:
+            result &= ~self.flags.carry(a, b, step)
+        return result
 
     def groups(self, overlap: Overlap) -> Iterator[tuple[Ints, Ints]]:
         """Sets of tasks of which each earlier one conflicts with each later one, if few sets do."""
@@ -224,30 +234,34 @@ def _pairs(overlap: Overlap) -> tuple[Ints, Ints]:
 class VerifySchedulePass(ModulePass):
     """Prove that the module runs without race or deadlock, whatever the timing, over all its steps.
 
-    Conflicting tasks are ordered as their grids are, within a step and from step to step; no task
-    waits for ever; every counter gets the signals it expects, each in its step; what a task reads
-    has been written; stages fit the ring. A violation is an error that names the tasks, their
-    operators, where they come from in the model, and the missing edge.
+    Conflicting tasks are ordered as their grids are, within a step and from step to step, by means
+    that reach as far as they have to; no task waits for ever; every counter gets the signals it
+    expects, each in its step; what a task reads has been written; every stage of the ring is used
+    once. A violation is an error that names the tasks, their operators, where they come from in the
+    model, and the missing edge.
     """
 
     name = "mpk-verify-schedule"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        try:
-            schedule = schedule_of(op)
-            if not schedule.families:
-                return
-            touches = touches_of(schedule.families)
-            errors = [*stage_errors(op), *unwritten_reads(schedule.families, touches)]
-            if errors:
-                raise ScheduleError(errors[0])
-            order = happens_before(schedule)
-        except ScheduleError as error:
-            raise MpkirError(str(error), where="schedule") from error
-        proof = _Proof(schedule, order)
+        schedule = schedule_of(op)
+        if not schedule.families:
+            return
+        touches = touches_of(schedule.families)
+        check_stages(op, schedule)
+        check_coverage(schedule, touches)
+        done = seen = happens_before(schedule)
+        check_reach(schedule)
+        flags = None
+        if schedule.having(Handoff.FLAG).any():
+            seen = happens_before(schedule, through_flags=False)
+            flags = Flags(schedule, done)
+            flags.check(touches)
+        proof = _Proof(schedule, done, seen, flags)
         proof.steps_stay_apart()
+        proof.stops_in_time()
         proof.within_step(touches)
-        follows = bool(order.follows_step().all())
+        follows = bool(seen.follows(np.arange(schedule.tasks)).all())
         for each in touches.values():
             proof.within_families(each)
             if not follows:
