@@ -26,7 +26,7 @@ from mpkir.dialects import task
 from mpkir.dialects.tensor import EmbeddingOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
-from mpkir.pipeline import lower
+from mpkir.pipeline import POLICY, lower
 from mpkir.progress import SILENT, Progress
 from mpkir.registry import include_directories, named
 from mpkir.runtime.artifact import Artifact, check_replaceable, load_artifact, write_artifact
@@ -50,6 +50,7 @@ def compile_module(
     tokens_per_step: int = 1,
     progress: Progress = SILENT,
     dump: str | Path | None = None,
+    policy: str = POLICY,
 ) -> Artifact:
     """Compile a tensor-level module, which is changed in place, and write its artifact.
 
@@ -57,19 +58,19 @@ def compile_module(
     into the compilation; what lies there already, whole and unchanged, is taken as it is.
     `constants` are small tensors kept in the artifact; `weights` are stored with it, `weight_files`
     referred to; with neither the loader brings them. `dump` is a directory that gets the IR after
-    every pass. Raises MpkirError.
+    every pass; `policy` schedules the tasks. Raises MpkirError.
     """
     if output is not None:
         check_replaceable(output)
     constants, extra_files = dict(constants or {}), dict(extra_files or {})
     if output is None:
         with progress.stage("look into the cache"):
-            parts = (machine, sorted(cpu_features()), signature, language, tokens_per_step)
+            parts = (machine, sorted(cpu_features()), signature, language, tokens_per_step, policy)
             output = _cached_output(module, parts, constants, extra_files)
             held = _artifact_at(output)
         if held is not None and dump is None:
             return held
-    _lower(module, machine, progress, dump)
+    _lower(module, machine, progress, dump, policy)
     with progress.stage("emit"):
         bodies = bodies_of(module)
         table = table_of(module)
@@ -163,7 +164,13 @@ def weight_bytes_per_step(module: ModuleOp) -> int:
     return sum(total.values())
 
 
-def _lower(module: ModuleOp, machine: Machine, progress: Progress, dump: str | Path | None) -> None:
+def _lower(
+    module: ModuleOp,
+    machine: Machine,
+    progress: Progress,
+    dump: str | Path | None,
+    policy: str,
+) -> None:
     directory = None if dump is None else Path(dump)
     if directory is not None:
         _make_directory(directory)
@@ -182,7 +189,7 @@ def _lower(module: ModuleOp, machine: Machine, progress: Progress, dump: str | P
             (directory / f"{count:02d}-{stage.name}.mlir").write_text(text_of(module))
             count += 1
 
-    lower(module, machine, on_pass=on_pass, after_pass=after_pass)
+    lower(module, machine, policy=policy, on_pass=on_pass, after_pass=after_pass)
 
 
 def _make_directory(path: Path) -> None:
@@ -229,13 +236,15 @@ def compile(
     output: str | Path | None = None,
     progress: Progress = SILENT,
     dump: str | Path | None = None,
+    policy: str = POLICY,
 ) -> Program:
     """Compile an exported program, or a module with example arguments, into a program like it.
 
     target: "cpu", a GPU of `machines/` ("h100", ..) or an architecture ("sm_80"); workers: threads
     or SMs to use, all by default; output: the artifact's directory, which then holds the weights
-    too, by default one in the cache. Parameters are used in place where they lie on the target's
-    device already. Raises MpkirError for what cannot be exported, imported or compiled.
+    too, by default one in the cache; policy: who schedules the tasks ("round-robin", "hybrid", ..,
+    see docs/scheduling.md). Parameters are used in place where they lie on the target's device
+    already. Raises MpkirError for what cannot be exported, imported or compiled.
     """
     from mpkir.frontend import (
         export_module,
@@ -271,5 +280,6 @@ def compile(
         signature=signature_of(program),
         progress=progress,
         dump=dump,
+        policy=policy,
     )
     return Program(artifact, weights=tensors)

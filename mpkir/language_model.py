@@ -14,6 +14,7 @@ from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
 from mpkir.frontend import decode_step, weights_of, without_torch_notes
 from mpkir.machine import machine_named
+from mpkir.pipeline import POLICY
 from mpkir.progress import SILENT, Progress
 from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
@@ -44,11 +45,12 @@ class LanguageModel(LoadedLanguageModel):
         output: str | Path | None = None,
         progress: Progress = SILENT,
         dump: str | Path | None = None,
+        policy: str = POLICY,
     ) -> LanguageModel:
         """Load a model's weights and tokenizer, compile its decode step, and bind both.
 
         source: a directory, a hub name that is in the local cache, or a .gguf file; target and
-        workers as in `mpkir.compile`; capacity: longest sequence; output: the artifact's
+        workers and policy as in `mpkir.compile`; capacity: longest sequence; output: the artifact's
         directory, which then holds the weights too; without it the artifact lies in the cache and
         the weights stay where they are. Raises MpkirError.
         """
@@ -67,6 +69,7 @@ class LanguageModel(LoadedLanguageModel):
             output=output,
             progress=progress,
             dump=dump,
+            policy=policy,
         )
 
     @classmethod
@@ -82,6 +85,7 @@ class LanguageModel(LoadedLanguageModel):
         output: str | Path | None = None,
         progress: Progress = SILENT,
         dump: str | Path | None = None,
+        policy: str = POLICY,
     ) -> LanguageModel:
         """Compile a causal language model that transformers has built; weights stay in place."""
         weights = weights_of(model)
@@ -96,6 +100,7 @@ class LanguageModel(LoadedLanguageModel):
             weights=weights if output is not None else None,
             progress=progress,
             dump=dump,
+            policy=policy,
         )
         return cls(Program(artifact, weights=weights))
 
@@ -113,6 +118,7 @@ def compile_language_model(
     weight_files: Sequence[str | Path] = (),
     progress: Progress = SILENT,
     dump: str | Path | None = None,
+    policy: str = POLICY,
 ) -> Artifact:
     """Compile a language model's decode step; its parameters may lie on the meta device.
 
@@ -140,6 +146,7 @@ def compile_language_model(
         extra_files=_tokenizer_files(tokenizer),
         progress=progress,
         dump=dump,
+        policy=policy,
     )
 
 

@@ -31,8 +31,11 @@ from mpkir.passes.widen_activations import WidenActivationsPass
 from mpkir.registry import named
 from mpkir.registry import stages as stages_of_plugins
 
+POLICY = "round-robin"
+"""Who schedules the tasks where the user does not say."""
 
-def stages(machine: Machine) -> tuple[ModulePass, ...]:
+
+def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
     """The passes from an imported module to a scheduled one, for a machine."""
     workers, tiles = machine.workers, machine.tiles
     own = (
@@ -64,7 +67,7 @@ def stages(machine: Machine) -> tuple[ModulePass, ...]:
         # Weights go through shared memory ahead of the tasks that need them.
         *((_ring_pass(machine),) if machine.streams else ()),
         # A worker and a place for every task; then the proof that the result is safe.
-        ScheduleTasksPass(workers=workers, machine=machine.name),
+        ScheduleTasksPass(workers=workers, machine=machine.name, policy=policy),
         VerifySchedulePass(),
     )
     return _with_plugins(own)
@@ -113,6 +116,7 @@ def lower(
     module: ModuleOp,
     machine: Machine,
     *,
+    policy: str = POLICY,
     on_pass: Callable[[ModulePass], None] = lambda stage: None,
     after_pass: Callable[[ModulePass, ModuleOp], None] = lambda stage, module: None,
 ) -> tuple[PassTiming, ...]:
@@ -123,7 +127,7 @@ def lower(
     """
     ctx = context()
     timings: list[PassTiming] = []
-    for stage in stages(machine):
+    for stage in stages(machine, policy):
         on_pass(stage)
         begin = perf_counter()
         stage.apply(ctx, module)
@@ -138,15 +142,16 @@ def lower(
 class DefaultPipelinePass(ModulePass):
     """The default pipeline for a target, e.g. `mpk-pipeline{target=h100}`.
 
-    `workers` overrides the machine's number of SMs or threads.
+    `workers` overrides the machine's number of SMs or threads, `policy` schedules the tasks.
     """
 
     name = "mpk-pipeline"
 
     target: str = "h100"
     workers: int | None = None
+    policy: str = POLICY
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         machine = machine_named(self.target, workers=self.workers)
-        for stage in stages(machine):
+        for stage in stages(machine, self.policy):
             stage.apply(ctx, op)

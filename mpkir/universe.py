@@ -43,6 +43,8 @@ _TARGETS = {
 }
 
 _SCHEDULERS = {
+    "dynamic": "mpkir.passes.scheduling.dynamic:DynamicPolicy",
+    "hybrid": "mpkir.passes.scheduling.hybrid:Hybrid",
     "round-robin": "mpkir.passes.scheduling.round_robin:RoundRobin",
 }
 

@@ -59,6 +59,8 @@ class Body:
     op: task.GridOp
     """The first family of this body; its region is the computation on tiles."""
     families: tuple[str, ...]
+    is_dynamic: bool
+    """Whether tasks of one of the families are given out while the program runs."""
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -102,6 +104,8 @@ def _code_key(op: task.GridOp) -> str:
     for value, box in zip((*op.reads, *op.writes), op.boxes.data, strict=True):
         printer.print_attribute(value.type)
         printer.print_attribute(box)
+    if op.stream is not None:
+        printer.print_attribute(op.stream)
     printer.print_region(_without_name_hints(op))
     return text.getvalue()
 
@@ -135,6 +139,7 @@ def bodies_of(module: ModuleOp) -> tuple[Body, ...]:
             _operands(ops[0].writes, ops[0].write_boxes),
             ops[0],
             tuple(op.sym_name.data for op in ops),
+            any(op.dynamic is not None for op in ops),
         )
         for index, ops in enumerate(groups.values())
     )

@@ -24,6 +24,7 @@ from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
 from mpkir.backends.body import Body, bodies_of
 from mpkir.dialects import event, task
 from mpkir.errors import MpkirError
+from mpkir.runtime.releases import release_arrivals
 from mpkir.runtime.table import MAX_OPERANDS, Table, TableNames, TaskField
 
 _FLOATS: dict[type[Attribute], str] = {
@@ -176,7 +177,7 @@ def table_of(module: ModuleOp) -> Table:
     slots: list[Ints] = []
     for family in families:
         op = family.op
-        if op.workers is None or op.slots is None:
+        if op.dynamic is None and (op.workers is None or op.slots is None):
             raise MpkirError(
                 "the tasks have no workers",
                 where=f"@{family.name}",
@@ -193,15 +194,28 @@ def table_of(module: ModuleOp) -> Table:
             table[:, TaskField.WAIT_LAG] = lag
         table[:, TaskField.SIGNAL_EVENT] = signal
         rows.append(table)
-        placed.append(np.array(op.workers.get_values(), np.int64))
-        slots.append(np.array(op.slots.get_values(), np.int64))
+        # Dynamic tasks stand behind the last worker's, by the event that releases them.
+        placed.append(
+            np.full(family.size, workers)
+            if op.workers is None
+            else np.array(op.workers.get_values(), np.int64)
+        )
+        slots.append(wait if op.slots is None else np.array(op.slots.get_values(), np.int64))
     tasks, worker = np.concatenate(rows), np.concatenate(placed)
     order = np.lexsort((np.concatenate(slots), worker))
     tasks, worker = tasks[order], worker[order]
+    static = int((worker < workers).sum())
     _execute_few(tasks, worker, workers)
+    tasks[:, TaskField.RELEASE_ARRIVALS] = release_arrivals(
+        tasks[:, TaskField.SIGNAL_EVENT],
+        tasks[static:, TaskField.WAIT_EVENT],
+        np.array(arrivals, np.int32),
+    )
     table = Table(
         tasks=np.ascontiguousarray(tasks, np.int32),
-        workers=np.array([0, *accumulate(np.bincount(worker, minlength=workers))], np.int32),
+        workers=np.array(
+            [0, *accumulate(np.bincount(worker[:static], minlength=workers))], np.int32
+        ),
         families=np.array([_family_row(f, body_of[f.name], ids) for f in families], np.int32),
         events=np.array(arrivals, np.int32),
         names=TableNames(

@@ -81,6 +81,8 @@ class ScheduleTasksPass(ModulePass):
         ):
             if isinstance(each, Dynamic):
                 family.op.workers = family.op.slots = None
+                # Nobody can fetch weights ahead of a task whose worker is not known yet.
+                family.op.stream = None
                 family.op.properties["dynamic"] = UnitAttr()
             else:
                 assert slots is not None

@@ -21,6 +21,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.cache import cache_directory
 from mpkir.runtime.host import cpu_arch, cpu_features
+from mpkir.runtime.queues import Dynamic, dynamic_part, queue_words
 from mpkir.runtime.table import Table
 
 INCLUDE = Path(__file__).parents[1] / "backends" / "cpu" / "include"
@@ -125,6 +126,7 @@ class LaunchArgs(ctypes.Structure):
         ("steps", ctypes.c_int),
         ("epoch", ctypes.c_uint),
         ("watchdog", ctypes.c_longlong),
+        ("dynamic", Dynamic),
     )
 
 
@@ -178,6 +180,9 @@ class CpuProgram:
         addresses = [_address(name, b) for name, b in zip(names, buffers, strict=True)]
         self._pointers = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
         self._counters = np.zeros(max(1, len(table.events)), np.uint32)
+        self._released = table.released
+        self._queues = np.zeros((table.worker_count, queue_words(table)), np.uint64)
+        self._dynamic = dynamic_part(table, self._released.ctypes.data, self._queues.ctypes.data)
         self._epoch = 0
 
     def run(self, position: int, steps: int) -> int:
@@ -198,9 +203,11 @@ class CpuProgram:
             steps,
             self._epoch,
             int(self.watchdog_s * 1e9),
+            self._dynamic,
         )
         if self._library.mpk_run(ctypes.byref(args)) != 0:
             self._counters[:] = 0
+            self._queues[:] = 0
             self._epoch = 0
             raise self._fault(control)
         done = min(control.stop_at, steps)
@@ -217,7 +224,7 @@ class CpuProgram:
             f"worker {control.fault_worker} waited more than {self.watchdog_s:g} s for event "
             f"{self.table.names.events[control.fault_event]}, which stands at {control.fault_seen} "
             f"and should reach {control.fault_wanted}",
-            where=f"task {self.table.task_label(control.fault_task)}",
+            where=self.table.waiting_label(control.fault_task),
             hint="a task that signals the event is missing or stuck; `mpk inspect` shows which",
         )
 

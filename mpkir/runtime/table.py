@@ -1,12 +1,15 @@
 """The table of a compiled program: which worker runs which task when, as four int32 arrays.
 
     tasks    [n, 8]   family, index, wait_event, wait_arrivals, wait_lag,
-                      signal_event, signal_amount, 0
+                      signal_event, signal_amount, release_arrivals
     workers  [w + 1]  worker k runs tasks[workers[k] : workers[k + 1]] in this order
     families [f, 16]  body, grid_size, stream_rows, stream_weights, buffer ids x 12 (padded with -1)
     events   [e]      arrivals per step
 
-A wait or signal of -1 means none. The kernel reads the arrays as they are (see docs/table.md).
+A wait or signal of -1 means none. tasks[workers[w] :] are dynamic: by the event they wait for, and
+given to a worker when it fires. release_arrivals is not 0 where the task signals an event that
+dynamic tasks wait for: the arrivals of that event. The kernel reads the arrays as they are (see
+docs/table.md).
 """
 
 from __future__ import annotations
@@ -15,14 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import TypeAlias
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from mpkir.errors import MpkirError
-
-Ints: TypeAlias = npt.NDArray[np.int32]
+from mpkir.runtime.releases import Ints, last_event, release_arrivals, released_by
 
 ARRAYS = ("tasks", "workers", "families", "events")
 FIRST_OPERAND = 4
@@ -40,7 +42,7 @@ class TaskField(IntEnum):
     WAIT_LAG = 4
     SIGNAL_EVENT = 5
     SIGNAL_AMOUNT = 6
-    RESERVED = 7
+    RELEASE_ARRIVALS = 7
 
 
 class FamilyField(IntEnum):
@@ -80,6 +82,21 @@ class Table:
     def task_count(self) -> int:
         return len(self.tasks)
 
+    @property
+    def first_dynamic(self) -> int:
+        """The first dynamic task; the number of those that have a place."""
+        return int(self.workers[-1])
+
+    @property
+    def dynamic_count(self) -> int:
+        return len(self.tasks) - self.first_dynamic
+
+    @property
+    def released(self) -> Ints:
+        """Event k releases tasks[released[k] : released[k + 1]]; [e + 1]."""
+        waits = self.tasks[self.first_dynamic :, TaskField.WAIT_EVENT]
+        return released_by(waits, len(self.events), self.first_dynamic)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Table):
             return NotImplemented
@@ -91,6 +108,10 @@ class Table:
         """Name task number `task` for a message, e.g. "l3.gate_up[5]"."""
         row = self.tasks[task]
         return f"{self.names.families[row[TaskField.FAMILY]]}[{row[TaskField.INDEX]}]"
+
+    def waiting_label(self, task: int) -> str:
+        """Who waited, for a message: task number `task`, or -1 for a worker at its list's end."""
+        return f"task {self.task_label(task)}" if task >= 0 else "the end of the step"
 
     def operands(self, family: int) -> tuple[int, ...]:
         """Buffer ids of a family: what its body reads, then what it writes."""
@@ -104,6 +125,7 @@ class Table:
         self._check_families()
         self._check_tasks()
         self._check_events()
+        self._check_dynamic()
 
     def save(self, folder: Path) -> None:
         """Write tasks.npy, workers.npy, families.npy and events.npy; the names are not written."""
@@ -149,7 +171,7 @@ class Table:
             _refuse("the table has no worker")
         if offsets[0] != 0 or np.any(np.diff(offsets) < 0):
             _refuse("the worker offsets do not start at 0 and rise")
-        if offsets[-1] != len(self.tasks):
+        if offsets[-1] > len(self.tasks):
             _refuse(f"the workers run {offsets[-1]} tasks, but the table has {len(self.tasks)}")
 
     def _check_families(self) -> None:
@@ -180,8 +202,6 @@ class Table:
             _refuse(f"{self.task_label(int(order[same[0]]))} is in the table twice")
         if len(tasks) != sizes.sum():
             _refuse(f"the table has {len(tasks)} tasks, but its grids have {sizes.sum()}")
-        if tasks[:, f.RESERVED].any():
-            _refuse("the last column of a task is not 0")
 
     def _check_events(self) -> None:
         tasks, f, events = self.tasks, TaskField, self.events
@@ -216,27 +236,82 @@ class Table:
                 f"but its tasks signal {raised[at]}"
             )
 
+    def _check_dynamic(self) -> None:
+        tasks, f = self.tasks, TaskField
+        dynamic = tasks[self.first_dynamic :]
+        waits = dynamic[:, f.WAIT_EVENT]
+        bare = (waits < 0) | (dynamic[:, f.WAIT_LAG] != 0)
+        if bare.any():
+            task = self.first_dynamic + int(bare.argmax())
+            _refuse(
+                f"no worker has {self.task_label(task)} in its list, and it waits for no event of "
+                "its own step that could release it"
+            )
+        if np.any(np.diff(waits) < 0):
+            at = self.first_dynamic + int((np.diff(waits) < 0).argmax()) + 1
+            _refuse(f"dynamic {self.task_label(at)} does not stand with those of its event")
+        silent = dynamic[:, f.SIGNAL_EVENT] < 0
+        if silent.any():
+            task = self.first_dynamic + int(silent.argmax())
+            _refuse(f"dynamic {self.task_label(task)} signals no event, so nobody knows its end")
+        arrivals = release_arrivals(tasks[:, f.SIGNAL_EVENT], waits, self.events)
+        wrong = tasks[:, f.RELEASE_ARRIVALS] != arrivals
+        if wrong.any():
+            at = int(wrong.argmax())
+            _refuse(
+                f"{self.task_label(at)} has release arrivals {tasks[at, f.RELEASE_ARRIVALS]}, "
+                f"expected {arrivals[at]}: those of the event it signals, if that releases tasks"
+            )
+        if len(dynamic):
+            self.last_event()
+
+    def last_event(self) -> int:
+        """The event after which a step's dynamic tasks are all done, and before which none of the
+        next step's is released.
+
+        So each is out once at a time, and a worker's queue needs room for those of one step only.
+        Raises MpkirError if there is none.
+        """
+        tasks, f = self.tasks, TaskField
+        columns = (tasks[:, f.WAIT_EVENT], tasks[:, f.WAIT_LAG], tasks[:, f.SIGNAL_EVENT])
+        event = last_event(*columns, self.workers, len(self.events))
+        if event is None:
+            _refuse(
+                f"dynamic {self.task_label(self.first_dynamic)} and its like: no event that a step "
+                "begins with has them before it in their own step and behind it in the next"
+            )
+        return event
+
 
 def build_table(
     worker_tasks: Sequence[Sequence[Sequence[int]]],
     families: Sequence[Sequence[int]],
     events: Sequence[int],
     names: TableNames,
+    dynamic: Sequence[Sequence[int]] = (),
 ) -> Table:
     """Pack lists into a validated table.
 
-    worker_tasks  per worker, in order, rows of `Table.tasks`
+    worker_tasks  per worker, in order, rows of `Table.tasks` without the last column
+    dynamic       rows of dynamic tasks, by the event they wait for
     families      rows of `Table.families`; the buffer ids need no padding
     events        arrivals per step
     """
-    rows = [row for tasks in worker_tasks for row in tasks]
+    lists = [*worker_tasks, dynamic]
+    rows = [[*row[: TaskField.RELEASE_ARRIVALS], 0] for tasks in lists for row in tasks]
     width = FIRST_OPERAND + MAX_OPERANDS
     padded = [[*family, *[-1] * (width - len(family))] for family in families]
+    arrivals = np.array(events, np.int32)
+    tasks = np.array(rows, np.int32).reshape(len(rows), len(TaskField))
+    placed = len(rows) - len(dynamic)
+    tasks[:, TaskField.RELEASE_ARRIVALS] = release_arrivals(
+        tasks[:, TaskField.SIGNAL_EVENT], tasks[placed:, TaskField.WAIT_EVENT], arrivals
+    )
     table = Table(
-        tasks=np.array(rows, np.int32).reshape(len(rows), len(TaskField)),
+        tasks=tasks,
         workers=np.cumsum([0, *map(len, worker_tasks)], dtype=np.int32),
         families=np.array(padded, np.int32).reshape(len(families), width),
-        events=np.array(events, np.int32),
+        events=arrivals,
         names=names,
     )
     table.validate()
@@ -267,5 +342,5 @@ def _in_range(values: Ints, low: int, end: int | None, owner: str, what: str) ->
         _refuse(f"{owner} {at[0]} has {what} {values[tuple(at)]}, expected {limit}")
 
 
-def _refuse(what: str) -> None:
+def _refuse(what: str) -> NoReturn:
     raise MpkirError(what, where="table", hint=_COMPILE_AGAIN)

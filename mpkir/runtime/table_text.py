@@ -18,6 +18,8 @@ from mpkir.errors import MpkirError
 from mpkir.runtime.table import MAX_OPERANDS, FamilyField, Table, TableNames, TaskField, build_table
 
 VERSION = 1
+DYNAMIC_VERSION = 2
+"""Of a table with dynamic tasks, which readers of the first version would refuse."""
 
 _BARE_NAME = re.compile(r"[A-Za-z_][\w.$-]*", re.ASCII)
 _INT32_MAX = 2**31 - 1
@@ -56,7 +58,7 @@ def assemble(text: str, source: str = "table") -> Table:
 
 def _lines(table: Table) -> Iterator[str]:
     names = table.names
-    yield f"mpkt {VERSION}"
+    yield f"mpkt {DYNAMIC_VERSION if table.dynamic_count else VERSION}"
     yield ""
     yield from (f"buffer {_spell(name)}" for name in names.buffers)
     yield ""
@@ -80,6 +82,11 @@ def _lines(table: Table) -> Iterator[str]:
         yield ""
         yield f"worker {worker}"
         for row in table.tasks[offsets[worker] : offsets[worker + 1]].tolist():
+            yield _task_line(row, families, events)
+    if table.dynamic_count:
+        yield ""
+        yield "dynamic"
+        for row in table.tasks[table.first_dynamic :].tolist():
             yield _task_line(row, families, events)
 
 
@@ -120,6 +127,7 @@ class _Reader(lark.Transformer[Token, None]):
         self._families: list[list[int]] = []
         self._arrivals: list[int] = []
         self._workers: list[list[tuple[int, ...]]] = []
+        self._dynamic: list[tuple[int, ...]] = []
 
     def table(self) -> Table:
         """The table of all lines read. Raises MpkirError if they contradict each other."""
@@ -130,7 +138,7 @@ class _Reader(lark.Transformer[Token, None]):
             events=tuple(self._ids["event"]),
         )
         try:
-            return build_table(self._workers, self._families, self._arrivals, names)
+            return build_table(self._workers, self._families, self._arrivals, names, self._dynamic)
         except MpkirError as error:
             raise MpkirError(error.what, where=self._source, hint="mend the text") from error
 
@@ -145,8 +153,11 @@ class _Reader(lark.Transformer[Token, None]):
 
     def start(self, children: list[Any]) -> None:
         version = children[0]
-        if version != str(VERSION):
-            self._refuse_at(version, f"version {version} of the text form, expected {VERSION}")
+        if version not in (str(VERSION), str(DYNAMIC_VERSION)):
+            self._refuse_at(
+                version,
+                f"version {version} of the text form, expected {VERSION} or {DYNAMIC_VERSION}",
+            )
 
     def buffer(self, children: list[Token]) -> None:
         self._declare("buffer", children[0])
@@ -178,9 +189,12 @@ class _Reader(lark.Transformer[Token, None]):
             self._refuse_at(number, f"expected worker {len(self._workers)} here")
         self._workers.append(tasks)
 
+    def dynamic(self, children: list[tuple[int, ...]]) -> None:
+        self._dynamic += children
+
     def task(self, children: list[Any]) -> tuple[int, ...]:
         site, (event, arrivals, lag), (signal, amount) = children
-        return (*self._split("family", site), event, arrivals, lag, signal, amount, 0)
+        return (*self._split("family", site), event, arrivals, lag, signal, amount)
 
     def wait(self, children: list[Any]) -> tuple[int, int, int]:
         if not children:

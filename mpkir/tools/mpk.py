@@ -40,6 +40,10 @@ Workers = Annotated[
     int | None, typer.Option(help="SMs or threads to use; all of the target's by default.")
 ]
 Capacity = Annotated[int | None, typer.Option(help="Longest sequence; at most 1024 by default.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(help="Who schedules the tasks: round-robin, hybrid, dynamic, or a plugin's."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the Python traceback of an error.")]
 
 
@@ -120,6 +124,7 @@ def compile(
         list[Path] | None,
         typer.Option(help="Safetensors to refer to, for IR or a config.json; may be repeated."),
     ] = None,
+    policy: Policy = None,
     dump: Annotated[
         Path | None, typer.Option("--dump-dir", help="Write the IR after every pass here.")
     ] = None,
@@ -148,6 +153,7 @@ def compile(
             output=output,
             weight_files=weights or (),
             dump=dump,
+            **({} if policy is None else {"policy": policy}),
             progress=display.progress,
         )
     print(artifact.path)
@@ -258,19 +264,38 @@ def bench(
 @app.command()
 @_readable_errors
 def inspect(
-    artifact: ArtifactPath,
+    source: Annotated[
+        str, typer.Argument(help="A directory that `mpk compile` wrote; with --graph a source.")
+    ],
+    graph: Annotated[
+        bool,
+        typer.Option(
+            "--graph", help="Count tasks, dependent pairs, events, waits of a source or of IR."
+        ),
+    ] = False,
+    target: Target = "h100",
+    workers: Workers = None,
+    capacity: Capacity = None,
     debug: Debug = False,
 ) -> None:
     """Show what an artifact holds: target, buffers, bodies, tasks, events.
 
+    With --graph: how big the task graph of a model or of IR at any level is.
+
     \b
-    Example:
+    Examples:
       mpk inspect smollm2
+      mpk inspect config.json --graph -t h100
+      mpk inspect dump/09-mpk-linearize-tasks.mlir --graph
     """
-    from mpkir.tools.inspection import describe
+    from mpkir.tools.inspection import describe, describe_graph
 
     console = Console()
-    for part in describe(artifact):
+    if not graph:
+        parts = describe(Path(source))
+    else:
+        parts = describe_graph(source, target, workers, capacity)
+    for part in parts:
         console.print(part)
 
 

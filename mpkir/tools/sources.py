@@ -16,6 +16,7 @@ from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
 from mpkir.language_model import LanguageModel, capacity_for, compile_language_model
 from mpkir.machine import machine_named
+from mpkir.pipeline import POLICY
 from mpkir.progress import Progress
 from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import LoadedLanguageModel
@@ -99,6 +100,7 @@ def compile_source(
     output: Path | None,
     weight_files: Sequence[Path] = (),
     dump: Path | None,
+    policy: str = POLICY,
     progress: Progress,
 ) -> Artifact:
     """Compile whatever `source` names; a checkpoint's weights are stored in the artifact.
@@ -128,6 +130,7 @@ def compile_source(
             signature=found.signature,
             progress=progress,
             dump=dump,
+            policy=policy,
         )
     options: dict[str, Any] = {
         "capacity": capacity,
@@ -135,6 +138,7 @@ def compile_source(
         "output": output,
         "progress": progress,
         "dump": dump,
+        "policy": policy,
     }
     if path.suffix == ".json":
         model = _from_config(path)

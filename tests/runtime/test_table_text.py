@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.table import ARRAYS, Table, TableNames, build_table
+from mpkir.runtime.table import ARRAYS, Table, TableNames, TaskField, build_table
 from mpkir.runtime.table_text import assemble, disassemble
 
 TEXT = """\
@@ -37,6 +37,38 @@ worker 0
 worker 1
   first[1]  wait done >= 1 lag 1  signal e0 += 1
 """
+
+
+DYNAMIC = """\
+mpkt 2
+
+buffer x
+
+body b
+
+event e0 arrivals 2
+event end arrivals 3
+
+family first = b[2] (x)
+family second = b[3] (x)
+
+worker 0
+  first[0]  wait end >= 3 lag 1  signal e0 += 2
+
+worker 1
+  first[1]  wait end >= 3 lag 1
+
+dynamic
+  second[2]  wait e0 >= 2  signal end += 1
+  second[0]  wait e0 >= 2  signal end += 1
+  second[1]  wait e0 >= 2  signal end += 1
+"""
+
+
+def test_dynamic_tasks():
+    table = assemble(DYNAMIC)
+    assert disassemble(table) == DYNAMIC
+    assert table.tasks[:, TaskField.RELEASE_ARRIVALS].tolist() == [2, 0, 0, 0, 0]
 
 
 def test_text(table: Table):
@@ -74,7 +106,7 @@ def tables(draw: st.DrawFn) -> Table:
     for (family, index), signal, amount in zip(sites, signals, amounts, strict=True):
         wait = draw(st.integers(-1, event_count - 1))
         waits = (wait, arrivals[wait], draw(st.integers(0, 1))) if wait >= 0 else (-1, 0, 0)
-        row = (family, index, *waits, signal, amount, 0)
+        row = (family, index, *waits, signal, amount)
         workers[draw(st.integers(0, len(workers) - 1))].append(row)
     small = st.integers(0, 2**31 - 1)
     operands = st.lists(st.integers(0, 3), max_size=12)
@@ -85,7 +117,24 @@ def tables(draw: st.DrawFn) -> Table:
     return build_table(workers, families, arrivals, names)
 
 
-@given(tables())
+@st.composite
+def dynamic_tables(draw: st.DrawFn) -> Table:
+    """A chain of families, each behind all of the one before; the first has places."""
+    grids = draw(st.lists(st.integers(1, 5), min_size=2, max_size=5))
+    count = len(grids)
+    workers: list[list[tuple[int, ...]]] = [[] for _ in range(draw(st.integers(1, 3)))]
+    dynamic: list[tuple[int, ...]] = []
+    for family, size in enumerate(grids):
+        given_out = family > 0 and draw(st.booleans())
+        for index in draw(st.permutations(range(size))):
+            home = dynamic if given_out else draw(st.sampled_from(workers))
+            wait = ((family - 1) % count, grids[family - 1], int(family == 0))
+            home.append((family, index, *wait, family, 1))
+    names = TableNames(("x",), ("b",), draw(names_of(count)), draw(names_of(count)))
+    return build_table(workers, [(0, size, 0, 0, 0) for size in grids], grids, names, dynamic)
+
+
+@given(tables() | dynamic_tables())
 def test_round_trip(table: Table):
     again = assemble(disassemble(table))
     assert again.names == table.names
@@ -102,7 +151,7 @@ BAD = [
         + " " * 21
         + "^\nthe grammar is mpkir/runtime/table.lark",
     ),
-    ("mpkt 1", "mpkt 2", "a.mpkt:1:6: version 2 of the text form, expected 1"),
+    ("mpkt 1", "mpkt 3", "a.mpkt:1:6: version 3 of the text form, expected 1 or 2"),
     ("mpkt 1\n", "hello\n", "a.mpkt:1:1: expected 'mpkt'"),
     ("buffer w", "buffer x", "a.mpkt:4:8: a second buffer with this name"),
     ("buffer w", 'buffer "\\q"', "a.mpkt:4:8: this is no JSON string"),

@@ -32,6 +32,7 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
         "struct Program {",
         f"  static constexpr int workers = {workers};",
         f"  static constexpr int tokens_per_step = {tokens_per_step};",
+        f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         "  static constexpr long scratch_bytes = "
         f"{max((printer.scratch_bytes for printer in printed), default=0)};",
         "",

@@ -4,7 +4,8 @@
 namespace mpk {
 
 struct Task {
-  int family, index, wait_event, wait_arrivals, wait_lag, signal_event, signal_amount, reserved;
+  int family, index, wait_event, wait_arrivals, wait_lag, signal_event, signal_amount;
+  int release_arrivals;  // of the event it signals, if that releases dynamic tasks; else 0
 };
 
 struct Family {
@@ -20,6 +21,16 @@ struct Control {
   int reserved;
 };
 
+// What programs with dynamic tasks need besides; all zero for others. docs/scheduling.md.
+struct Dynamic {
+  const int* released;         // event k releases the tasks released[k] .. released[k + 1] - 1
+  unsigned long long* queues;  // of worker k: from queues[stride * k] on
+  int stride;
+  int first, count;            // the dynamic tasks of the table
+  int last_event;              // after which all of a step are done
+  int last_arrivals;           // of that event, in a step
+};
+
 struct LaunchArgs {
   void* const* buffers;
   const Task* tasks;
@@ -31,6 +42,7 @@ struct LaunchArgs {
   int steps;
   unsigned epoch;      // steps completed since the counters were zero
   long long watchdog;  // nanoseconds that one wait may take; 0 = any time
+  Dynamic dynamic;
 };
 
 }  // namespace mpk

@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "mpk/abi.hpp"
+#include "mpk/queues.hpp"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -56,13 +57,13 @@ inline long long now() {
   return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
-// Program: static workers, scratch_bytes, run(context, body, operands, index),
+// Program: static workers, dynamic, scratch_bytes, run(context, body, operands, index),
 // prefetch(body, operands, index).
 template <class Program>
 class Worker {
  public:
   Worker(const LaunchArgs& args, int number, int spins, char* scratch)
-      : args_(args), number_(number), spins_(spins) {
+      : args_(args), number_(number), spins_(spins), queues_{args.dynamic, Program::workers} {
     context_.scratch = scratch;
     context_.control = args.control;
   }
@@ -70,20 +71,13 @@ class Worker {
   void run() {
     for (int step = 0; step < args_.steps; ++step) {
       if (leaving(step)) return;
-      context_.step = step;
-      context_.position = args_.position + (long long)step * Program::tokens_per_step;
-      int family = -1;
       for (int t = args_.workers[number_]; t < args_.workers[number_ + 1]; ++t) {
         const Task& task = args_.tasks[t];
-        const Family& f = args_.families[task.family];
-        const Operands operands{args_.buffers, f.operand};
-        if (task.wait_event >= 0 && !wait(t, task, f, operands)) return;
-        context_.first_of_run = task.family != family;
-        family = task.family;
-        Program::run(context_, f.body, operands, task.index);
-        if (task.signal_event >= 0)
-          __atomic_fetch_add(args_.counters + task.signal_event, unsigned(task.signal_amount),
-                             __ATOMIC_RELEASE);
+        if (task.wait_event >= 0 && !wait(t, step)) return;
+        execute(task, step);
+      }
+      if constexpr (Program::dynamic) {
+        if (!wait_for_last(step)) return;
       }
     }
   }
@@ -95,40 +89,99 @@ class Worker {
            __atomic_load_n(&args_.control->fault, __ATOMIC_RELAXED) != 0;
   }
 
-  bool wait(int number, const Task& task, const Family& f, const Operands& operands) const {
-    const unsigned* counter = args_.counters + task.wait_event;
-    const unsigned epoch = args_.epoch + unsigned(context_.step);
+  Operands operands(const Task& task) const {
+    return {args_.buffers, args_.families[task.family].operand};
+  }
+
+  void execute(const Task& task, int step) {
+    context_.first_of_run = task.family != last_family_ || step != context_.step;
+    context_.step = step;
+    context_.position = args_.position + (long long)step * Program::tokens_per_step;
+    last_family_ = task.family;
+    Program::run(context_, args_.families[task.family].body, operands(task), task.index);
+    if (task.signal_event >= 0) signal(task, args_.epoch + unsigned(step));
+  }
+
+  void signal(const Task& task, unsigned epoch) const {
+    unsigned* counter = args_.counters + task.signal_event;
+    const unsigned amount = unsigned(task.signal_amount);
+    if (!Program::dynamic || task.release_arrivals == 0) {
+      __atomic_fetch_add(counter, amount, __ATOMIC_RELEASE);
+      return;
+    }
+    // Acquire: what the others did before their signals is before the tasks that this one releases.
+    const unsigned count = __atomic_add_fetch(counter, amount, __ATOMIC_ACQ_REL);
+    if (count == unsigned(task.release_arrivals) * (epoch + 1u))
+      queues_.release(task.signal_event, epoch);
+  }
+
+  // Runs one task that waits in a queue: in the worker's own, or, so that none has to wait for a
+  // worker with a long task at hand, in another's. False if there was none.
+  bool serve() {
+    Queues::Taken taken = queues_.take(number_);
+    if (taken.task < 0 && Program::workers > 1) {
+      if (++other_ >= Program::workers) other_ = 0;
+      if (other_ != number_) taken = queues_.take(other_);
+    }
+    if (taken.task < 0) return false;
+    execute(args_.tasks[taken.task], int(taken.epoch - args_.epoch));
+    return true;
+  }
+
+  bool wait(int number, int step) {
+    const Task& task = args_.tasks[number];
+    const unsigned epoch = args_.epoch + unsigned(step);
     const unsigned wanted = unsigned(task.wait_arrivals) * (epoch + 1u - unsigned(task.wait_lag));
-    const auto here = [&] {
-      return int(__atomic_load_n(counter, __ATOMIC_ACQUIRE) - wanted) >= 0;
-    };
-    if (here()) return !leaving(context_.step);
-    Program::prefetch(f.body, operands, task.index);
+    if (fired(task.wait_event, wanted)) return !leaving(step);
+    Program::prefetch(args_.families[task.family].body, operands(task), task.index);
+    return poll(number, task.wait_event, wanted, step) && !leaving(step);
+  }
+
+  // At the end of the list: until all dynamic tasks of the step are done.
+  bool wait_for_last(int step) {
+    const Dynamic& d = args_.dynamic;
+    const unsigned wanted = unsigned(d.last_arrivals) * (args_.epoch + unsigned(step) + 1u);
+    return fired(d.last_event, wanted) || poll(-1, d.last_event, wanted, step);
+  }
+
+  bool fired(int event, unsigned wanted) const {
+    return int(__atomic_load_n(args_.counters + event, __ATOMIC_ACQUIRE) - wanted) >= 0;
+  }
+
+  // Until an event has fired, with what the queues have to do meanwhile; false: the worker leaves.
+  bool poll(int number, int event, unsigned wanted, int step) {
     long long since = 0;
-    for (unsigned polls = 1; !here(); ++polls) {
+    for (unsigned polls = 1; !fired(event, wanted); ++polls) {
+      if constexpr (Program::dynamic) {
+        if (serve()) {
+          since = 0;
+          continue;
+        }
+      }
       pause();
       if (polls % 64) continue;
-      if (leaving(context_.step)) return false;
+      if (leaving(step)) return false;
       if (polls >= unsigned(spins_)) sched_yield();
       if (args_.watchdog) {
         const long long time = now();
         if (!since) since = time;
-        if (time - since > args_.watchdog) return fault(number, task, wanted);
+        if (time - since > args_.watchdog) return fault(number, event, wanted);
       }
     }
-    return !leaving(context_.step);
+    return true;
   }
 
-  // The first worker to give up says where it stood; always false.
-  bool fault(int number, const Task& task, unsigned wanted) const {
+  // The first worker to give up says where it stood; always false. number: the task that waits, or
+  // -1 at the end of the list.
+  bool fault(int number, int event, unsigned wanted) const {
     static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
     Control& control = *args_.control;
     pthread_mutex_lock(&one);
     if (control.fault == 0) {
       control.fault_worker = number_;
       control.fault_task = number;
-      control.fault_event = task.wait_event;
-      control.fault_seen = __atomic_load_n(args_.counters + task.wait_event, __ATOMIC_RELAXED);
+      control.fault_event = event;
+      control.fault_seen = __atomic_load_n(args_.counters + event, __ATOMIC_RELAXED);
       control.fault_wanted = wanted;
       __atomic_store_n(&control.fault, 1, __ATOMIC_RELEASE);
     }
@@ -138,7 +191,10 @@ class Worker {
 
   const LaunchArgs& args_;
   const int number_, spins_;
+  const Queues queues_;
   Context context_{};
+  int last_family_ = -1;
+  int other_ = 0;  // whose queue was looked into last
 };
 
 // Starts the workers (number 0 is the caller) and waits for them. 0, or the fault, or -1 where the
