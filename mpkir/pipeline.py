@@ -23,6 +23,7 @@ from mpkir.passes.lower_dependencies import LowerDependenciesPass
 from mpkir.passes.normalize_events import NormalizeEventsPass
 from mpkir.passes.partition_tiles import PartitionTilesPass
 from mpkir.passes.pipeline_tasks import PipelineTasksPass
+from mpkir.passes.plan_memory import PlanMemoryPass
 from mpkir.passes.raise_operators import RaiseOperatorsPass
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.passes.split_reductions import SplitReductionsPass
@@ -58,6 +59,8 @@ def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
             task_overhead=tiles.task_overhead,
             min_elements=tiles.min_elements,
         ),
+        # Activations take each other's memory where that makes nobody wait.
+        PlanMemoryPass(),
         # Event level: who waits for whom, in as few events as that needs, one wait and one signal a
         # task.
         LowerDependenciesPass(),

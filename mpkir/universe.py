@@ -26,6 +26,7 @@ _PASSES = {
     "mpk-widen-activations": "mpkir.passes.widen_activations:WidenActivationsPass",
     "mpk-split-reductions": "mpkir.passes.split_reductions:SplitReductionsPass",
     "mpk-partition-tiles": "mpkir.passes.partition_tiles:PartitionTilesPass",
+    "mpk-plan-memory": "mpkir.passes.plan_memory:PlanMemoryPass",
     "mpk-lower-dependencies": "mpkir.passes.lower_dependencies:LowerDependenciesPass",
     "mpk-fuse-events": "mpkir.passes.fuse_events:FuseEventsPass",
     "mpk-normalize-events": "mpkir.passes.normalize_events:NormalizeEventsPass",

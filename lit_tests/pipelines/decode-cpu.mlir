@@ -5,7 +5,7 @@
 // residual is in the second; the chosen token goes into the sequence that the step began with. The
 // result is text that parses, and is proved safe again.
 
-// CHECK:       builtin.module attributes {mpk.workers = 2 : i64}
+// CHECK:       builtin.module attributes {mpk.activations = {{.*}}, mpk.workers = 2 : i64}
 // CHECK-DAG:   %[[TOKENS:.*]] = mpk_task.buffer state "tokens" initial -1
 // CHECK-DAG:   %[[LOGITS:.*]] = mpk_task.buffer output "logits"
 // CHECK-DAG:   mpk_event.tensor @end counters 1 arrivals [1]
