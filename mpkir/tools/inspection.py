@@ -1,18 +1,29 @@
-"""`mpk inspect`: what an artifact holds, as tables."""
+"""`mpk inspect`: what an artifact or a task graph holds, as tables."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 
 from rich.table import Table as RichTable
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
 
+from mpkir.analysis.families import families_of
+from mpkir.analysis.statistics import GraphStatistics, statistics_of
+from mpkir.errors import MpkirError
+from mpkir.machine import machine_named
+from mpkir.passes.lower_dependencies import LowerDependenciesPass
+from mpkir.passes.partition_tiles import PartitionTilesPass
+from mpkir.passes.schedule_tasks import ScheduleTasksPass
+from mpkir.pipeline import lower
 from mpkir.runtime.artifact import load_artifact
 from mpkir.runtime.buffers import TORCH_DTYPES
-from mpkir.runtime.manifest import Manifest
+from mpkir.runtime.manifest import MANIFEST, Manifest
 from mpkir.runtime.table import Table, TaskField
+from mpkir.tools.sources import module_of
 
 
 def describe(path: Path) -> Iterator[RichTable]:
@@ -21,6 +32,49 @@ def describe(path: Path) -> Iterator[RichTable]:
     yield _facts(artifact.manifest, artifact.table)
     yield _memory(artifact.manifest)
     yield _bodies(artifact.manifest, artifact.table)
+
+
+def describe_graph(
+    source: str, target: str, workers: int | None = None, capacity: int | None = None
+) -> Iterator[RichTable]:
+    """Statistics of a source's task graph, at each level on its way down.
+
+    IR that has tasks already is counted as it is, at its own level.
+    """
+    if (Path(source) / MANIFEST).is_file():
+        raise MpkirError(
+            "an artifact no longer says which regions its tasks touch",
+            where=source,
+            hint="name what it was compiled from, or IR that `mpk compile --dump-dir` wrote",
+        )
+    module = module_of(source, capacity).module
+    if families_of(module):
+        yield _statistics(source, {"here": statistics_of(module)})
+        return
+    found: dict[str, GraphStatistics] = {}
+    machine = machine_named(target, workers=workers)
+    shown = (PartitionTilesPass, LowerDependenciesPass, ScheduleTasksPass)
+
+    def count(stage: ModulePass, at: ModuleOp) -> None:
+        if isinstance(stage, shown):
+            found[stage.name.removeprefix("mpk-")] = statistics_of(at)
+
+    lower(module, machine, after_pass=count)
+    yield _statistics(f"{source}, {machine.name} with {machine.workers} workers", found)
+
+
+def _statistics(title: str, columns: Mapping[str, GraphStatistics]) -> RichTable:
+    """One column of numbers for each of some levels; names of rows come from the fullest."""
+    result = RichTable("after", title=title)
+    rows: dict[str, list[str]] = {}
+    for number, statistics in enumerate(columns.values()):
+        for name, value in statistics.rows():
+            rows.setdefault(name, [""] * len(columns))[number] = value
+    for name in columns:
+        result.add_column(name, justify="right")
+    for name, values in rows.items():
+        result.add_row(name, *values)
+    return result
 
 
 def _facts(manifest: Manifest, table: Table) -> RichTable:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.universe import XDSL_UNIVERSE
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
@@ -25,6 +26,7 @@ from xdsl.utils.exceptions import (
 )
 from xdsl.xdsl_opt_main import xDSLOptMain
 
+from mpkir.analysis.statistics import statistics_of
 from mpkir.errors import MpkirError
 from mpkir.plugins import load_plugins, multiverse
 
@@ -109,6 +111,11 @@ class MpkOptMain(xDSLOptMain):
             metavar="FILE.py",
             help="a file with dialects, passes, operators, ..; may be repeated",
         )
+        arg_parser.add_argument(
+            "--print-graph-stats",
+            action="store_true",
+            help="begin the output with comments that count tasks, pairs, events, waits, ..",
+        )
         arg_parser.formatter_class = argparse.RawDescriptionHelpFormatter
         arg_parser.epilog = f"{_EXAMPLES}\nxDSL's own passes and targets can be named too."
 
@@ -117,6 +124,14 @@ class MpkOptMain(xDSLOptMain):
         for spec in parse_pipeline(self.args.passes):
             self._check(spec)
         super().setup_pipeline()
+
+    def output_resulting_program(self, prog: ModuleOp) -> str:
+        """The program in the target's form, under comments with its statistics if asked for."""
+        output = super().output_resulting_program(prog)
+        if not self.args.print_graph_stats:
+            return output
+        rows = statistics_of(prog).rows()
+        return "".join(f"// {name}: {value}\n" for name, value in rows) + output
 
     def _check(self, spec: ArgSpec) -> None:
         if spec.name not in self.available_passes:
