@@ -1,27 +1,28 @@
 """Runs a step program at event level: workers play concurrently, in a random or adversarial order.
 
 Counters work as in a compiled program: never reset, in step e a wait is satisfied when the counter
-has reached arrivals * (e + 1 - lag). A program whose grids have no `workers` yet runs each task on
-a worker of its own, so that only events order tasks.
+has reached arrivals * (e + 1 - lag). They reach as far as their hand-off says (see `schedule`);
+flags are tags on the data (see `flags`). A dynamic task runs at any time after its event has fired.
+A program whose grids have no `workers` yet runs each task on a worker of its own, so that only
+events order tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
-from mpkir.backends.interpreter.atoms import Atoms
+from mpkir.backends.interpreter.atoms import Atoms, Touched
 from mpkir.backends.interpreter.families import families_of, tokens_per_step
+from mpkir.backends.interpreter.kernels import Scalars
 from mpkir.backends.interpreter.memory import Memory
+from mpkir.backends.interpreter.orders import Order
 from mpkir.backends.interpreter.play import Play
-from mpkir.backends.interpreter.schedule import Schedule
+from mpkir.backends.interpreter.schedule import PlannedTask, Schedule
 from mpkir.backends.interpreter.values import Array
-
-Order = Literal["random", "eager"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class EventProgram:
         self._schedule = Schedule.of(module, families_of(module, self._memory))
         self._tokens = tokens_per_step(module)
         self._atoms: Atoms | None = None
+        self._touched: dict[int, Touched] = {}
 
     def run(
         self,
@@ -57,16 +59,28 @@ class EventProgram:
         """Run `steps` steps from `position`; see `run_steps`."""
         self._memory.load(states, inputs)
         self._memory.poison()
-        if check_races and self._atoms is None:
+        tasks = [planned for worker in self._schedule.workers for planned in worker]
+        if self._atoms is None and (check_races or any(planned.looks for planned in tasks)):
             self._atoms = Atoms(self._schedule.families)
+            self._touched = {
+                planned.order: self._atoms.touched(planned.family, planned.index)
+                for planned in tasks
+            }
+
+        def execute(planned: PlannedTask, step: int) -> bool:
+            scalars = Scalars(position + step * self._tokens)
+            planned.family.run(planned.index, scalars)
+            return scalars.stop
+
         play = Play(
             self._schedule,
-            position=position,
-            tokens=self._tokens,
+            execute,
             steps=steps,
             seed=seed,
-            eager=order == "eager",
-            atoms=self._atoms if check_races else None,
+            order=order,
+            atoms=self._atoms,
+            touched=self._touched,
+            check_races=check_races,
             scratch=self._memory.scratch(),
         )
         with np.errstate(all="ignore"):
@@ -89,9 +103,9 @@ def run_steps(
     """Execute `steps` steps of a program at event level, its workers interleaved by `seed`.
 
     `order` "eager" always runs the task furthest along of those that may run: consumers as early as
-    events let them. `states` are updated in place at the end. MpkirError names workers, tasks and
-    events on a deadlock, a race (`check_races`), an event that fires too early, or a task that runs
-    after the stop.
+    events let them; `Delay(w)` and `Ahead(w)` hold one worker back or let it run on. `states` are
+    updated in place at the end. MpkirError names workers, tasks and events on a deadlock, a race
+    (`check_races`), an event that fires too early, or a task that runs after the stop.
     """
     return EventProgram(module, weights).run(
         states, inputs, position, steps=steps, seed=seed, check_races=check_races, order=order

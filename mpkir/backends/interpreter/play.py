@@ -3,53 +3,65 @@
 from __future__ import annotations
 
 import random
-
-import numpy as np
+from collections.abc import Callable
 
 from mpkir.backends.interpreter.atoms import Atoms, Touched
-from mpkir.backends.interpreter.kernels import Scalars
+from mpkir.backends.interpreter.flags import Tags
+from mpkir.backends.interpreter.orders import Order, choose
 from mpkir.backends.interpreter.races import RaceDetector
 from mpkir.backends.interpreter.schedule import PlannedTask, Schedule
 from mpkir.errors import MpkirError
 
+Execute = Callable[[PlannedTask, int], bool]
+"""Run a task in a step; whether it stops the loop."""
+
 
 class Play:
-    """A launch of `steps` steps. `atoms` turns the race detector on; `scratch` names buffers no
-    step begins with."""
+    """A launch of `steps` steps, in which `execute` runs tasks.
+
+    `touched` gives each task's atoms by its order, where races are looked for or flags used;
+    `scratch` names buffers no step begins with. `stop_any_time`: a task that may stop the loop
+    might in any step, so none may run ahead of it.
+    """
 
     def __init__(
         self,
         schedule: Schedule,
+        execute: Execute,
         *,
-        position: int,
-        tokens: int,
         steps: int,
         seed: int,
-        eager: bool,
+        order: Order,
         atoms: Atoms | None,
+        touched: dict[int, Touched],
+        check_races: bool,
         scratch: frozenset[str],
+        stop_any_time: bool = False,
     ):
         self._schedule = schedule
-        self._position, self._tokens = position, tokens
+        self._execute = execute
         self._random = random.Random(seed)
-        self._eager = eager
+        self._order: Order = order
         self._scratch = scratch
         self._stop_at = steps
+        self._stop_any_time = stop_any_time
         workers = len(schedule.workers)
         self._step = [0] * workers
         self._next = [0] * workers
         self._seen = [0] * len(schedule.arrivals)
-        self._signalled = np.zeros((steps, len(schedule.arrivals)), np.int32)
+        self._signalled = [[0] * len(schedule.arrivals) for _ in range(steps)]
         self._blocked: dict[int, list[int]] = {}
+        self._looking: list[int] = []
+        """Workers that wait for flags."""
         self._ready: list[int] = []
-        self._detector = None if atoms is None else RaceDetector(atoms, workers, self._describe)
-        self._touched: dict[int, Touched] = {}
+        self._touched = touched
+        flags = any(planned.looks for tasks in schedule.workers for planned in tasks)
+        self._tags: Tags | None = None
+        self._detector: RaceDetector | None = None
         if atoms is not None:
-            self._touched = {
-                planned.order: atoms.touched(planned.family, planned.index)
-                for worker in schedule.workers
-                for planned in worker
-            }
+            self._tags = Tags(schedule, atoms, touched) if flags else None
+            if check_races:
+                self._detector = RaceDetector(atoms, workers, self._describe, flags)
 
     @property
     def steps_done(self) -> int:
@@ -64,6 +76,10 @@ class Play:
             self._run_next(worker)
             self._advance(worker)
             self._enqueue(worker)
+            if self._looking:
+                looking, self._looking = self._looking, []
+                for each in looking:
+                    self._enqueue(each)
         self._check_finished()
         if self._detector is not None:
             name = self._detector.unwritten(self._scratch)
@@ -75,65 +91,78 @@ class Play:
 
     def _pick(self) -> int:
         """Take a worker out of the ready ones."""
-        if self._eager:
-            at = max(
-                range(len(self._ready)),
-                key=lambda i: (self._step[self._ready[i]], self._task(self._ready[i]).order),
-            )
-        else:
-            at = self._random.randrange(len(self._ready))
+        at = choose(
+            self._order,
+            self._ready,
+            self._random,
+            lambda worker: (self._step[worker], self._task(worker).order),
+        )
         self._ready[at], self._ready[-1] = self._ready[-1], self._ready[at]
         return self._ready.pop()
 
     def _enqueue(self, worker: int) -> None:
-        """Put a worker where it belongs: ready, blocked on a counter, or done."""
+        """Put a worker where it belongs: ready, blocked on a cell, looking for flags, or done."""
         if self._step[worker] >= self._stop_at or not self._schedule.workers[worker]:
             return
-        counter = self._blocking(worker)
-        if counter is None:
-            self._ready.append(worker)
+        cell = self._blocking(worker)
+        if cell is not None:
+            self._blocked.setdefault(cell, []).append(worker)
+        elif self._tags is not None and self._tags.waits(self._task(worker), self._step[worker]):
+            self._looking.append(worker)
         else:
-            self._blocked.setdefault(counter, []).append(worker)
+            self._ready.append(worker)
 
     def _blocking(self, worker: int) -> int | None:
-        """The first counter that the worker's next task still waits for."""
+        """The first cell that the worker's next task still waits for."""
         step = self._step[worker]
-        for counter, lag in self._task(worker).waits:
-            if self._seen[counter] < self._schedule.arrivals[counter] * (step + 1 - lag):
-                return counter
+        for cell, lag in self._task(worker).waits:
+            if self._seen[cell] < self._schedule.arrivals[cell] * (step + 1 - lag):
+                return cell
         return None
 
     def _run_next(self, worker: int) -> None:
         planned, step = self._task(worker), self._step[worker]
-        for counter, lag in planned.waits:
-            self._acquire(worker, counter, step - lag)
+        for cell, lag in planned.waits:
+            self._acquire(worker, cell, step - lag)
+        if planned.fault is not None:
+            raise MpkirError(planned.fault, where=self._where(worker))
+        looked = None
+        if self._tags is not None and planned.looks:
+            looked, writers = self._tags.seen(planned, step)
+            if self._detector is not None:
+                self._detector.look(worker, writers)
         if self._detector is not None:
-            self._detector.access(worker, self._touched[planned.order])
-        scalars = Scalars(self._position + step * self._tokens)
-        planned.family.run(planned.index, scalars)
-        if scalars.stop:
-            self._stop_after(step, planned)
-        for counter in planned.signals:
-            self._signal(worker, counter, step)
+            self._detector.access(worker, self._touched[planned.order], looked)
+        stopped = self._execute(planned, step)
+        if self._tags is not None:
+            self._tags.written(planned, self._touched[planned.order].writes, step)
+            if planned.marks and self._detector is not None:
+                self._detector.mark(worker, (planned.order, step))
+        if stopped:
+            self._stop_at = min(self._stop_at, step + 1)
+        if stopped or (planned.may_stop and self._stop_any_time):
+            self._check_stop(step, planned)
+        for cell in planned.signals:
+            self._signal(worker, cell, step)
 
-    def _acquire(self, worker: int, counter: int, epoch: int) -> None:
+    def _acquire(self, worker: int, cell: int, epoch: int) -> None:
         if epoch < 0:
             return
-        if self._signalled[epoch, counter] < self._schedule.arrivals[counter]:
+        if self._signalled[epoch][cell] < self._schedule.arrivals[cell]:
             raise MpkirError(
-                f"event {self._schedule.counters[counter]} fires too early for step {epoch}: "
+                f"event {self._schedule.cells[cell]} fires too early for step {epoch}: "
                 "signals of a later step are counted among its arrivals",
                 where=self._where(worker),
             )
         if self._detector is not None:
-            self._detector.wait(worker, counter, epoch)
+            self._detector.wait(worker, cell, epoch)
 
-    def _signal(self, worker: int, counter: int, step: int) -> None:
-        self._seen[counter] += 1
-        self._signalled[step, counter] += 1
+    def _signal(self, worker: int, cell: int, step: int) -> None:
+        self._seen[cell] += 1
+        self._signalled[step][cell] += 1
         if self._detector is not None:
-            self._detector.signal(worker, counter, step)
-        for blocked in self._blocked.pop(counter, ()):
+            self._detector.signal(worker, cell, step)
+        for blocked in self._blocked.pop(cell, ()):
             self._enqueue(blocked)
 
     def _advance(self, worker: int) -> None:
@@ -142,17 +171,18 @@ class Play:
             return
         self._next[worker] = 0
         self._step[worker] += 1
-        slowest = min(self._step[w] for w, tasks in enumerate(self._schedule.workers) if tasks)
-        if self._detector is not None and self._step[worker] == slowest:
-            self._detector.forget(slowest - 1)
+        if self._detector is not None:
+            slowest = min(self._step[w] for w, tasks in enumerate(self._schedule.workers) if tasks)
+            if self._step[worker] == slowest:
+                self._detector.forget(slowest - 1)
 
-    def _stop_after(self, step: int, planned: PlannedTask) -> None:
-        self._stop_at = min(self._stop_at, step + 1)
+    def _check_stop(self, step: int, planned: PlannedTask) -> None:
+        """No task of a step after the last may have run."""
         for worker, at in enumerate(self._step):
-            if at > self._stop_at or (at == self._stop_at and self._next[worker] > 0):
+            if at > step + 1 or (at == step + 1 and self._next[worker] > 0):
                 raise MpkirError(
                     f"{planned.label} stops the loop after step {step}, but worker {worker} has "
-                    f"run tasks of step {self._stop_at} already",
+                    f"run tasks of step {step + 1} already",
                     hint="let the first tasks of a step wait, with lag 1, for the end of the last",
                 )
         self._ready = [w for w in self._ready if self._step[w] < self._stop_at]
@@ -170,13 +200,15 @@ class Play:
         raise MpkirError(f"deadlock, {len(stuck)} workers wait forever: {shown}{more}")
 
     def _why_blocked(self, worker: int) -> str:
-        counter = self._blocking(worker)
-        assert counter is not None
-        lag = dict(self._task(worker).waits)[counter]
-        wanted = self._schedule.arrivals[counter] * (self._step[worker] + 1 - lag)
+        cell = self._blocking(worker)
+        if cell is None:
+            flags = (self._schedule.counters[c] for c, _ in self._task(worker).looks)
+            return f"{self._where(worker)} looks for the flags of event {', '.join(flags)}"
+        lag = dict(self._task(worker).waits)[cell]
+        wanted = self._schedule.arrivals[cell] * (self._step[worker] + 1 - lag)
         return (
-            f"{self._where(worker)} has seen {self._seen[counter]} of {wanted} arrivals "
-            f"of event {self._schedule.counters[counter]}"
+            f"{self._where(worker)} has seen {self._seen[cell]} of {wanted} arrivals "
+            f"of event {self._schedule.cells[cell]}"
         )
 
     def _where(self, worker: int) -> str:

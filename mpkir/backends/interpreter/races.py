@@ -2,12 +2,13 @@
 
 A worker's clock counts, for each worker, how many of its tasks have happened before. Program order
 and events advance it; nothing else does, so that a race is found in any order of execution, right
-numbers or not.
+numbers or not. A second clock counts whose writes are visible: a flag, which is data and not a
+release, advances only the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -18,43 +19,70 @@ from mpkir.errors import MpkirError
 class RaceDetector:
     """Watches one run.
 
-    `describe(worker, count)` names the task that was that worker's `count`-th (from 1).
+    `describe(worker, count)` names the task that was that worker's `count`-th (from 1). `flags`:
+    whether any hand-off is by flag; else both clocks are one.
     """
 
-    def __init__(self, atoms: Atoms, workers: int, describe: Callable[[int, int], str]):
+    def __init__(
+        self,
+        atoms: Atoms,
+        workers: int,
+        describe: Callable[[int, int], str],
+        flags: bool = False,
+    ):
         self._buffers = atoms.buffers
         self._describe = describe
         self._clocks = np.zeros((workers, workers), np.int32)
-        self._fired: dict[tuple[int, int], Ints] = {}
+        self._visible = self._clocks.copy() if flags else self._clocks
+        self._both = (self._clocks, self._visible) if flags else (self._clocks,)
+        self._fired: dict[tuple[int, int], tuple[Ints, ...]] = {}
+        self._marks: dict[tuple[int, int], Ints] = {}
         self._writer = np.zeros(len(atoms.buffers), np.int32)
         self._written = np.zeros(len(atoms.buffers), np.int32)
         self._read = np.zeros((len(atoms.buffers), workers), np.int32)
 
-    def wait(self, worker: int, counter: int, epoch: int) -> None:
-        """The worker has seen all signals of a counter's epoch."""
-        if (fired := self._fired.get((counter, epoch))) is not None:
-            np.maximum(self._clocks[worker], fired, out=self._clocks[worker])
+    def wait(self, worker: int, cell: int, epoch: int) -> None:
+        """The worker has seen all signals of a cell's epoch."""
+        if (fired := self._fired.get((cell, epoch))) is not None:
+            for clocks, each in zip(self._both, fired, strict=True):
+                np.maximum(clocks[worker], each, out=clocks[worker])
 
-    def signal(self, worker: int, counter: int, epoch: int) -> None:
+    def signal(self, worker: int, cell: int, epoch: int) -> None:
         """The worker signals for this epoch, after all that it has done."""
-        clock = self._clocks[worker]
-        if (fired := self._fired.get((counter, epoch))) is None:
-            self._fired[counter, epoch] = clock.copy()
+        now = tuple(clocks[worker] for clocks in self._both)
+        if (fired := self._fired.get((cell, epoch))) is None:
+            self._fired[cell, epoch] = tuple(clock.copy() for clock in now)
         else:
-            np.maximum(fired, clock, out=fired)
+            for each, clock in zip(fired, now, strict=True):
+                np.maximum(each, clock, out=each)
+
+    def mark(self, worker: int, task: tuple[int, int]) -> None:
+        """The worker's task (its order, its step) has written data that carry their tags."""
+        self._marks[task] = self._clocks[worker].copy()
+
+    def look(self, worker: int, tasks: Iterable[tuple[int, int]]) -> None:
+        """The worker has seen the tags that these tasks have written."""
+        for task in tasks:
+            if task in self._marks:
+                np.maximum(self._clocks[worker], self._marks[task], out=self._clocks[worker])
 
     def forget(self, before: int) -> None:
         """Nobody will wait for these epochs any more."""
         for key in [key for key in self._fired if key[1] < before]:
             del self._fired[key]
 
-    def access(self, worker: int, touched: Touched) -> None:
-        """The worker's next task touches these atoms. MpkirError where that is a race."""
-        clock = self._clocks[worker]
+    def access(self, worker: int, touched: Touched, looked: Ints | None = None) -> None:
+        """The worker's next task touches these atoms, of which it has seen the tags of `looked`.
+        MpkirError where that is a race."""
+        clock, visible = self._clocks[worker], self._visible[worker]
         clock[worker] += 1
-        for atoms, verb in ((touched.reads, "reads"), (touched.writes, "writes")):
+        visible[worker] = clock[worker]
+        unseen = touched.reads
+        if looked is not None:
+            unseen = unseen[~np.isin(unseen, looked)]
+        for atoms, verb in ((unseen, "reads"), (touched.writes, "writes")):
             writers = self._writer[atoms]
-            late = self._written[atoms] > clock[writers]
+            late = self._written[atoms] > visible[writers]
             if late.any():
                 at = int(late.argmax())
                 other = (int(writers[at]), int(self._written[atoms[at]]))

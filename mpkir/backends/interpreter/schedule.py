@@ -1,14 +1,22 @@
-"""Who runs which task when, and what it waits for: an event-level program's schedule, expanded."""
+"""Who runs which task when, and what it waits for: an event-level program's schedule, expanded.
+
+A counter is as many *cells* as there are places that cannot see each other's: one for each worker
+if the hand-off is local, one for each device if it is a counter, one in all if it is between peers.
+A task raises and waits for the cell of its own place. Flags have no cells (see `flags`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp
 
 from mpkir.backends.interpreter.families import Family
+from mpkir.backends.interpreter.ring import Ring, ring_of
 from mpkir.dialects import event
+from mpkir.dialects.event import Handoff
+from mpkir.dialects.task import BufferKind, buffer_of
 from mpkir.errors import MpkirError
 
 
@@ -19,11 +27,19 @@ class PlannedTask:
     family: Family
     index: int
     waits: tuple[tuple[int, int], ...]
-    """(counter, lag)."""
+    """(cell, lag)."""
     signals: tuple[int, ...]
-    """Counters, each raised by one."""
+    """Cells, each raised by one."""
+    looks: tuple[tuple[int, int], ...]
+    """(counter, lag) of waits by flag."""
+    marks: tuple[int, ...]
+    """Counters signalled by flag."""
     order: int
     """Place in program order: producers before their consumers."""
+    fault: str | None
+    """What it does that no machine lets it do."""
+    may_stop: bool
+    """Whether it appends a token that may end the loop."""
 
     @property
     def label(self) -> str:
@@ -36,101 +52,213 @@ class Schedule:
 
     families: tuple[Family, ...]
     workers: tuple[tuple[PlannedTask, ...], ...]
+    """The lists of the workers, then one of one task for each dynamic task."""
     arrivals: tuple[int, ...]
+    """Of each cell in a step."""
+    cells: tuple[str, ...]
+    """Names of the cells, e.g. "@e7[3]"."""
     counters: tuple[str, ...]
-    """Names of the counters, e.g. "@e7[3]"."""
+    ring: Ring | None
 
     @classmethod
     def of(cls, module: ModuleOp, families: tuple[Family, ...]) -> Schedule:
         """Read the schedule of a module. MpkirError where its edges and placements do not fit
         together."""
-        events = [op for op in module.walk() if isinstance(op, event.TensorOp)]
-        first: dict[str, int] = {}
-        arrivals: list[int] = []
-        counters: list[str] = []
-        for op in events:
-            name = op.sym_name.data
-            first[name] = len(arrivals)
-            arrivals += op.arrivals_of_each
-            counters += [f"@{name}[{i}]" for i in range(op.counters.value.data)]
-        tasks = _tasks(families, first, {op.sym_name.data: op.counters.value.data for op in events})
-        result = cls(families, _by_worker(families, tasks), tuple(arrivals), tuple(counters))
-        result._check_signals()
-        return result
+        counters = _Counters()
+        for op in module.walk():
+            if isinstance(op, event.TensorOp):
+                counters.add(op)
+        drafts = [
+            _Draft(family, index, counters) for family in families for index in range(family.size)
+        ]
+        counters.check_signals(drafts)
+        lists = _by_worker(families, drafts)
+        ring = ring_of(module)
+        _place(lists, module, counters)
+        cells = _Cells(counters)
+        number = {id(draft): order for order, draft in enumerate(drafts)}
+        workers = tuple(
+            tuple(_planned(draft, number[id(draft)], cells, ring) for draft in tasks)
+            for tasks in lists
+        )
+        return cls(
+            families,
+            workers,
+            tuple(cells.arrivals),
+            tuple(cells.names),
+            tuple(counters.names),
+            ring,
+        )
 
-    def _check_signals(self) -> None:
+
+class _Counters:
+    """All counters, and for each how it hands over."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.names: list[str] = []
+        self.arrivals: list[int] = []
+        self.handoffs: list[Handoff] = []
+
+    def add(self, op: event.TensorOp) -> None:
+        name, count = op.sym_name.data, op.counters.value.data
+        self.first[name], self.sizes[name] = len(self.names), count
+        self.names += [f"@{name}[{i}]" for i in range(count)]
+        self.arrivals += op.arrivals_of_each
+        self.handoffs += [op.handoff.data] * count
+
+    def of(self, edge: event.EdgeAttr, family: Family, coordinates: Sequence[int]) -> int:
+        """The counter that the task at these coordinates uses."""
+        if edge.symbol not in self.first:
+            raise MpkirError(f"@{family.name} uses event @{edge.symbol}, which does not exist")
+        index = edge.counter(coordinates)
+        if not 0 <= index < self.sizes[edge.symbol]:
+            raise MpkirError(
+                f"@{family.name} at {tuple(coordinates)} uses counter {index} of event "
+                f"@{edge.symbol}, which has {self.sizes[edge.symbol]}"
+            )
+        return self.first[edge.symbol] + index
+
+    def check_signals(self, drafts: Sequence[_Draft]) -> None:
         """Each counter must get as many signals a step as it says, or it fires late, early or
         never."""
         signals = [0] * len(self.arrivals)
-        for worker in self.workers:
-            for planned in worker:
-                for counter in planned.signals:
-                    signals[counter] += 1
-        for name, wanted, found in zip(self.counters, self.arrivals, signals, strict=True):
+        for draft in drafts:
+            for counter in draft.signals:
+                signals[counter] += 1
+        for name, wanted, found in zip(self.names, self.arrivals, signals, strict=True):
             if wanted != found:
                 raise MpkirError(f"event {name} wants {wanted} arrivals a step and gets {found}")
 
 
-def _tasks(
-    families: Sequence[Family], first: dict[str, int], sizes: dict[str, int]
-) -> list[list[PlannedTask]]:
-    """The tasks of each family."""
+class _Draft:
+    """A task with its counters, not yet placed."""
 
-    def counter(edge: event.EdgeAttr, family: Family, coordinates: Sequence[int]) -> int:
-        if edge.symbol not in first:
-            raise MpkirError(f"@{family.name} uses event @{edge.symbol}, which does not exist")
-        index = edge.counter(coordinates)
-        if not 0 <= index < sizes[edge.symbol]:
-            raise MpkirError(
-                f"@{family.name} at {tuple(coordinates)} uses counter {index} of event "
-                f"@{edge.symbol}, which has {sizes[edge.symbol]}"
-            )
-        return first[edge.symbol] + index
-
-    result: list[list[PlannedTask]] = []
-    order = 0
-    for family in families:
-        waits, signals = family.op.waits or (), family.op.signals or ()
-        tasks: list[PlannedTask] = []
-        for index in range(family.size):
-            at = family.op.coordinates(index)
-            tasks.append(
-                PlannedTask(
-                    family,
-                    index,
-                    tuple((counter(edge, family, at), edge.lag.data) for edge in waits),
-                    tuple(counter(edge, family, at) for edge in signals),
-                    order,
-                )
-            )
-            order += 1
-        result.append(tasks)
-    return result
+    def __init__(self, family: Family, index: int, counters: _Counters) -> None:
+        self.family, self.index = family, index
+        at = family.op.coordinates(index)
+        self.waits = [(counters.of(e, family, at), e.lag.data) for e in family.op.waits or ()]
+        self.signals = [counters.of(e, family, at) for e in family.op.signals or ()]
+        self.worker = 0
+        self.device = 0
 
 
-def _by_worker(
-    families: Sequence[Family], tasks: Sequence[Sequence[PlannedTask]]
-) -> tuple[tuple[PlannedTask, ...], ...]:
-    """Each worker's list; without a placement, a worker for each task."""
+class _Cells:
+    """The cells of counters, made as they are used."""
+
+    def __init__(self, counters: _Counters) -> None:
+        self.counters = counters
+        self.arrivals: list[int] = []
+        self.names: list[str] = []
+        self._numbers: dict[tuple[int, int], int] = {}
+
+    def of(self, counter: int, draft: _Draft) -> int:
+        """The cell of a counter where this task runs."""
+        handoff = self.counters.handoffs[counter]
+        place = 0
+        if handoff is Handoff.LOCAL:
+            place = draft.worker
+        elif handoff is Handoff.COUNTER:
+            place = draft.device
+        if (counter, place) not in self._numbers:
+            self._numbers[counter, place] = len(self.names)
+            self.names.append(self.counters.names[counter])
+            self.arrivals.append(self.counters.arrivals[counter])
+        return self._numbers[counter, place]
+
+    def is_flag(self, counter: int) -> bool:
+        return self.counters.handoffs[counter] is Handoff.FLAG
+
+
+def _planned(draft: _Draft, order: int, cells: _Cells, ring: Ring | None) -> PlannedTask:
+    op = draft.family.op
+    stops = (inner.properties.get("stop") for inner in op.body.block.ops)
+    return PlannedTask(
+        draft.family,
+        draft.index,
+        tuple((cells.of(c, draft), lag) for c, lag in draft.waits if not cells.is_flag(c)),
+        tuple(cells.of(c, draft) for c in draft.signals if not cells.is_flag(c)),
+        tuple((c, lag) for c, lag in draft.waits if cells.is_flag(c)),
+        tuple(c for c in draft.signals if cells.is_flag(c)),
+        order,
+        _fault(draft, ring),
+        any(isinstance(stop, DenseArrayBase) and bool(stop.data.data) for stop in stops),
+    )
+
+
+def _fault(draft: _Draft, ring: Ring | None) -> str | None:
+    """What a task does that no machine lets it do, if anything."""
+    op = draft.family.op
+    for value in op.reads:
+        if buffer_of(value).device.value.data != draft.device:
+            return f"reads {buffer_of(value).sym.data!r}, which lies on another device"
+    for value in op.writes:
+        if buffer_of(value).kind.data in (BufferKind.WEIGHT, BufferKind.INPUT):
+            return f"writes {buffer_of(value).sym.data!r}, which is constant"
+    at = op.coordinates(draft.index)
+    for value, box in zip((*op.reads, *op.writes), op.boxes.data, strict=True):
+        if min(box.offsets_at(at), default=0) < 0:
+            return f"touches {buffer_of(value).sym.data!r} before its first element"
+    if op.stream is None:
+        return None
+    if ring is None or op.dynamic is not None:
+        return "streams its weights, which no loader brings"
+    return ring.fault(op, at)
+
+
+def _place(lists: Sequence[Sequence[_Draft]], module: ModuleOp, counters: _Counters) -> None:
+    """Tell every task its worker and its device."""
+    devices = module.attributes.get("mpk.devices")
+    count = devices.value.data if isinstance(devices, IntegerAttr) else 1
+    placed = module.attributes.get("mpk.workers")
+    workers = placed.value.data if isinstance(placed, IntegerAttr) else len(lists)
+    if workers % count:
+        raise MpkirError(f"{workers} workers cannot be shared equally by {count} devices")
+    device_of: dict[int, int] = {}
+    for worker, tasks in enumerate(lists):
+        for draft in tasks:
+            draft.worker = worker
+            if draft.family.op.dynamic is None:
+                draft.device = worker // (workers // count)
+                device_of.update((counter, draft.device) for counter in draft.signals)
+    for tasks in lists:
+        for draft in tasks:
+            if draft.family.op.dynamic is not None:
+                # Whoever completes the event that releases it has the task on its device.
+                released = (device_of.get(counter, 0) for counter, lag in draft.waits if not lag)
+                draft.device = next(released, 0)
+                device_of.update((counter, draft.device) for counter in draft.signals)
+
+
+def _by_worker(families: Sequence[Family], drafts: Sequence[_Draft]) -> list[list[_Draft]]:
+    """Each worker's list, then a list for each dynamic task; without a placement, one for each
+    task."""
     placed = [family for family in families if family.op.workers is not None]
     if not placed:
-        return tuple((planned,) for group in tasks for planned in group)
-    lists: dict[int, dict[int, PlannedTask]] = {}
-    for family, group in zip(families, tasks, strict=True):
+        return [[draft] for draft in drafts]
+    lists: dict[int, dict[int, _Draft]] = {}
+    alone: list[list[_Draft]] = []
+    rest = iter(drafts)
+    for family in families:
         workers, slots = family.op.workers, family.op.slots
+        group = [next(rest) for _ in range(family.size)]
+        if family.op.dynamic is not None:
+            alone += [[draft] for draft in group]
+            continue
         if workers is None or slots is None:
             raise MpkirError(
                 f"@{family.name} has no workers or slots, though @{placed[0].name} has"
             )
-        for planned, worker, slot in zip(
+        places = zip(group, workers.get_values(), slots.get_values(), strict=True)
+        for draft, worker, slot in places:
             group, workers.get_values(), slots.get_values(), strict=True
         ):
-            other = lists.setdefault(worker, {}).setdefault(slot, planned)
-            if other is not planned:
+            other = lists.setdefault(worker, {}).setdefault(slot, draft)
+            if other is not draft:
                 raise MpkirError(
-                    f"{other.label} and {planned.label} both have slot {slot} of worker {worker}"
+                    f"{other.family.label(other.index)} and {family.label(draft.index)} both have "
+                    f"slot {slot} of worker {worker}"
                 )
-    return tuple(
-        tuple(by_slot[slot] for slot in sorted(by_slot))
-        for by_slot in (lists.get(worker, {}) for worker in range(max(lists) + 1))
-    )
+    by_slot = (lists.get(worker, {}) for worker in range(max(lists) + 1))
+    return [[each[slot] for slot in sorted(each)] for each in by_slot] + alone
