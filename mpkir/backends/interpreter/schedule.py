@@ -252,8 +252,6 @@ def _by_worker(families: Sequence[Family], drafts: Sequence[_Draft]) -> list[lis
             )
         places = zip(group, workers.get_values(), slots.get_values(), strict=True)
         for draft, worker, slot in places:
-            group, workers.get_values(), slots.get_values(), strict=True
-        ):
             other = lists.setdefault(worker, {}).setdefault(slot, draft)
             if other is not draft:
                 raise MpkirError(
