@@ -29,6 +29,8 @@ from xdsl.transforms.dead_code_elimination import dce
 
 from mpkir.dialects import tensor
 
+_PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
+
 
 def _only_user(value: SSAValue) -> Operation | None:
     uses = tuple(value.uses)
@@ -71,7 +73,7 @@ def _drop_dead(block: Block) -> None:
             block.erase_op(op)
 
 
-def epilogue_of(op: tensor.LinearOp) -> Region:
+def epilogue_of(op: tensor.LinearOp | tensor.ExpertLinearOp) -> Region:
     """A copy of a linear's epilogue, or the one that an absent epilogue stands for."""
     if op.epilogue is not None:
         return op.epilogue.clone()
@@ -95,7 +97,7 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
             return
         for position, value in enumerate(op.inputs):
             linear = value.owner
-            if not isinstance(linear, tensor.LinearOp) or _only_user(value) is not op:
+            if not isinstance(linear, _PRODUCTS) or _only_user(value) is not op:
                 continue
             if tensor.shape_of(value) == tensor.shape_of(op.result):
                 rewriter.replace(op, self._fused(linear, op, position))
@@ -103,7 +105,9 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
                 return
 
     @staticmethod
-    def _fused(linear: tensor.LinearOp, op: tensor.ElementwiseOp, position: int) -> tensor.LinearOp:
+    def _fused(
+        linear: tensor.LinearOp | tensor.ExpertLinearOp, op: tensor.ElementwiseOp, position: int
+    ) -> Operation:
         region = epilogue_of(linear)
         block = region.block
         others = [v for i, v in enumerate(op.inputs) if i != position]
@@ -117,9 +121,8 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
         block.add_op(tensor.YieldOp(result))
         _drop_roundings(block)
         _drop_dead(block)
-        fused = tensor.LinearOp(
+        fused = linear.like(
             linear.x,
-            linear.weights,
             tensor.element_type_of(op.result),
             prologue=None if linear.prologue is None else linear.prologue.clone(),
             prologue_args=linear.prologue_args,
@@ -144,16 +147,15 @@ class FoldNormIntoPrologue(RewritePattern):
             use.operation
             for use in uses
             # The first operand only: a linear may also add to its result what it multiplies.
-            if isinstance(use.operation, tensor.LinearOp)
+            if isinstance(use.operation, _PRODUCTS)
             and use.index == 0
             and use.operation.prologue is None
         ]
         if not uses or len(linears) != len(uses):
             return
         for linear in linears:
-            fused = tensor.LinearOp(
+            fused = linear.like(
                 op.x,
-                linear.weights,
                 tensor.element_type_of(linear.result),
                 prologue=self._prologue(op),
                 prologue_args=op.operands[1:],

@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import (
     NameLoc,
     TensorType,
     i32,
+    i64,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
@@ -32,7 +33,8 @@ from mpkir.dialects import task, tensor
 from mpkir.dialects.task import BufferKind, BufferOp, GridOp, RegionAttr, ViewOp
 from mpkir.errors import MpkirError
 from mpkir.passes.tiling.lifetimes import IN_PLACE, Lifetimes
-from mpkir.passes.tiling.rules import Limits, tiling_of
+from mpkir.passes.tiling.limits import Limits
+from mpkir.passes.tiling.rules import tiling_of
 from mpkir.passes.tiling.tiling import Tiling, whole
 
 
@@ -234,7 +236,9 @@ class _Partition:
 
     @staticmethod
     def retile_prologues(op: Operation, inner: Operation) -> None:
-        """Attention's prologues see tiles of q and k; a linear's sees all of x."""
+        """Attention's prologues see tiles of q and k, an expert linear's rows of x, a linear's all
+        of x.
+        """
         if isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp):
             assert isinstance(inner, tensor.AttentionOp | tensor.AttentionSplitOp)
             for region, before, after in (
@@ -243,6 +247,12 @@ class _Partition:
             ):
                 if region is not None:
                     _retype(region, tensor.shape_of(before), tensor.shape_of(after))
+        if isinstance(op, tensor.ExpertLinearOp):
+            assert isinstance(inner, tensor.ExpertLinearOp)
+            if inner.prologue is not None:
+                _retype(inner.prologue, tensor.shape_of(op.x), tensor.shape_of(inner.x))
+            # The boxes of the weights begin there already.
+            inner.first_rows = DenseArrayBase.from_list(i64, [0] * len(inner.weights))
 
 
 def _set_origin(op: Operation, origin: SSAValue) -> None:

@@ -29,7 +29,7 @@ from mpkir.passes.raising.positions import Positions
 from mpkir.passes.raising.prologues import MoveIntoAttention
 from mpkir.passes.raising.rotary import RaisePartialRotary, RaiseRotary, Tables
 from mpkir.passes.raising.routers import RaiseSoftmaxOfChosen, RaiseTopkOfSoftmax
-from mpkir.passes.raising.views import ReshapeBehindLinear
+from mpkir.passes.raising.views import ReshapeBehindLinear, ReshapeBehindTopk
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RaiseOperatorsPass(ModulePass):
         # Only now: the views between a rotary embedding and the attention are gone.
         run(MoveIntoAttention(), RaiseSliceOfExpertLinear(), ReshapeBehindLinear())
         dce(op)
-        run(RaiseGatedMlp(), RaiseWeightedSum())
+        run(RaiseGatedMlp(), RaiseWeightedSum(), ReshapeBehindTopk())
         CanonicalizeViewsPass().apply(ctx, op)
         dce(op)
 

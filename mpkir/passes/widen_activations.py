@@ -20,14 +20,15 @@ from xdsl.rewriter import Rewriter
 
 from mpkir.dialects import tensor
 
-_Producer = tensor.LinearOp | tensor.ElementwiseOp
+_Product = tensor.LinearOp | tensor.ExpertLinearOp
+_Producer = _Product | tensor.ElementwiseOp
 
 
 def _scalar_argument(user: Operation, operand: int) -> BlockArgument | None:
     """The scalar that stands for an operand in a pointwise region, if it is one."""
     if isinstance(user, tensor.ElementwiseOp):
         return user.body.block.args[operand]
-    if isinstance(user, tensor.LinearOp) and user.epilogue is not None:
+    if isinstance(user, _Product) and user.epilogue is not None:
         first = len(user.operands) - len(user.epilogue_args)
         if operand >= first:
             return user.epilogue.block.args[len(user.weights) + operand - first]
@@ -38,14 +39,18 @@ def _reads_any_float(user: Operation, operand: int) -> bool:
     """Whether an operator takes this operand in any floating-point type."""
     if _scalar_argument(user, operand) is not None:
         return True
-    if isinstance(user, tensor.LinearOp):
+    if isinstance(user, _Product):
         return operand == 0
-    return isinstance(user, tensor.RmsNormOp | tensor.LayerNormOp) and operand == 0
+    return isinstance(user, tensor.RmsNormOp | tensor.LayerNormOp | tensor.TopkOp) and operand == 0
 
 
-def _is_summed(op: tensor.LinearOp | tensor.ElementwiseOp) -> bool:
-    """Whether later arithmetic reads the result, or the op itself reads what is wide already."""
-    if any(_scalar_argument(use.operation, use.index) is not None for use in op.result.uses):
+def _is_summed(op: _Producer) -> bool:
+    """Whether arithmetic or a choice reads the result, or the op itself reads what is wide."""
+    if any(
+        isinstance(use.operation, tensor.TopkOp)
+        or _scalar_argument(use.operation, use.index) is not None
+        for use in op.result.uses
+    ):
         return True
     operands = op.inputs if isinstance(op, tensor.ElementwiseOp) else op.epilogue_args
     return any(tensor.element_type_of(operand) == f32 for operand in operands)
@@ -98,7 +103,7 @@ def _widen_argument(argument: BlockArgument) -> None:
             use.operation.operands[use.index] = round_.result
 
 
-def _widen(op: tensor.LinearOp | tensor.ElementwiseOp) -> None:
+def _widen(op: _Producer) -> None:
     region = op.body if isinstance(op, tensor.ElementwiseOp) else op.epilogue
     if region is not None:
         _widen_yield(region.block)
@@ -106,7 +111,7 @@ def _widen(op: tensor.LinearOp | tensor.ElementwiseOp) -> None:
         argument = _scalar_argument(use.operation, use.index)
         if argument is not None:
             _widen_argument(argument)
-        elif isinstance(use.operation, tensor.LinearOp) and use.operation.prologue is not None:
+        elif isinstance(use.operation, _Product) and use.operation.prologue is not None:
             source = use.operation.prologue.block.args[0]
             Rewriter.replace_value_with_new_type(source, TensorType(f32, tensor.shape_of(source)))
     Rewriter.replace_value_with_new_type(op.result, TensorType(f32, tensor.shape_of(op.result)))
@@ -116,8 +121,9 @@ def _widen(op: tensor.LinearOp | tensor.ElementwiseOp) -> None:
 class WidenActivationsPass(ModulePass):
     """Keep bf16 and f16 values in fp32 between operators.
 
-    `scope`: `sums`, values that later arithmetic adds to (the residual stream); `all`, whatever
-    every reader takes in fp32; `none`.
+    `scope`: `sums`, values that later arithmetic adds to (the residual stream) and those that a
+    router ranks, where a rounding could change the choice; `all`, whatever every reader takes in
+    fp32; `none`.
     """
 
     name = "mpk-widen-activations"
@@ -128,7 +134,7 @@ class WidenActivationsPass(ModulePass):
         if self.scope == "none":
             return
         for inner in tuple(op.walk()):
-            if not isinstance(inner, tensor.LinearOp | tensor.ElementwiseOp):
+            if not isinstance(inner, _Producer):
                 continue
             if _may_widen(inner) and (self.scope == "all" or _is_summed(inner)):
                 _widen(inner)

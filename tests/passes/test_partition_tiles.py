@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpkir.analysis.families import families_of
 from mpkir.dialects import task
-from mpkir.passes.tiling.rules import Limits, features_per_task
+from mpkir.passes.tiling.limits import Limits, features_per_task
 
 
 @given(

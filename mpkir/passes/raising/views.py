@@ -54,3 +54,17 @@ class ReshapeBehindLinear(RewritePattern):
         )
         moved.location = op.location
         rewriter.replace(op, [moved, tensor.ReshapeOp(moved.result, shape_of(op.result))])
+
+
+class ReshapeBehindTopk(RewritePattern):
+    """A topk of reshaped rows gives reshaped results."""
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.TopkOp, rewriter: PatternRewriter, /) -> None:
+        source = through_reshapes(op.x)
+        if source is op.x or shape_of(source)[-1:] != shape_of(op.x)[-1:]:
+            return
+        moved = tensor.TopkOp(source, op.k, element_type_of(op.values), op.scores.data)
+        moved.location = op.location
+        back = [tensor.ReshapeOp(v, shape_of(op.values)) for v in (moved.values, moved.indices)]
+        rewriter.replace(op, [moved, *back], [each.result for each in back])

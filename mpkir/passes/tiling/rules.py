@@ -8,52 +8,21 @@ evenly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import ceil, prod
 
-from xdsl.dialects.builtin import FixedBitwidthType
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Operation
 
 from mpkir.dialects import tensor
+from mpkir.passes.tiling.experts import expert_linear
+from mpkir.passes.tiling.limits import Limits, bytes_of, features_per_task
 from mpkir.passes.tiling.tiling import Cut, Tiling, box, broadcast_box, whole
 from mpkir.registry import Registry
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the machine wants of tiles."""
-
-    workers: int
-    max_rows: int
-    """Most output features of a linear's task, all its weights together."""
-    row_overhead_bytes: int
-    """Cost of one more task, as bytes of weights that could be read meanwhile."""
-    min_elements: int
-    """Fewest elements worth a task of a pointwise operator."""
-
-
-def features_per_task(features: int, row_bytes: int, weights: int, limits: Limits) -> int:
-    """Output features of one task: the fewest bytes on the busiest worker, the larger tile of
-    equals.
-
-    Time of the busiest worker is (tasks it gets) x (bytes of a task + overhead).
-    """
-    most = max(1, limits.max_rows // weights)
-    even = ceil(features / limits.workers)
-    candidates = {size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size <= most}
-    candidates |= {even} if even <= most else set()
-
-    def busiest(size: int) -> tuple[int, int]:
-        tasks = ceil(ceil(features / size) / limits.workers)
-        return (tasks * (size * weights * row_bytes + limits.row_overhead_bytes), -size)
-
-    return min(candidates, key=busiest)
 
 
 def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
     shape = tensor.shape_of(op.result)
     features, depth = tensor.shape_of(op.weights[0])
-    size = features_per_task(features, depth * _bytes_of(op.weights[0]), len(op.weights), limits)
+    size = features_per_task(features, depth * bytes_of(op.weights[0]), len(op.weights), limits)
     last = {len(shape) - 1: Cut(0, size)}
     return Tiling(
         (ceil(features / size),),
@@ -65,12 +34,6 @@ def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
         ),
         (box(shape, last, 1),),
     )
-
-
-def _bytes_of(value: SSAValue) -> int:
-    element_type = tensor.element_type_of(value)
-    assert isinstance(element_type, FixedBitwidthType)
-    return max(1, element_type.bitwidth // 8)
 
 
 def _attention(op: tensor.AttentionOp, limits: Limits) -> Tiling:
@@ -250,6 +213,7 @@ def _cache_append(op: tensor.CacheAppendOp, limits: Limits) -> Tiling:
 
 _RULES: dict[type[Operation], Callable[..., Tiling]] = {
     tensor.LinearOp: _linear,
+    tensor.ExpertLinearOp: expert_linear,
     tensor.AttentionOp: _attention,
     tensor.AttentionSplitOp: _attention_split,
     tensor.AttentionMergeOp: _attention_merge,

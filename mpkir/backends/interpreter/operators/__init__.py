@@ -1,6 +1,7 @@
 """Kernels of all operators; importing this package registers them."""
 
 from mpkir.backends.interpreter.operators import attention as attention
+from mpkir.backends.interpreter.operators import experts as experts
 from mpkir.backends.interpreter.operators import norms as norms
 from mpkir.backends.interpreter.operators import pointwise as pointwise
 from mpkir.backends.interpreter.operators import products as products
