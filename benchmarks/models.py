@@ -4,7 +4,9 @@ checkpoint is at hand.
 
 from __future__ import annotations
 
-from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config
+from typing import Any
+
+from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeConfig
 
 CAPACITY = 1024
 MEASURED = ("smollm2-135m", "llama-3.2-1b", "qwen3-0.6b", "qwen3-8b")
@@ -70,6 +72,19 @@ def configurations() -> dict[str, PreTrainedConfig]:
             rope_theta=1000000.0,
             tie_word_embeddings=True,
         ),
+        "qwen3-1.7b": Qwen3Config(
+            vocab_size=151936,
+            hidden_size=2048,
+            intermediate_size=6144,
+            num_hidden_layers=28,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            head_dim=128,
+            max_position_embeddings=40960,
+            rms_norm_eps=1e-6,
+            rope_theta=1000000.0,
+            tie_word_embeddings=True,
+        ),
         "qwen3-8b": Qwen3Config(
             vocab_size=151936,
             hidden_size=4096,
@@ -83,4 +98,39 @@ def configurations() -> dict[str, PreTrainedConfig]:
             rope_theta=1000000.0,
             tie_word_embeddings=False,
         ),
+        "qwen3-30b-a3b": _qwen3_moe(
+            hidden_size=2048,
+            intermediate_size=6144,
+            moe_intermediate_size=768,
+            num_hidden_layers=48,
+            num_attention_heads=32,
+        ),
+        "qwen3-235b-a22b": _qwen3_moe(
+            hidden_size=4096,
+            intermediate_size=12288,
+            moe_intermediate_size=1536,
+            num_hidden_layers=94,
+            num_attention_heads=64,
+        ),
     }
+
+
+def _qwen3_moe(**shape: Any) -> Qwen3MoeConfig:
+    """What Qwen3's mixtures of experts have in common: 128 experts, 8 for each token."""
+    return Qwen3MoeConfig(
+        vocab_size=151936,
+        num_key_value_heads=4,
+        head_dim=128,
+        num_experts=128,
+        num_experts_per_tok=8,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        mlp_only_layers=[],
+        max_position_embeddings=40960,
+        rms_norm_eps=1e-6,
+        rope_theta=1000000.0,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        **shape,
+    )
