@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
+from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
@@ -23,7 +24,7 @@ from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.builders import Builder
 from mpkir.dialects import task
-from mpkir.dialects.tensor import EmbeddingOp, shape_of
+from mpkir.dialects.tensor import EmbeddingOp, ExpertLinearOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.pipeline import POLICY, lower
@@ -144,13 +145,14 @@ def _artifact_at(path: Path) -> Artifact | None:
 
 def weight_bytes_per_step(module: ModuleOp) -> int:
     """Bytes of weights that a step has to read: each once; of a table that is only looked up in,
-    the rows that are looked up."""
+    the rows that are looked up; of a stack of experts, as many as are chosen (the same expert for
+    several tokens counts for each, up to all that there are)."""
     total: dict[task.BufferOp, int] = {}
     for grid in module.walk():
         if not isinstance(grid, task.GridOp):
             continue
-        lookup = next((op for op in grid.body.block.ops if isinstance(op, EmbeddingOp)), None)
-        for value in grid.reads:
+        reads: dict[SSAValue, SSAValue] = dict(zip(grid.body.block.args, grid.reads, strict=True))
+        for argument, value in reads.items():
             buffer = buffer_of(value)
             if buffer.kind.data is not task.BufferKind.WEIGHT:
                 continue
@@ -158,8 +160,14 @@ def weight_bytes_per_step(module: ModuleOp) -> int:
             element = type.get_element_type()
             assert isinstance(element, FixedBitwidthType)
             elements = prod(type.get_shape())
-            if lookup is not None and value is grid.reads[0]:
-                elements = prod(shape_of(lookup.result))
+            for use in argument.uses:
+                op = use.operation
+                if isinstance(op, EmbeddingOp) and op.table is argument:
+                    elements = prod(shape_of(op.result))
+                elif isinstance(op, ExpertLinearOp) and argument in op.weights:
+                    slots = prod(task.memref_type_of(reads[op.experts]).get_shape())
+                    experts = shape_of(argument)[0]
+                    elements = elements // experts * min(slots, experts)
             total[buffer] = max(total.get(buffer, 0), elements * element.bitwidth // 8)
     return sum(total.values())
 
