@@ -4,7 +4,8 @@ one.
 A body is a representative `mpk_task.grid` stripped of its names and its schedule; all its shapes
 are compile-time constants. Its operands are the grid's reads, then its writes; operand k of a task
 is the whole buffer number `families[f].operand[k]`, seen in the shape of `operands[k]`, in which
-the task touches the box at `operands[k].offsets(coordinates)`.
+the task touches the box at `operands[k].offsets(coordinates)`. A buffer may be seen through a view:
+the element of the shape at some indices is number `origin + sum(index * stride)` of the buffer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 
-from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.ir.affine import AffineMap
 from xdsl.printer import Printer
@@ -30,14 +31,15 @@ class Operand:
     offsets: AffineMap
     """From grid coordinates to the box's first index in each dimension."""
     sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In elements of the buffer."""
+    origin: int
+    """The buffer's element at index 0 in each dimension."""
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """Row-major strides in elements."""
-        result = [1]
-        for size in reversed(self.shape[1:]):
-            result.append(result[-1] * size)
-        return tuple(reversed(result))
+    def is_plain(self) -> bool:
+        """Whether the shape is row-major from the buffer's first element on."""
+        return self.origin == 0 and self.strides == task.row_major(self.shape)
 
     @property
     def is_clipped(self) -> bool:
@@ -84,13 +86,16 @@ def buffer_of(value: SSAValue) -> task.BufferOp:
 def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> tuple[Operand, ...]:
     result: list[Operand] = []
     for value, box in zip(values, boxes, strict=True):
-        assert isinstance(value.type, MemRefType)
+        type = task.memref_type_of(value)
+        strides, origin = task.layout_of(type)
         result.append(
             Operand(
-                tuple(value.type.get_shape()),
-                value.type.get_element_type(),
+                tuple(type.get_shape()),
+                type.get_element_type(),
                 box.offsets.data,
                 box.shape,
+                strides,
+                origin,
             )
         )
     return tuple(result)

@@ -103,8 +103,10 @@ def bind_operand(name: str, number: int, operand: Operand, grid: Sequence[int], 
     element = ("const " if read else "") + storage_type(operand.element_type)
     types = [element, dims(operand.sizes), dims(operand.shape)]
     flags = clipped(operand, grid)
-    if any(flags):
-        types.append(dims([int(flag) for flag in flags]))
+    if any(flags) or not operand.is_plain:
+        types.append(dims([int(flag) for flag in flags]) if any(flags) else "void")
+    if not operand.is_plain:
+        types += [dims(operand.strides or (1,)), str(operand.origin)]
     offsets = [affine(expr) for expr in operand.offsets.results] or ["0"]
     return (
         f"const auto {name} = mpk::tile<{', '.join(types)}>"

@@ -94,8 +94,10 @@ def _divisor(expr: AffineExpr) -> int:
 
 
 def rows_aligned(operand: Operand, elements: int) -> bool:
-    """Whether each row of a task's box begins at a multiple of so many elements of the buffer."""
-    if not operand.shape:
+    """Whether each row of a task's box is contiguous and begins at a multiple of so many elements
+    of the buffer.
+    """
+    if not operand.shape or operand.strides[-1] != 1:
         return False
     outer = operand.strides[:-1]
     starts = [
@@ -103,7 +105,7 @@ def rows_aligned(operand: Operand, elements: int) -> bool:
         for expr, stride in zip(operand.offsets.results, operand.strides, strict=True)
     ]
     steps = [stride for stride, size in zip(outer, operand.sizes, strict=False) if size > 1]
-    return gcd(0, *starts, *steps) % elements == 0
+    return gcd(operand.origin, *starts, *steps) % elements == 0
 
 
 def linear_index(indices: Sequence[str], shape: Sequence[int]) -> str:

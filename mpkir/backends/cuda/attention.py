@@ -30,7 +30,7 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
     if depth % 8 or depth > 256:
         raise p.refuse(op, "has a head size that is no multiple of 8 up to 256")
     is_split = isinstance(op, tensor.AttentionSplitOp)
-    k_cache, v_cache = p.read(op, op.k_cache), p.read(op, op.v_cache)
+    k_cache, v_cache = p.read_plain(op, op.k_cache), p.read_plain(op, op.v_cache)
     cache = p.body.operands[k_cache]
     if not isinstance(cache.element_type, BFloat16Type | Float16Type | Float32Type):
         raise p.refuse(op, "has a cache that is not bf16, f16 or f32")
@@ -113,7 +113,7 @@ def _prepared(
         turned, factor = 2 * shape_of(rotary.inv_freq)[0], rotary.scale.value.data
         if not isinstance(p.source(rotary.position).owner, tensor.PositionOp):
             raise p.refuse(rotary, "turns by other positions than the step's")
-        frequencies = p.pointer(p.read(rotary, rotary.inv_freq), ["0"])
+        frequencies = p.pointer(p.read_plain(rotary, rotary.inv_freq), ["0"])
     lines += [
         f"static constexpr mpk::Rotary rotary = mpk::Rotary::{kind};",
         f"static constexpr int R = {turned};",
@@ -127,7 +127,7 @@ def _prepared(
 def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
     """The members of a body that joins the chunks of a split attention; its skeleton."""
     *rows, splits, depth = shape_of(op.acc)
-    acc, stats = p.read(op, op.acc), p.read(op, op.stats)
+    acc, stats = p.read_plain(op, op.acc), p.read_plain(op, op.stats)
     row = p.lead("0" if prod(rows) == 1 else "row", rows)
     split = "0" if splits == 1 else "split"
     parameters = f"{WORK}, int row"

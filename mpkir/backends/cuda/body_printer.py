@@ -129,6 +129,13 @@ class BodyPrinter:
             raise self.refuse(op, f"needs {value.type} in memory, not computed in the same body")
         return number
 
+    def read_plain(self, op: Operation, value: SSAValue) -> int:
+        """The same, for an operator that steps through the buffer itself, so sees no part of it."""
+        number = self.read(op, value)
+        if not self.body.operands[number].is_plain:
+            raise self.refuse(op, f"needs {value.type} row by row in memory, not a strided view")
+        return number
+
     def is_weight(self, number: int) -> bool:
         """Whether an operand is a parameter, which is never written."""
         op = self.body.op
@@ -161,13 +168,13 @@ class BodyPrinter:
         return f"p{number}({', '.join(('w', *indices))})"
 
     def _define_pointer(self, number: int, operand: Operand) -> None:
-        terms: list[str] = []
+        terms = [str(operand.origin)] if operand.origin else []
         for d, (expr, stride, box) in enumerate(
             zip(operand.offsets.results, operand.strides, operand.sizes, strict=True)
         ):
             parts = [] if is_zero(expr) else [affine(expr, "w.index")]
             parts += [f"i{d}"] if box > 1 else []
-            if parts:
+            if parts and stride:
                 scaled = "" if stride == 1 else f" * {stride}"
                 terms.append(f"mpk::i64({' + '.join(parts)}){scaled}")
         element = storage_type(operand.element_type)

@@ -186,7 +186,7 @@ def _sequence(
     stop: Any,
 ) -> None:
     """What appending a token asks for."""
-    number = p.read(op, sequence)
+    number = p.read_plain(op, sequence)
     write = len(p.body.reads) + p.yielded.index(result)
     if not p.is_updated_in_place(number, write):
         raise p.refuse(op, "does not write the sequence that it reads")

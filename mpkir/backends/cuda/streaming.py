@@ -25,7 +25,7 @@ _NORMS = (tensor.RmsNormOp, tensor.LayerNormOp)
 def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
     """The members of a linear body; its skeleton."""
     *lead, depth = shape_of(op.x)
-    numbers = [p.read(op, weight) for weight in op.weights]
+    numbers = [p.read_plain(op, weight) for weight in op.weights]
     weights = [p.body.reads[number] for number in numbers]
     first, kind = weights[0], weights[0].element_type
     if not isinstance(kind, BFloat16Type | Float16Type | Float32Type):

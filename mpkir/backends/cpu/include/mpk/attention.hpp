@@ -97,17 +97,17 @@ inline void append_rows(const Out& out, const Cache& cache, const New& fresh, co
   if (static_cast<const void*>(out.data) != cache.data)
     for_rows(count, [&](const long(&index)[4]) {
       const long from = cache.row(index), to = out.row(index);
-      for (long d = 0; d < count[3]; ++d) out.put(to + d, cache.get(from + d));
+      for (long d = 0; d < count[3]; ++d) out.put(to + d * Out::step, cache.get(from + d * Cache::step));
     });
   for (long t = 0; t < fresh.extent(HEAD_MAJOR ? 2 : 1); ++t) {
-    const long row = long(position.get(t)) - base;
+    const long row = long(position.get(t * Position::step)) - base;
     if (row < 0 || row >= count[2]) continue;
     for (long b = 0; b < count[0]; ++b)
       for (long h = 0; h < count[1]; ++h) {
         const long source[4] = {b, HEAD_MAJOR ? h : t, HEAD_MAJOR ? t : h, 0};
         const long target[4] = {b, h, row, 0};
         const long from = fresh.row(source), to = out.row(target);
-        for (long d = 0; d < count[3]; ++d) out.put(to + d, fresh.get(from + d));
+        for (long d = 0; d < count[3]; ++d) out.put(to + d * Out::step, fresh.get(from + d * New::step));
       }
   }
 }
@@ -120,12 +120,13 @@ inline void attend_tile(float* work, const Q& q, const K& keys, const V& values,
                         const Position& position, long base, float scale, float cap, Finish&& finish) {
   using W = typename K::element;
   static_assert(std::is_same_v<W, typename V::element> && K::stride(2) == V::stride(2));
+  static_assert(K::has_rows && V::has_rows);
   constexpr long D = Q::box::last;
   constexpr int GROUP = int(Q::box::at[2] / K::box::at[1]), G = shared_heads(GROUP);
   const long rows = keys.extent(2);
   for (long b = 0; b < q.extent(0); ++b)
     for (long t = 0; t < q.extent(1); ++t) {
-      const long at = long(position.get(t)) - base;
+      const long at = long(position.get(t * Position::step)) - base;
       const long high = at + 1 < rows ? at + 1 : rows;
       const long low = WINDOW > 0 && at - WINDOW + 1 > 0 ? at - WINDOW + 1 : 0;
       for (long h = 0; h < q.extent(2); h += G) {
@@ -134,7 +135,7 @@ inline void attend_tile(float* work, const Q& q, const K& keys, const V& values,
         const W* const v = values.data + values.row(head);
         for (int g = 0; g < G; ++g) {
           const long source[4] = {b, t, h + g, 0};
-          prepare<W, D>(work + g * D, q.data + q.row(source));
+          prepare<W, D, Q::step>(work + g * D, q.data + q.row(source));
         }
         for (long s = 0; s * CHUNK < rows; ++s) {
           const long from = low > s * CHUNK ? low : s * CHUNK;
@@ -168,7 +169,7 @@ inline void attention(float* work, const Out& out, const KOut& k_out, const VOut
         const long index[4] = {b, t, h, 0};
         const long to = out.row(index);
         const float share = 1.0f / sum;
-        for (long d = 0; d < Out::box::last; ++d) out.put(to + d, acc[d] * share);
+        for (long d = 0; d < Out::box::last; ++d) out.put(to + d * Out::step, acc[d] * share);
       });
 }
 
@@ -187,9 +188,9 @@ inline void attention_split(float* work, const Acc& acc_out, const Stats& stats,
       [&](long b, long t, long h, long s, float top, float sum, const float* acc) {
         const long index[5] = {b, t, h, s, 0};
         const long to = acc_out.row(index), at = stats.row(index);
-        for (long d = 0; d < Acc::box::last; ++d) acc_out.put(to + d, acc[d]);
+        for (long d = 0; d < Acc::box::last; ++d) acc_out.put(to + d * Acc::step, acc[d]);
         stats.put(at, top);
-        stats.put(at + 1, sum);
+        stats.put(at + Stats::step, sum);
       });
 }
 
@@ -209,13 +210,13 @@ inline void attention_merge(const Out& out, const Acc& acc, const Stats& stats) 
     }
     for (long s = 0; s < S; ++s) {
       const long at = stat + s * Stats::stride(3);
-      if (stats.get(at + 1) == 0.0f) continue;
+      if (stats.get(at + Stats::step) == 0.0f) continue;
       const float weight = exp(stats.get(at) - top);
-      sum += weight * stats.get(at + 1);
-      for (long d = 0; d < D; ++d) total[d] += weight * acc.get(from + s * Acc::stride(3) + d);
+      sum += weight * stats.get(at + Stats::step);
+      for (long d = 0; d < D; ++d) total[d] += weight * acc.get(from + s * Acc::stride(3) + d * Acc::step);
     }
     const float share = 1.0f / sum;
-    for (long d = 0; d < count[3]; ++d) out.put(to + d, total[d] * share);
+    for (long d = 0; d < count[3]; ++d) out.put(to + d * Out::step, total[d] * share);
   });
 }
 
@@ -226,13 +227,14 @@ inline void sdpa(float* work, const Out& out, const Q& q, const K& k, const V& v
                  float scale) {
   using W = typename K::element;
   constexpr long D = Q::box::last, L = K::box::at[2], GROUP = Q::box::at[1] / K::box::at[1];
+  static_assert(K::has_rows && V::has_rows);
   long count[4];
   common_extent(count, out);
   for_rows(count, [&](const long(&index)[4]) {
     const long head[4] = {index[0], index[1] / GROUP, 0, 0};
     float* const acc = work + D;
     float* const scores = acc + D;
-    prepare<W, D>(work, q.data + q.row(index));
+    prepare<W, D, Q::step>(work, q.data + q.row(index));
     score_rows<1, D>(scores, L, work, k.data + k.row(head), K::stride(2), L, scale, 0.0f);
     if constexpr (CAUSAL)
       for (long j = index[2] + 1; j < L; ++j) scores[j] = -INFINITY;
@@ -249,7 +251,7 @@ inline void sdpa(float* work, const Out& out, const Q& q, const K& k, const V& v
     const float share = 1.0f / exponentials(scores, L).sum;
     weigh_rows<1, D>(acc, scores, L, v.data + v.row(head), V::stride(2), L);
     const long to = out.row(index);
-    for (long d = 0; d < count[3]; ++d) out.put(to + d, acc[d] * share);
+    for (long d = 0; d < count[3]; ++d) out.put(to + d * Out::step, acc[d] * share);
   });
 }
 

@@ -71,21 +71,21 @@ struct Block<f16> {
 };
 #endif
 
-// Lays out `from` (K elements of any type) for products with rows of W.
-template <class W, long K, class X>
+// Lays out `from` (K elements of any type, STEP apart) for products with rows of W.
+template <class W, long K, long STEP = 1, class X>
 inline void prepare(float* to, const X* from) {
   constexpr long width = Block<W>::WIDTH, whole = K / width * width;
   for (long b = 0; b < whole; b += width) {
-    if constexpr (std::is_same_v<W, X>) {
+    if constexpr (std::is_same_v<W, X> && STEP == 1) {
       f32x16 v[Block<W>::VECTORS];
       Block<W>::load(from + b, v);
       for (int j = 0; j < Block<W>::VECTORS; ++j) store_vector(to + b + 16 * j, v[j]);
     } else {
-      for (int i = 0; i < width; ++i) to[b + Block<W>::place(i)] = float(widen(from[b + i]));
+      for (int i = 0; i < width; ++i) to[b + Block<W>::place(i)] = float(widen(from[(b + i) * STEP]));
     }
   }
   if constexpr (whole < K)
-    for (long i = whole; i < K; ++i) to[i] = float(widen(from[i]));
+    for (long i = whole; i < K; ++i) to[i] = float(widen(from[i * STEP]));
 }
 
 // How far ahead of use memory is asked for; a stream of rows goes on after its last byte.

@@ -20,7 +20,7 @@ class Linear {
   static constexpr int rank = Out::rank;
   static constexpr long K = Weight::box::last, PADDED = padded(K);
   static constexpr long ROWS = Out::box::size / Out::box::last;
-  static_assert(X::box::last == K && X::rank == rank && Weight::rank == 2);
+  static_assert(X::box::last == K && X::rank == rank && Weight::rank == 2 && Weight::has_rows);
 
  public:
   Linear(const Out& out, const X& x, const Weight (&weights)[J], float* prepared,
@@ -39,7 +39,7 @@ class Linear {
   void prepare_x(const X& x) const {
     long r = 0;
     for_rows(count_, [&](const long(&index)[rank]) {
-      prepare<W, K>(prepared_ + r++ * PADDED, x.data + x.row(index));
+      prepare<W, K, X::step>(prepared_ + r++ * PADDED, x.data + x.row(index));
     });
   }
 
@@ -86,8 +86,9 @@ class Linear {
   template <class Sum, int... Js, std::size_t... Es>
   void finish(const Row& row, long n, Sum sum, std::integer_sequence<int, Js...>,
               std::index_sequence<Es...>) const {
-    out_.put(row.out + n, epilogue_(sum(Js)..., std::get<Es>(extra_).get(
-                                                    row.extra[Es] + n * std::get<Es>(extra_).step)...));
+    const auto extra = [&](const auto& e, long from) { return e.get(from + n * e.step); };
+    out_.put(row.out + n * Out::step,
+             epilogue_(sum(Js)..., extra(std::get<Es>(extra_), row.extra[Es])...));
   }
 
   const Out& out_;

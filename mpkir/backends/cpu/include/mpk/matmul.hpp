@@ -20,12 +20,12 @@ inline void matmul(A* row, const Out& out, const L& lhs, const R& rhs) {
     const long from = lhs.row(index), other = rhs.row(batch), to = out.row(index);
     for (long i = 0; i < n; ++i) row[i] = 0;
     for (long j = 0; j < k; ++j) {
-      const A factor = A(lhs.get(from + j));
+      const A factor = A(lhs.get(from + j * L::step));
       const long line = other + j * R::stride(R::rank - 2);
 #pragma GCC ivdep
-      for (long i = 0; i < n; ++i) row[i] += factor * A(rhs.get(line + i));
+      for (long i = 0; i < n; ++i) row[i] += factor * A(rhs.get(line + i * R::step));
     }
-    for (long i = 0; i < n; ++i) out.put(to + i, row[i]);
+    for (long i = 0; i < n; ++i) out.put(to + i * Out::step, row[i]);
   });
 }
 

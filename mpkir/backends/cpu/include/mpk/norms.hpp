@@ -16,17 +16,17 @@ inline void rms_norm(const Out& out, const X& x, const Weight& weight, float eps
     float squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (long i = 0; i < n; ++i) {
-      const float v = x.get(from + i);
+      const float v = x.get(from + i * X::step);
       squares += v * v;
     }
     const float scale = 1.0f / std::sqrt(squares / float(n) + eps);
 #pragma GCC ivdep
     for (long i = 0; i < n; ++i) {
-      const float v = x.get(from + i) * scale;
+      const float v = x.get(from + i * X::step) * scale;
       if constexpr (is_none<Weight>)
-        out.put(to + i, v);
+        out.put(to + i * Out::step, v);
       else
-        out.put(to + i, v * weight.get(i));
+        out.put(to + i * Out::step, v * weight.get(i * Weight::step));
     }
   });
 }
@@ -41,17 +41,19 @@ inline void layer_norm(const Out& out, const X& x, const Weight& weight, const B
     const long from = x.row(index), to = out.row(index);
     float sum = 0, squares = 0;
 #pragma omp simd reduction(+ : sum)
-    for (long i = 0; i < n; ++i) sum += x.get(from + i);
+    for (long i = 0; i < n; ++i) sum += x.get(from + i * X::step);
     const float mean = sum / float(n);
 #pragma omp simd reduction(+ : squares)
     for (long i = 0; i < n; ++i) {
-      const float v = x.get(from + i) - mean;
+      const float v = x.get(from + i * X::step) - mean;
       squares += v * v;
     }
     const float scale = 1.0f / std::sqrt(squares / float(n) + eps);
 #pragma GCC ivdep
-    for (long i = 0; i < n; ++i)
-      out.put(to + i, (x.get(from + i) - mean) * scale * weight.get(i) + bias.get(i));
+    for (long i = 0; i < n; ++i) {
+      const float v = (x.get(from + i * X::step) - mean) * scale;
+      out.put(to + i * Out::step, v * weight.get(i * Weight::step) + bias.get(i * Bias::step));
+    }
   });
 }
 
@@ -80,9 +82,9 @@ inline void softmax(float* row, const Out& out, const X& x) {
   common_extent(count, out, x);
   for_rows(count, [&](const long(&index)[Out::rank]) {
     const long from = x.row(index), to = out.row(index);
-    for (long i = 0; i < n; ++i) row[i] = x.get(from + i);
+    for (long i = 0; i < n; ++i) row[i] = x.get(from + i * X::step);
     const float scale = 1.0f / exponentials(row, n).sum;
-    for (long i = 0; i < n; ++i) out.put(to + i, row[i] * scale);
+    for (long i = 0; i < n; ++i) out.put(to + i * Out::step, row[i] * scale);
   });
 }
 

@@ -14,7 +14,7 @@ inline void elementwise(const Out& out, F f, const In&... in) {
     const long n = count[Out::rank - 1], to = out.row(index);
     const auto line = [&](auto... from) {
 #pragma GCC ivdep
-      for (long i = 0; i < n; ++i) out.put(to + i, f(in.get(from + i * In::step)...));
+      for (long i = 0; i < n; ++i) out.put(to + i * Out::step, f(in.get(from + i * In::step)...));
     };
     line(in.row(index)...);
   });
@@ -39,7 +39,7 @@ inline void strided_copy(const Out& out, const In& in) {
     long from = base;
     for (int d = 0; d + 1 < rank; ++d) from += index[d] * By::at[d] * In::stride(From::at[d]);
     const long to = out.row(index);
-    for (long i = 0; i < count[rank - 1]; ++i) out.put(to + i, in.get(from + i * step));
+    for (long i = 0; i < count[rank - 1]; ++i) out.put(to + i * Out::step, in.get(from + i * step));
   });
 }
 
@@ -55,7 +55,7 @@ inline void place(long first, const Out& out, const In& in) {
   for_rows(count, [&](const long(&index)[rank]) {
     const long from = in.leading(index, rank - 1);
     const long to = out.leading(index, rank - 1) + first * Out::stride(D);
-    for (long i = 0; i < count[rank - 1]; ++i) out.put(to + i, in.get(from + i));
+    for (long i = 0; i < count[rank - 1]; ++i) out.put(to + i * Out::step, in.get(from + i * In::step));
   });
 }
 
@@ -85,7 +85,7 @@ inline void full(const Out& out, typename Out::carried value) {
 // out[i] = start + i * by
 template <class Out>
 inline void iota(const Out& out, long start, long by) {
-  for (long i = 0; i < out.extent(0); ++i) out.put(i, typename Out::carried(start + i * by));
+  for (long i = 0; i < out.extent(0); ++i) out.put(i * Out::step, typename Out::carried(start + i * by));
 }
 
 }  // namespace mpk

@@ -47,15 +47,15 @@ inline void reduce(A* work, const Out& out, const X& x) {
     A* const to = work + total.row(index);
     if constexpr (Out::box::last != 1 || X::box::last == 1) {
 #pragma GCC ivdep
-      for (long i = 0; i < n; ++i) to[i] = Kind<A>::join(to[i], A(x.get(from + i)));
+      for (long i = 0; i < n; ++i) to[i] = Kind<A>::join(to[i], A(x.get(from + i * X::step)));
     } else {
       // Sixteen chains, which the compiler can turn into vectors, in an order that is always the same.
       A part[16];
       for (int j = 0; j < 16; ++j) part[j] = Kind<A>::start;
       long i = 0;
       for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; ++j) part[j] = Kind<A>::join(part[j], A(x.get(from + i + j)));
-      for (; i < n; ++i) part[i % 16] = Kind<A>::join(part[i % 16], A(x.get(from + i)));
+        for (int j = 0; j < 16; ++j) part[j] = Kind<A>::join(part[j], A(x.get(from + (i + j) * X::step)));
+      for (; i < n; ++i) part[i % 16] = Kind<A>::join(part[i % 16], A(x.get(from + i * X::step)));
       for (int half = 8; half; half /= 2)
         for (int j = 0; j < half; ++j) part[j] = Kind<A>::join(part[j], part[j + half]);
       *to = Kind<A>::join(*to, part[0]);

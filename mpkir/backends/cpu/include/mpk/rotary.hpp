@@ -15,7 +15,7 @@ inline void rotary(const Out& out, const X& x, const Position& position, const F
   for (long t = 0; t < count[1]; ++t) {
     float cosine[pairs], sine[pairs];
     for (long i = 0; i < pairs; ++i) {
-      const float angle = float(position.get(t)) * inv_freq.get(i);
+      const float angle = float(position.get(t * Position::step)) * inv_freq.get(i * Frequency::step);
       cosine[i] = std::cos(angle);
       sine[i] = std::sin(angle);
     }
@@ -26,11 +26,11 @@ inline void rotary(const Out& out, const X& x, const Position& position, const F
 #pragma GCC ivdep
         for (long i = 0; i < pairs; ++i) {
           const long first = INTERLEAVED ? 2 * i : i, second = INTERLEAVED ? first + 1 : i + pairs;
-          const float u = x.get(from + first), v = x.get(from + second);
-          out.put(to + first, scale * (u * cosine[i] - v * sine[i]));
-          out.put(to + second, scale * (v * cosine[i] + u * sine[i]));
+          const float u = x.get(from + first * X::step), v = x.get(from + second * X::step);
+          out.put(to + first * Out::step, scale * (u * cosine[i] - v * sine[i]));
+          out.put(to + second * Out::step, scale * (v * cosine[i] + u * sine[i]));
         }
-        for (long i = 2 * pairs; i < d; ++i) out.put(to + i, x.get(from + i));
+        for (long i = 2 * pairs; i < d; ++i) out.put(to + i * Out::step, x.get(from + i * X::step));
       }
   }
 }

@@ -22,21 +22,30 @@ struct Dims {
   }
 };
 
-// Elements of T; Box: sizes; Shape: sizes of the row-major buffer around it; Clipped: for each
-// dimension, whether the box may reach over the buffer's end (then `valid` says how much is inside).
-template <class T, class Box, class Shape = Box, class Clipped = void>
+// Elements of T; Box: sizes; Shape: sizes of what it is cut from; Clipped: for each dimension, whether
+// the box may reach over its end (then `valid` says how much is inside); Strides: of the dimensions of
+// Shape in memory, row-major if void.
+template <class T, class Box, class Shape = Box, class Clipped = void, class Strides = void>
 struct Tile {
   using element = std::remove_const_t<T>;
   using carried = Carried<element>;
   using box = Box;
   static constexpr int rank = Box::rank;
-  // Distance of neighbours along the last dimension; 0 where one element serves for all.
-  static constexpr long step = Box::last == 1 ? 0 : 1;
 
   T* data;
   long valid[rank];
 
-  static constexpr long stride(int d) { return Shape::stride(d); }
+  static constexpr long stride(int d) {
+    if constexpr (std::is_void_v<Strides>)
+      return Shape::stride(d);
+    else
+      return Strides::at[d];
+  }
+
+  // Distance of neighbours along the last dimension; 0 where one element serves for all.
+  static constexpr long step = Box::last == 1 ? 0 : stride(rank - 1);
+  // Whether rows are contiguous: code that reads vectors through `data` needs it.
+  static constexpr bool has_rows = Box::last == 1 || step == 1;
 
   long extent(int d) const {
     if constexpr (std::is_void_v<Clipped>) {
@@ -77,14 +86,16 @@ struct None {};
 template <class T>
 inline constexpr bool is_none = std::is_same_v<T, None>;
 
-// The box at `offset` of a buffer.
-template <class T, class Box, class Shape, class Clipped = void, class... Offset>
-Tile<T, Box, Shape, Clipped> tile(void* buffer, Offset... offset) {
+// The box at `offset` of a buffer, or of a view whose first element is the buffer's number ORIGIN.
+template <class T, class Box, class Shape, class Clipped = void, class Strides = void, long ORIGIN = 0,
+          class... Offset>
+Tile<T, Box, Shape, Clipped, Strides> tile(void* buffer, Offset... offset) {
+  using Result = Tile<T, Box, Shape, Clipped, Strides>;
   const long first[] = {long(offset)...};
   static_assert(sizeof...(Offset) == Box::rank);
-  Tile<T, Box, Shape, Clipped> result{static_cast<T*>(buffer), {}};
+  Result result{static_cast<T*>(buffer) + ORIGIN, {}};
   for (int d = 0; d < Box::rank; ++d) {
-    result.data += first[d] * Shape::stride(d);
+    result.data += first[d] * Result::stride(d);
     const long left = Shape::at[d] - first[d];
     result.valid[d] = left < 0 ? 0 : (left < Box::at[d] ? left : Box::at[d]);
   }

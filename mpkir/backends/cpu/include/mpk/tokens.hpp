@@ -20,7 +20,8 @@ inline void embedding(const Out& out, const Table& table, const Ids& ids) {
   for_rows(count, [&](const long(&index)[Out::rank]) {
     const long id = clamp_id(table, ids.get(ids.leading(index, Out::rank - 1)));
     const long from = id * Table::stride(0), to = out.row(index);
-    for (long h = 0; h < count[Out::rank - 1]; ++h) out.put(to + h, table.get(from + h));
+    for (long h = 0; h < count[Out::rank - 1]; ++h)
+      out.put(to + h * Out::step, table.get(from + h * Table::step));
   });
 }
 
@@ -28,10 +29,10 @@ inline void embedding(const Out& out, const Table& table, const Ids& ids) {
 template <class Out, class Table, class Ids, class Position>
 inline void embedding_at(const Out& out, const Table& table, const Ids& ids, const Position& position) {
   for (long t = 0; t < out.extent(1); ++t) {
-    const long at = long(position.get(t));
-    const long id = clamp_id(table, at >= 0 && at < Ids::box::last ? ids.get(at) : 0);
+    const long at = long(position.get(t * Position::step));
+    const long id = clamp_id(table, at >= 0 && at < Ids::box::last ? ids.get(at * Ids::step) : 0);
     const long from = id * Table::stride(0), to = t * Out::stride(1);
-    for (long h = 0; h < out.extent(2); ++h) out.put(to + h, table.get(from + h));
+    for (long h = 0; h < out.extent(2); ++h) out.put(to + h * Out::step, table.get(from + h * Table::step));
   }
 }
 
@@ -39,7 +40,7 @@ inline void embedding_at(const Out& out, const Table& table, const Ids& ids, con
 template <class Out, class Sequence, class Position>
 inline void sequence_read(const Out& out, const Sequence& sequence, const Position& position) {
   for (long t = 0; t < out.extent(1); ++t) {
-    const long at = long(position.get(t));
+    const long at = long(position.get(t * Position::step));
     out.put(t, at >= 0 && at < Sequence::box::last ? sequence.get(at) : -1);
   }
 }
@@ -82,11 +83,11 @@ inline Best<typename X::carried> largest(const X& x, long from, long n) {
   long block = 0;
   for (long b = 0; b < n && !odd; b += lanes) {
     const long m = n - b < lanes ? n - b : lanes;
-    V here = x.get(from + b);
+    V here = x.get(from + b * X::step);
     int nans = 0;
 #pragma omp simd reduction(max : here) reduction(+ : nans)
     for (long i = 0; i < m; ++i) {
-      const V v = x.get(from + b + i);
+      const V v = x.get(from + (b + i) * X::step);
       here = v > here ? v : here;
       nans += v != v;
     }
@@ -97,7 +98,7 @@ inline Best<typename X::carried> largest(const X& x, long from, long n) {
     odd = nans != 0;
   }
   for (long i = block; i < n; ++i) {
-    const V v = x.get(from + i);
+    const V v = x.get(from + i * X::step);
     if (odd ? v != v : v == top) return {v, i};
   }
   return {top, 0};
@@ -124,9 +125,9 @@ inline void argmax_partial(const Value& value, const Index& best, const X& x, lo
     const long to = value.leading(index, X::rank - 1), other = best.leading(index, X::rank - 1);
     for (long s = 0; s * CHUNK < n; ++s) {
       const long left = n - s * CHUNK;
-      const auto found = largest(x, from + s * CHUNK, left < CHUNK ? left : CHUNK);
-      value.put(to + s, found.value);
-      best.put(other + s, found.index + (origin + s) * CHUNK);
+      const auto found = largest(x, from + s * CHUNK * X::step, left < CHUNK ? left : CHUNK);
+      value.put(to + s * Value::step, found.value);
+      best.put(other + s * Index::step, found.index + (origin + s) * CHUNK);
     }
   });
 }
@@ -139,7 +140,7 @@ inline long long argmax_merge(const Out& out, const Value& value, const Index& i
   long long token = 0;
   for_rows(count, [&](const long(&at)[Value::rank]) {
     const long s = largest(value, value.row(at), count[Value::rank - 1]).index;
-    token = index.get(index.row(at) + s);
+    token = index.get(index.row(at) + s * Index::step);
     if constexpr (!is_none<Out>) out.put(out.leading(at, Value::rank - 1), token);
   });
   return token;
