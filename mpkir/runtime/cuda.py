@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.queues import Dynamic, dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Ints, Table
 
 THREADS = 352
@@ -38,6 +39,8 @@ class LaunchArgs(ctypes.Structure):
         ("steps", ctypes.c_int),
         ("epoch", ctypes.c_uint),
         ("watchdog", ctypes.c_longlong),
+        ("dynamic", Dynamic),
+        ("dynamic_tasks", ctypes.c_void_p),
     )
 
 
@@ -81,6 +84,13 @@ class CudaProgram:
                 max(len(table.events), 1), dtype=torch.int32, device=self.device
             )
             self._control = torch.zeros(_CONTROL_WORDS, dtype=torch.int32, device=self.device)
+            self._queues = torch.zeros(
+                (table.worker_count, queue_words(table)), dtype=torch.int64, device=self.device
+            )
+            addresses = np.array([tensor.data_ptr() for tensor in buffers], np.uint64)
+            self._released = _on_device(table.released, self.device)
+            self._dynamic_tasks = _on_device(looked_up(table, addresses), self.device)
+        self._dynamic = dynamic_part(table, self._released.data_ptr(), self._queues.data_ptr())
         self._epoch = 0
 
     def run(self, position: int, steps: int) -> int:
@@ -108,6 +118,8 @@ class CudaProgram:
             steps,
             self._epoch,
             int(self.watchdog_s * 1e9),
+            self._dynamic,
+            self._dynamic_tasks.data_ptr(),
         )
         parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
         self._call(
@@ -137,6 +149,7 @@ class CudaProgram:
             ) from error
         if control[1] != 0:
             self._counters.zero_()
+            self._queues.zero_()
             self._epoch = 0
             raise self._fault(control)
         done = min(int(control[0]), steps)
@@ -149,7 +162,7 @@ class CudaProgram:
             f"worker {worker} waited more than {self.watchdog_s:g} s for event "
             f"{self.table.names.events[event]}, which stands at {seen % 2**32} and should reach "
             f"{wanted % 2**32}",
-            where=f"task {self.table.task_label(task)}",
+            where=self.table.waiting_label(task),
             hint="a task that signals the event is missing or stuck; `mpk inspect` shows which",
         )
 

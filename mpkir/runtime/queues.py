@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ctypes
 
-from mpkir.runtime.table import Table
+import numpy as np
+import numpy.typing as npt
+
+from mpkir.runtime.releases import Ints
+from mpkir.runtime.table import FIRST_OPERAND, MAX_OPERANDS, FamilyField, Table, TaskField
 
 PLACES = 16
 """64-bit words of a queue before its places: where it is taken from, how many were put in."""
@@ -53,3 +57,28 @@ def dynamic_part(table: Table, released: int, queues: int) -> Dynamic:
         last,
         int(table.events[last]),
     )
+
+
+def looked_up(table: Table, addresses: npt.NDArray[np.uint64]) -> Ints:
+    """Each dynamic task with its family and operands: `struct Released` of include/mpk/abi.cuh;
+    [d, 32].
+
+    addresses: of the buffers, by id
+    """
+    tasks, f = table.tasks[table.first_dynamic :], TaskField
+    families = table.families[tasks[:, f.FAMILY]]
+    operands = np.append(addresses, np.uint64(0))[families[:, FIRST_OPERAND:]]
+    columns = (
+        families[:, FamilyField.BODY],
+        tasks[:, f.INDEX],
+        tasks[:, f.FAMILY],
+        np.arange(table.first_dynamic, table.task_count),
+        tasks[:, f.SIGNAL_EVENT],
+        tasks[:, f.SIGNAL_AMOUNT],
+        tasks[:, f.RELEASE_ARRIVALS],
+        np.zeros(len(tasks)),
+    )
+    result = np.zeros((len(tasks), 2 * MAX_OPERANDS + len(columns)), np.int32)
+    result[:, : 2 * MAX_OPERANDS] = np.ascontiguousarray(operands).view(np.int32)
+    result[:, 2 * MAX_OPERANDS :] = np.stack(columns, axis=1)
+    return result

@@ -60,6 +60,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int shared_bytes = {machine.shared_memory};",
         f"  static constexpr int ring_slots = {machine.ring.slots};",
         f"  static constexpr int in_flight = {machine.ring.in_flight};",
+        f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",
         "",
         "  template <class Visitor>",

@@ -27,6 +27,9 @@
 #define SCALE 0.125f
 #define STOP -2
 #endif
+#ifndef ANY_DYNAMIC
+#define ANY_DYNAMIC false
+#endif
 
 using mpk::bf16;
 using mpk::i64;
@@ -209,6 +212,7 @@ using kernel_10 = mpk::ArgmaxMerge<body_next>;
 
 struct program {
   static constexpr int tokens = 1, shared_bytes = SHARED_BYTES, ring_slots = 12, in_flight = IN_FLIGHT;
+  static constexpr bool dynamic = ANY_DYNAMIC;
   using bodies = mpk::Bodies<kernel_0, kernel_1, kernel_2, kernel_3, kernel_4, kernel_5, kernel_6, kernel_7,
                              kernel_8, kernel_9, kernel_10>;
   template <class Visitor>

@@ -22,8 +22,11 @@ needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="no nvcc")
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("number", "shared"), [("80", 166912), ("90a", 232448)])
-def test_skeletons_do_not_spill(number: str, shared: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "shared", "dynamic"),
+    [("80", 166912, "false"), ("90a", 232448, "false"), ("90a", 232448, "true")],
+)
+def test_skeletons_do_not_spill(number: str, shared: int, dynamic: str, tmp_path: Path) -> None:
     source = tmp_path / "kernel.cu"
     source.write_text(
         HANDWRITTEN.replace("#define SHARED_BYTES 232448", f"#define SHARED_BYTES {shared}")
@@ -33,6 +36,7 @@ def test_skeletons_do_not_spill(number: str, shared: int, tmp_path: Path) -> Non
         "-std=c++17",
         f"-gencode=arch=compute_{number},code=sm_{number}",
         f"-I{INCLUDE}",
+        f"-DANY_DYNAMIC={dynamic}",
         "-Xptxas",
         "-v",
         "-cubin",

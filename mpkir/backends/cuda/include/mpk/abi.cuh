@@ -7,7 +7,8 @@ namespace mpk {
 constexpr int OPERANDS = 12;
 
 struct alignas(16) Task {
-  int family, index, wait_event, wait_arrivals, wait_lag, signal_event, signal_amount, reserved;
+  int family, index, wait_event, wait_arrivals, wait_lag, signal_event, signal_amount;
+  int release_arrivals;  // of the event it signals, if that releases dynamic tasks; else 0
 };
 struct alignas(16) Family {
   int body, grid_size, stream_rows, stream_weights;
@@ -20,6 +21,20 @@ struct Control {
   u32 fault_seen, fault_wanted;
   int reserved;
 };
+// A dynamic task with everything looked up.
+struct alignas(16) Released {
+  void* operand[OPERANDS];
+  int body, index, family, task, signal_event, signal_amount, release_arrivals, reserved;
+};
+// What programs with dynamic tasks need besides; all zero for others. docs/scheduling.md.
+struct Dynamic {
+  const int* released;  // event k releases the tasks released[k] .. released[k + 1] - 1
+  u64* queues;          // of worker k: from queues[stride * k] on
+  int stride;
+  int first, count;     // the dynamic tasks of the table
+  int last_event;       // after which all of a step are done
+  int last_arrivals;    // of that event, in a step
+};
 struct LaunchArgs {
   void* const* buffers;
   const Task* tasks;
@@ -31,6 +46,8 @@ struct LaunchArgs {
   int steps;
   u32 epoch;
   i64 watchdog;  // nanoseconds a wait may take; 0 = for ever
+  Dynamic dynamic;
+  const Released* dynamic_tasks;
 };
 
 // One task with everything looked up: what the roles of a worker hand each other.
@@ -48,6 +65,7 @@ struct alignas(16) Work {
   int signal_event, signal_amount;
   int stop;  // set instead of running the task: the worker leaves
   int first; // the first task of a step on this worker
+  int release_arrivals;  // as in the table; only in programs with dynamic tasks
 
   template <class T>
   __device__ __forceinline__ T* at(int k) const {

@@ -91,6 +91,7 @@ struct Lookup {
     }
   }
   __device__ __forceinline__ void* buffer(int id) const { return id < 0 ? nullptr : args.buffers[id]; }
+  template <bool DYNAMIC>
   __device__ __forceinline__ void write(Work& work) const {
     if (!is_task()) {
       work.body = -1;
@@ -116,6 +117,7 @@ struct Lookup {
     work.signal_amount = task[1].z;
     work.stop = 0;
     work.first = place == 0;
+    if constexpr (DYNAMIC) work.release_arrivals = task[1].w;
   }
 };
 

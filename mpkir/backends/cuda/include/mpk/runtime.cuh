@@ -5,6 +5,7 @@
 //
 //   struct program {
 //     static constexpr int tokens, shared_bytes, ring_slots, in_flight;
+//     static constexpr bool dynamic;  // whether there are tasks without a place
 //     using bodies = mpk::Bodies<mpk::Linear<body_0>, mpk::Attention<body_1>, ...>;
 //     template <class Visit> static __device__ void dispatch(int body, Visit& visit);  // the switch
 //   };
@@ -15,6 +16,7 @@
 //   static __device__ void run(const Work&, const LaunchArgs&, char* scratch);   // all compute warps
 #pragma once
 #include "abi.cuh"
+#include "dynamic.cuh"
 #include "queue.cuh"
 #include "ring.cuh"
 #include "trace.cuh"
@@ -53,8 +55,15 @@ struct Layout {
   static_assert(SLOTS > P::in_flight, "too little shared memory for the ring beside these bodies");
 };
 
+template <bool DYNAMIC>
+struct SharedOffer {};
+template <>
+struct SharedOffer<true> {
+  Offer offer;
+};
+
 template <class P>
-struct Shared {
+struct Shared : SharedOffer<P::dynamic> {
   using L = Layout<P>;
   Ring<L::SLOTS> ring;
   Queue queue;
@@ -79,13 +88,27 @@ struct Compute {
   RingCursor<SLOTS> ring;
   u32 handed = 0;  // streaming tasks handed to the publisher so far
   u32 toggle = 0;  // which reduce buffer
+  u32 offers = 0;  // dynamic tasks run so far
+  bool offered = false;  // a dynamic task is to be run before the list goes on
   bool leaving = false;
 
   __device__ __forceinline__ const Work& work() const { return s.queue.work[queue.entry]; }
   __device__ __forceinline__ void wait_filled() { s.queue.filled[queue.entry].wait(queue.parity); }
-  // False: the worker leaves.
+  // False: the worker leaves, or a dynamic task comes first.
   __device__ __forceinline__ bool wait_ready() {
-    s.queue.ready[queue.entry].wait(queue.parity);
+    if constexpr (P::dynamic) {
+      for (;;) {
+        // In this order: an offer made for a later task of the list is made after this one is ready.
+        const bool made = s.offer.made.passed_now(offers & 1);
+        if (s.queue.ready[queue.entry].passed_now(queue.parity)) break;
+        if (made) {
+          offered = true;
+          return false;
+        }
+      }
+    } else {
+      s.queue.ready[queue.entry].wait(queue.parity);
+    }
     leaving = work().stop != 0;
     return !leaving;
   }
@@ -98,6 +121,11 @@ struct Compute {
     if (warp == 0) arrive_warp(s.queue.done[queue.entry], lane);
     arrive_warp(s.queue.empty[queue.entry], lane);
     queue.advance();
+  }
+  __device__ __forceinline__ void finish_offer() {
+    arrive_warp(s.offer.taken, lane);
+    ++offers;
+    offered = false;
   }
   __device__ __forceinline__ const char* wait_stage() {
     s.ring.full[ring.slot].wait(ring.parity);
@@ -126,6 +154,23 @@ struct ComputeVisitor {
   __device__ __forceinline__ void visit() {
     if constexpr (B::streams) {
       B::compute(role);
+    } else if constexpr (P::dynamic) {
+      if (!role.offered) {
+        if (!role.wait_ready()) return;
+        role.wait_published();
+      }
+      const Work& work = role.offered ? role.s.offer.work : role.work();
+      B::run(work, role.args, role.s.scratch);
+      compute_sync();
+      if (role.warp == 0) {
+        signal<true>(role.args, work, role.lane);
+        if (role.lane == 0) mark(work, Mark::done);
+      }
+      if (role.offered) {
+        role.finish_offer();
+      } else {
+        role.finish_task();
+      }
     } else {
       if (!role.wait_ready()) return;
       role.wait_published();
@@ -148,7 +193,12 @@ __device__ __forceinline__ void compute_role(Shared<P>& s, const LaunchArgs& arg
   ComputeVisitor<P> visitor{role};
   for (;;) {
     role.wait_filled();
-    const int body = role.work().body;
+    int body = role.work().body;
+    if constexpr (P::dynamic) {
+      // At the end of the list there may still be offers.
+      if (body < 0 && !role.offered) role.wait_ready();
+      if (role.offered) body = s.offer.work.body;
+    }
     if (body < 0) break;
     P::dispatch(body, visitor);
     if (role.leaving) break;
@@ -170,8 +220,9 @@ struct Publisher {
   }
   __device__ __forceinline__ void published(const Work& work) {
     __syncwarp();
+    if constexpr (P::dynamic) signal<true>(args, work, lane);
     if (lane == 0) {
-      if (work.signal_event >= 0)
+      if (!P::dynamic && work.signal_event >= 0)
         add_release(args.counters + work.signal_event, u32(work.signal_amount));
       mark(work, Mark::done);
     }
@@ -234,7 +285,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s,
     if (__any_sync(0xffffffffu, loader.leave)) return false;
   }
   if (loader.lane < BATCH) {
-    next.write(s.queue.work[entry]);
+    next.template write<P::dynamic>(s.queue.work[entry]);
     s.queue.filled[entry].arrive();
   }
   __syncwarp();
@@ -275,14 +326,14 @@ struct Dispatcher {
   __device__ __forceinline__ bool stopped(int step) const {
     return step >= load_relaxed(&args.control->stop_at) || load_relaxed(&args.control->fault) != 0;
   }
-  __device__ void report_fault(const Work& work, u32 seen) {
+  __device__ void report_fault(int task, int event, u32 seen, u32 wanted) {
     Control* control = args.control;
     if (atomicCAS(&control->fault, 0, 1) != 0) return;
     control->fault_worker = blockIdx.x;
-    control->fault_task = work.task;
-    control->fault_event = work.wait_event;
+    control->fault_task = task;
+    control->fault_event = event;
     control->fault_seen = seen;
-    control->fault_wanted = work.wait_target;
+    control->fault_wanted = wanted;
   }
   // True: the task may start. False: the worker leaves.
   __device__ __forceinline__ bool wait(const Work& work) {
@@ -299,7 +350,7 @@ struct Dispatcher {
       const i64 now = nanoseconds();
       if (since == 0) since = now;
       if (now - since > args.watchdog) {
-        report_fault(work, seen);
+        report_fault(work.task, work.wait_event, seen, work.wait_target);
         return false;
       }
     }
@@ -311,9 +362,111 @@ struct Dispatcher {
   }
 };
 
+// The same for programs with dynamic tasks, which it has run while it waits.
+template <class P>
+struct ServingDispatcher : Dispatcher {
+  Shared<P>& s;
+  Server server;
+  bool any_before = false;  // a task of the list
+  QueueCursor before;       // the one that was made ready last
+
+  __device__ ServingDispatcher(Shared<P>& s, const LaunchArgs& args)
+      : Dispatcher{args}, s(s), server(args, s.offer, P::tokens) {}
+
+  // Whether the compute warps have nothing to do: only then is a task taken that another worker
+  // could run at once.
+  __device__ __forceinline__ bool idle() {
+    return !any_before || s.queue.done[before.entry].passed_now(before.parity);
+  }
+  __device__ __forceinline__ void made_ready(const QueueCursor& queue) {
+    any_before = true;
+    before = queue;
+  }
+
+  __device__ __forceinline__ bool wait(const Work& work) {
+    if (work.wait_event < 0) return !(work.first && stopped(work.step));
+    if (work.wait_event == last_event && work.wait_target == last_target) return true;
+    const u32* counter = args.counters + work.wait_event;
+    i64 since = 0;
+    for (u32 polls = 1;; ++polls) {
+      const bool free = idle();
+      Server::Look found;
+      if (free) found = server.look();
+      const u32 seen = load_acquire(counter);
+      if (int(seen - work.wait_target) >= 0) break;
+      if (free && server.serve(found)) {
+        since = 0;
+        continue;
+      }
+      if (polls % 64 != 0) continue;
+      if (stopped(work.step)) return false;
+      if (overdue(since)) {
+        report_fault(work.task, work.wait_event, seen, work.wait_target);
+        return false;
+      }
+    }
+    last_event = work.wait_event;
+    last_target = work.wait_target;
+    return !((work.wait_lag > 0 || work.first) && stopped(work.step));
+  }
+
+  // Behind the list: until the dynamic tasks of the launch's last step are done.
+  __device__ __forceinline__ void wait_for_last() {
+    const Dynamic& dynamic = args.dynamic;
+    u32 before = 0;
+    i64 since = 0;
+    for (u32 polls = 1;; ++polls) {
+      const bool free = idle();
+      Server::Look found;
+      if (free) found = server.look();
+      const u32 steps = u32(load_relaxed(&args.control->stop_at));
+      const u32 wanted = u32(dynamic.last_arrivals) * (args.epoch + steps);
+      const u32 seen = load_acquire(args.counters + dynamic.last_event);
+      if (int(seen - wanted) >= 0) return;
+      if ((free && server.serve(found)) || seen != before) since = 0;
+      before = seen;
+      if (polls % 64 != 0) continue;
+      if (load_relaxed(&args.control->fault) != 0) return;
+      if (overdue(since)) {
+        report_fault(-1, dynamic.last_event, seen, wanted);
+        return;
+      }
+    }
+  }
+
+ private:
+  // Whether the watchdog ends a wait that is looked at since `since`, 0 at first.
+  __device__ __forceinline__ bool overdue(i64& since) const {
+    if (args.watchdog <= 0) return false;
+    const i64 now = nanoseconds();
+    if (since == 0) since = now;
+    return now - since > args.watchdog;
+  }
+};
+
+template <class P>
+__device__ __forceinline__ void serving_dispatcher_role(Shared<P>& s, const LaunchArgs& args) {
+  ServingDispatcher<P> dispatcher(s, args);
+  QueueCursor queue;
+  for (;;) {
+    s.queue.filled[queue.entry].wait(queue.parity);
+    Work& work = s.queue.work[queue.entry];
+    if (work.body >= 0) mark(work, Mark::asked);
+    if (work.body < 0) dispatcher.wait_for_last();
+    const bool leave = work.body < 0 || !dispatcher.wait(work);
+    if (leave) work.stop = 1;
+    if (!leave) mark(work, Mark::ready);
+    s.queue.ready[queue.entry].arrive();
+    if (leave) return;
+    dispatcher.made_ready(queue);
+    queue.advance();
+  }
+}
+
 template <class P>
 __device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& args, int lane) {
   if (lane != 0) return;
+  if constexpr (P::dynamic) return serving_dispatcher_role<P>(s, args);
   Dispatcher dispatcher{args};
   QueueCursor queue;
   for (;;) {
@@ -329,22 +482,22 @@ __device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& 
   }
 }
 
+// One thread, before all others start.
 template <class P>
-__device__ __forceinline__ void run(const LaunchArgs& args) {
-  extern __shared__ __align__(1024) char dynamic[];
-  Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (threadIdx.x == 0) {
-    s.ring.init();
-    s.queue.init();
-    for (int i = 0; i < 2; ++i) {
-      s.partial_full[i].init(COMPUTE_WARPS * ARRIVING);
-      s.partial_empty[i].init(ARRIVING);
-    }
-    s.leave = 0;
-    publish_barriers();
+__device__ __forceinline__ void set_up(Shared<P>& s) {
+  s.ring.init();
+  s.queue.init();
+  for (int i = 0; i < 2; ++i) {
+    s.partial_full[i].init(COMPUTE_WARPS * ARRIVING);
+    s.partial_empty[i].init(ARRIVING);
   }
-  __syncthreads();
+  s.leave = 0;
+  if constexpr (P::dynamic) s.offer.init();
+  publish_barriers();
+}
+
+template <class P>
+__device__ __forceinline__ void play_role(Shared<P>& s, const LaunchArgs& args, int warp, int lane) {
   if (warp < COMPUTE_WARPS) {
     compute_role<P>(s, args, warp, lane);
   } else if (warp == LOADER_WARP) {
@@ -354,6 +507,15 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   } else {
     dispatcher_role<P>(s, args, lane);
   }
+}
+
+template <class P>
+__device__ __forceinline__ void run(const LaunchArgs& args) {
+  extern __shared__ __align__(1024) char dynamic[];
+  Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
+  if (threadIdx.x == 0) set_up<P>(s);
+  __syncthreads();
+  play_role<P>(s, args, threadIdx.x / 32, threadIdx.x % 32);
 }
 
 }  // namespace mpk

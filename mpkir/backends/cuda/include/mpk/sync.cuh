@@ -5,6 +5,7 @@
 
 namespace mpk {
 
+constexpr int WARP = 32;
 constexpr int COMPUTE_WARPS = 8;
 constexpr int COMPUTE_THREADS = 32 * COMPUTE_WARPS;
 
@@ -32,6 +33,14 @@ struct Barrier {
         "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2;"
         " selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
 #endif
+    return done != 0;
+  }
+  // The same, at once, where a thread has to look at something else besides.
+  __device__ __forceinline__ bool passed_now(u32 parity) {
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2;"
+        " selp.u32 %0, 1, 0, p; }" : "=r"(done) : "r"(shared_address(this)), "r"(parity) : "memory");
     return done != 0;
   }
   __device__ __forceinline__ void wait(u32 parity) {
@@ -80,6 +89,38 @@ __device__ __forceinline__ int load_relaxed(const int* p) {
 __device__ __forceinline__ void add_release(u32* p, u32 amount) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(amount) : "memory");
 }
+__device__ __forceinline__ u32 from_first_lane(u32 v) { return __shfl_sync(0xffffffffu, v, 0); }
+// Adds and says what the result is.
+__device__ __forceinline__ u32 add_acquire_release(u32* p, u32 amount) {
+  u32 before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+               : "=r"(before) : "l"(p), "r"(amount) : "memory");
+  return before + amount;
+}
+// Adds one and says what was there before.
+__device__ __forceinline__ u32 take_number(u64* p) {
+  u64 before;
+  asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], %2;"
+               : "=l"(before) : "l"(p), "l"(u64(1)) : "memory");
+  return u32(before);
+}
+__device__ __forceinline__ u64 load_relaxed(const u64* p) {
+  u64 v;
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void store_release(u64* p, u64 value) {
+  asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value) : "memory");
+}
+// Replaces `expected`; what was there before.
+__device__ __forceinline__ u64 replace(u64* p, u64 expected, u64 value) {
+  u64 before;
+  asm volatile("atom.relaxed.gpu.global.cas.b64 %0, [%1], %2, %3;"
+               : "=l"(before) : "l"(p), "l"(expected), "l"(value) : "memory");
+  return before;
+}
+// What was read before this, of what others released, is before all that follows.
+__device__ __forceinline__ void acquire_fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 __device__ __forceinline__ i64 nanoseconds() {
   i64 t;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));

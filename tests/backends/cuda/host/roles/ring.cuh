@@ -1,0 +1,50 @@
+// A ring whose copies land at once.
+#pragma once
+#include "sync.cuh"
+
+namespace mpk {
+
+constexpr int SLOT = 64;
+
+template <int SLOTS>
+struct Ring {
+  char slot[SLOTS][SLOT];
+  Barrier full[SLOTS];
+  Barrier empty[SLOTS];
+
+  void init() {
+    for (int i = 0; i < SLOTS; ++i) full[i].init(1), empty[i].init(COMPUTE_WARPS);
+  }
+};
+
+template <int SLOTS>
+struct RingCursor {
+  int slot = 0;
+  u32 parity = 0;
+
+  void advance() {
+    if (++slot == SLOTS) slot = 0, parity ^= 1;
+  }
+};
+
+template <int SLOTS, int IN_FLIGHT>
+struct Loader {
+  Ring<SLOTS>& ring;
+  const volatile int& leave;
+  int lane;
+  RingCursor<SLOTS> next;
+
+  Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
+      : ring(ring), leave(leave), lane(lane) {}
+  bool issue(const char* source, int bytes) {
+    while (!ring.empty[next.slot].passed(next.parity ^ 1))
+      if (leave) return false;
+    std::memcpy(ring.slot[next.slot], source, bytes);
+    ring.full[next.slot].arrive();
+    next.advance();
+    return true;
+  }
+  void drain() {}
+};
+
+}  // namespace mpk

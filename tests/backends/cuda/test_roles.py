@@ -1,0 +1,231 @@
+"""The roles of the kernel, as they are, on threads: queues of dynamic tasks beside lists of others.
+
+A warp is one thread, a copy lands at once (host/roles/); lists, events, offers, stops and faults
+are those of runtime.cuh, queue.cuh and dynamic.cuh.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpkir.runtime.build_cuda import INCLUDE
+from mpkir.runtime.cuda import LaunchArgs
+from mpkir.runtime.queues import dynamic_part, looked_up, queue_words
+from mpkir.runtime.table import Table, TableNames, TaskField, build_table
+
+HOST = Path(__file__).parent / "host" / "roles"
+PLAIN, STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class Family:
+    """Tasks of a layer; all of them read what the layer before made."""
+
+    size: int
+    body: int = PLAIN
+    dynamic: bool = False
+
+
+@dataclass
+class Net:
+    """Layers of families, one after another; the first reads what the last made a step before."""
+
+    layers: list[list[Family]]
+    workers: int
+    seed: int = 0
+    families: list[tuple[int, int, Family]] = field(default_factory=list)
+    """(layer, first place in the layer's numbers, family)."""
+
+    def __post_init__(self) -> None:
+        for number, layer in enumerate(self.layers):
+            first = 0
+            for family in layer:
+                self.families.append((number, first, family))
+                first += family.size
+
+    def sizes(self) -> list[int]:
+        return [sum(family.size for family in layer) for layer in self.layers]
+
+    def table(self) -> Table:
+        rng = random.Random(self.seed)
+        count, sizes = len(self.layers), self.sizes()
+        lists: list[list[tuple[int, ...]]] = [[] for _ in range(self.workers)]
+        dynamic: list[tuple[int, ...]] = []
+        rows: list[list[int]] = []
+        for number, (layer, _, family) in enumerate(self.families):
+            rows.append([family.body, family.size, 0, 0, *(3 * number + k for k in range(3))])
+            for index in range(family.size):
+                before = (layer - 1) % count
+                row = (number, index, before, sizes[before], int(layer == 0), layer, 1)
+                (dynamic if family.dynamic else rng.choice(lists)).append(row)
+        kinds = ("x", "w", "y")
+        names = TableNames(
+            tuple(f"{kind}{n}" for n in range(len(self.families)) for kind in kinds),
+            ("plain", "stream"),
+            tuple(f"f{n}" for n in range(len(self.families))),
+            tuple(f"e{n}" for n in range(count)),
+        )
+        return build_table(lists, rows, sizes, names, dynamic)
+
+
+class Running:
+    """A net on threads, and what it should make."""
+
+    def __init__(self, library: ctypes.CDLL, net: Net) -> None:
+        self.library, self.net, self.table = library, net, net.table()
+        rng = np.random.default_rng(net.seed)
+        self.made = [np.zeros(1 + size, np.int64) for size in net.sizes()]
+        for numbers, size in zip(self.made, net.sizes(), strict=True):
+            numbers[0] = size
+        self.weights = [rng.integers(0, 1000, family.size) for _, _, family in net.families]
+        addresses: list[int] = []
+        for (layer, first, _), weight in zip(net.families, self.weights, strict=True):
+            x, y = self.made[layer - 1], self.made[layer]
+            addresses += [x.ctypes.data, weight.ctypes.data, y.ctypes.data + 8 * first]
+        self.pointers = np.array(addresses, np.uint64)
+        self.counters = np.zeros(len(self.table.events), np.uint32)
+        self.control = np.zeros(8, np.int32)
+        self.queues = np.zeros((net.workers, queue_words(self.table)), np.uint64)
+        self.released = self.table.released
+        self.tasks = looked_up(self.table, self.pointers)
+        self.epoch = 0
+        self.expected = [0] * net.sizes()[-1]
+
+    def run(self, position: int, steps: int, watchdog: float = 20.0) -> int:
+        self.control[:] = [steps, *[0] * 7]
+        args = LaunchArgs(
+            self.pointers.ctypes.data,
+            self.table.tasks.ctypes.data,
+            self.table.workers.ctypes.data,
+            self.table.families.ctypes.data,
+            self.counters.ctypes.data,
+            self.control.ctypes.data,
+            position,
+            steps,
+            self.epoch,
+            int(watchdog * 1e9),
+            dynamic_part(self.table, self.released.ctypes.data, self.queues.ctypes.data),
+            self.tasks.ctypes.data,
+        )
+        fault = self.library.mpk_run(ctypes.byref(args), self.net.workers)
+        done = min(int(self.control[0]), steps)
+        self.epoch += done
+        return done if fault == 0 else -fault
+
+    def play(self, position: int, steps: int) -> None:
+        """The same, one task after another."""
+        for step in range(steps):
+            before, number = self.expected, 0
+            for layer in self.net.layers:
+                total, made = sum(before), []
+                for family in layer:
+                    made += [
+                        (31 * total + int(self.weights[number][i]) + i + position + step)
+                        & 0x7FFFFFFF
+                        for i in range(family.size)
+                    ]
+                    number += 1
+                before = made
+            self.expected = before
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Net], Running]:
+    folder = tmp_path_factory.mktemp("roles")
+    for name in ("abi", "queue", "dynamic", "runtime", "trace"):
+        text = (INCLUDE / "mpk" / f"{name}.cuh").read_text()
+        if name == "queue":  # a batch is looked up by as many lanes, and here a warp has one
+            assert "constexpr int BATCH = 16;" in text
+            text = text.replace("constexpr int BATCH = 16;", "constexpr int BATCH = 1;")
+        (folder / f"{name}.cuh").write_text(text)
+    for file in HOST.iterdir():
+        (folder / file.name).write_text(file.read_text())
+
+    def build(dynamic: bool) -> ctypes.CDLL:
+        target = folder / f"roles_{int(dynamic)}.so"
+        if not target.exists():
+            command = ["c++", "-std=c++17", "-O1", "-pthread", "-shared", "-fPIC", "-w"]
+            macro = f"-DANY_DYNAMIC={str(dynamic).lower()}"
+            subprocess.run(
+                [*command, macro, "-o", str(target), str(folder / "program.cpp")], check=True
+            )
+        return ctypes.CDLL(str(target))
+
+    def run(net: Net) -> Running:
+        given_out = any(family.dynamic for _, _, family in net.families)
+        library = build(given_out)
+        ctypes.c_int.in_dll(library, "stop_family").value = -1
+        return Running(library, net)
+
+    return run
+
+
+def S(size: int) -> Family:
+    return Family(size, STREAM)
+
+
+def D(size: int) -> Family:
+    return Family(size, PLAIN, True)
+
+
+def P(size: int) -> Family:
+    return Family(size)
+
+
+NETS = {
+    "static": Net([[P(3)], [S(7)], [P(2), S(3)], [S(2)]], 3),
+    "hybrid": Net([[P(1)], [S(7)], [D(9)], [D(4)], [S(5)], [P(2)]], 3),
+    "all": Net([[P(1)], [D(6)], [D(1)], [D(11)]], 3),
+    "beside": Net([[P(2)], [D(5), S(6)], [S(3), D(3), P(2)], [D(1)]], 2),
+    "idle workers": Net([[P(1)], [D(2)]], 4),
+    "one worker": Net([[P(2)], [D(5), S(6)], [D(3)]], 1),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_many_steps_in_many_launches(start: Callable[[Net], Running], name: str) -> None:
+    running = start(NETS[name])
+    position = 0
+    for steps in (1, 9, 3):
+        assert running.run(position, steps) == steps
+        running.play(position, steps)
+        position += steps
+        assert running.made[-1][1:].tolist() == running.expected
+
+
+@pytest.mark.parametrize("stops", ["list", "queue"])
+def test_stop(start: Callable[[Net], Running], stops: str) -> None:
+    """The last layer ends the loop; what was counted goes on in the next launch."""
+    net = Net([[P(1)], [D(4), S(3)], [P(1) if stops == "list" else D(1)]], 2)
+    running = start(net)
+    ctypes.c_int.in_dll(running.library, "stop_family").value = 3
+    ctypes.c_int.in_dll(running.library, "stop_modulus").value = 5
+    position, stopped = 0, 0
+    for _ in range(6):
+        done = running.run(position, 20)
+        for step in range(done):
+            running.play(position + step, 1)
+            assert (running.expected[0] % 5 == 0) <= (step == done - 1)
+        stopped += done < 20
+        assert running.made[-1][1:].tolist() == running.expected
+        position += done
+    assert stopped
+
+
+def test_watchdog(start: Callable[[Net], Running]) -> None:
+    """A signal that never comes: who waits at the end of its list says so, or a task does."""
+    running = start(Net([[P(1)], [D(4)], [D(2)]], 2))
+    running.table.tasks[3, TaskField.SIGNAL_EVENT] = -1
+    running.tasks = looked_up(running.table, running.pointers)
+    assert running.run(0, 3, watchdog=0.2) == -1
+    _, fault, _, task, event, seen, wanted, _ = running.control.tolist()
+    assert (fault, event, seen, wanted) == (1, 2, 0, 2 if task == 0 else 6)
+    assert running.table.waiting_label(task) in ("task f0[0]", "the end of the step")
