@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -154,7 +154,19 @@ class DefaultPipelinePass(ModulePass):
     workers: int | None = None
     policy: str = POLICY
 
+    def passes(self) -> tuple[ModulePass, ...]:
+        """The passes that it runs."""
+        return stages(machine_named(self.target, workers=self.workers), self.policy)
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        machine = machine_named(self.target, workers=self.workers)
-        for stage in stages(machine, self.policy):
+        for stage in self.passes():
             stage.apply(ctx, op)
+
+
+def flattened(passes: Iterable[ModulePass], keep: str | None = None) -> Iterator[ModulePass]:
+    """The passes, a default pipeline among them replaced by its own, unless its name is `keep`."""
+    for stage in passes:
+        if isinstance(stage, DefaultPipelinePass) and stage.name != keep:
+            yield from stage.passes()
+        else:
+            yield stage

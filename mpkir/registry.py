@@ -21,6 +21,8 @@ from typing import Any, Generic, TypeVar
 from mpkir.errors import MpkirError
 
 GROUP = "xdsl.universe"
+KINDS = ("dialects", "passes", "targets", "schedulers", "machines", "backends")
+"""What universes have by name."""
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -61,8 +63,14 @@ def universes() -> tuple[Source, ...]:
 
 
 def add_universe(source: Source) -> None:
-    """Add the universe of a loaded file."""
+    """Add the universe of a loaded file. MpkirError if it has a name that another one has."""
     _files.append(source)
+    try:
+        for kind in KINDS:
+            named(kind)
+    except MpkirError:
+        _files.remove(source)
+        raise
 
 
 def named(kind: str) -> dict[str, Callable[[], Any]]:

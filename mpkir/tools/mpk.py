@@ -44,6 +44,12 @@ Policy = Annotated[
     str | None,
     typer.Option(help="Who schedules the tasks: round-robin, hybrid, dynamic, or a plugin's."),
 ]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--load-plugin", help="A file with operators, passes, machines, ..; may be repeated."
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the Python traceback of an error.")]
 
 
@@ -53,6 +59,7 @@ def _readable_errors(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            _load_plugins(kwargs.get("load_plugin"))
             return command(*args, **kwargs)
         except MpkirError as error:
             if kwargs.get("debug"):
@@ -65,6 +72,13 @@ def _readable_errors(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit("mpk: interrupted")
 
     return run
+
+
+def _load_plugins(paths: Any) -> None:
+    if paths:
+        from mpkir.plugins import load_plugins
+
+        load_plugins(paths)
 
 
 @app.callback(invoke_without_command=True)
@@ -87,6 +101,7 @@ def export(
     raised: Annotated[
         bool, typer.Option(help="Recognise norms, attention and the like first.")
     ] = True,
+    load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
     """Write a model's step as IR at tensor level.
@@ -128,6 +143,10 @@ def compile(
     dump: Annotated[
         Path | None, typer.Option("--dump-dir", help="Write the IR after every pass here.")
     ] = None,
+    timing: Annotated[
+        bool, typer.Option(help="Print the time of every stage and pass, and the peak memory.")
+    ] = False,
+    load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
     """Compile a model into an artifact.
@@ -143,7 +162,9 @@ def compile(
     """
     from mpkir.tools import sources
     from mpkir.tools.display import StageDisplay
+    from mpkir.tools.timing import Timing
 
+    times = Timing()
     with StageDisplay() as display:
         artifact = sources.compile_source(
             source,
@@ -154,8 +175,10 @@ def compile(
             weight_files=weights or (),
             dump=dump,
             **({} if policy is None else {"policy": policy}),
-            progress=display.progress,
+            progress=times.watch(display.progress),
         )
+    if timing:
+        print(*times.lines(), sep="\n", file=sys.stderr)
     print(artifact.path)
 
 
@@ -198,6 +221,7 @@ def generate(
     target: Target = "cpu",
     workers: Workers = None,
     capacity: Capacity = None,
+    load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
     """Continue a prompt, streaming.
@@ -238,6 +262,7 @@ def bench(
     target: Target = "cpu",
     workers: Workers = None,
     capacity: Capacity = None,
+    load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
     """Time the decode step: milliseconds, bandwidth, share of the memory floor.

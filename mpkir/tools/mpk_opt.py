@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.passes import ModulePass
+from xdsl.passes import ModulePass, PassPipeline
 from xdsl.universe import XDSL_UNIVERSE
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
 from xdsl.utils.exceptions import (
@@ -29,6 +29,7 @@ from xdsl.xdsl_opt_main import xDSLOptMain
 from mpkir.analysis.statistics import statistics_of
 from mpkir.errors import MpkirError
 from mpkir.plugins import load_plugins, multiverse
+from mpkir.tools.timing import Timing
 
 _EXAMPLES = """\
 examples:
@@ -75,6 +76,8 @@ def _options(pass_type: type[ModulePass]) -> list[str]:
 class MpkOptMain(xDSLOptMain):
     """xDSL's driver; dialects, passes and targets come from the installed universes."""
 
+    timing = Timing()
+
     version_format = "mpk-opt built from xdsl version {xdsl_version}"
 
     def register_all_dialects(self) -> None:
@@ -112,6 +115,20 @@ class MpkOptMain(xDSLOptMain):
             help="a file with dialects, passes, operators, ..; may be repeated",
         )
         arg_parser.add_argument(
+            "--run-before-and-after",
+            metavar="PASS",
+            help="run the program on random numbers before and after each PASS ('all': every "
+            "pass), those inside mpk-pipeline too, and compare",
+        )
+        arg_parser.add_argument(
+            "--timing",
+            action="store_true",
+            help="print the time of each pass, those inside mpk-pipeline too, on stderr",
+        )
+        arg_parser.add_argument(
+            "--run-seed", type=int, default=0, help="of these numbers, and of who runs when"
+        )
+        arg_parser.add_argument(
             "--print-graph-stats",
             action="store_true",
             help="begin the output with comments that count tasks, pairs, events, waits, ..",
@@ -124,6 +141,23 @@ class MpkOptMain(xDSLOptMain):
         for spec in parse_pipeline(self.args.passes):
             self._check(spec)
         super().setup_pipeline()
+        if (around := self.args.run_before_and_after) is not None:
+            from mpkir.tools.run_around import run_around
+
+            passes = run_around(self.pipeline.passes, around, self.args.run_seed)
+            self.pipeline = PassPipeline(tuple(passes), self.pipeline.callback)
+        if self.args.timing:
+            from mpkir.pipeline import flattened
+
+            passes = self.timing.passes(flattened(self.pipeline.passes))
+            self.pipeline = PassPipeline(tuple(passes), self.pipeline.callback)
+
+    def apply_passes(self, prog: ModuleOp) -> None:
+        """Run the pipeline; with --timing, tell on stderr where the time went."""
+        super().apply_passes(prog)
+        if self.args.timing:
+            print(*self.timing.lines(), sep="\n", file=sys.stderr)
+            self.timing.rows.clear()
 
     def output_resulting_program(self, prog: ModuleOp) -> str:
         """The program in the target's form, under comments with its statistics if asked for."""

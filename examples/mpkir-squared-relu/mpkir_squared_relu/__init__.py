@@ -1,0 +1,1 @@
+"""Gated MLPs with a squared ReLU, as an operator that mpkir compiles for CPU and GPU."""
