@@ -1,6 +1,7 @@
 """Compile the measured models for a GPU, from their configurations alone; needs no GPU.
 
 python benchmarks/compile_artifacts.py --target h100 --output build/h100 [MODEL ..]
+python benchmarks/compile_artifacts.py --policy hybrid --output build/h100-hybrid [MODEL ..]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from models import CAPACITY, MEASURED, configurations
 
 from mpkir.frontend import model_from_config
 from mpkir.language_model import compile_language_model
+from mpkir.pipeline import POLICY
 from mpkir.runtime.artifact import Artifact, write_artifact
 from mpkir.runtime.build_cuda import build_cuda
 from mpkir.tools.display import StageDisplay
@@ -36,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--target", default="h100")
+    parser.add_argument("--policy", default=POLICY)
     parser.add_argument("--output", type=Path, default=Path("build/h100"))
     parser.add_argument(
         "--checked",
@@ -57,6 +60,7 @@ def main() -> None:
                 capacity=CAPACITY,
                 output=arguments.output / name,
                 progress=display.progress,
+                policy=arguments.policy,
             )
         if arguments.checked:
             write_variant(artifact, arguments.output / f"{name}-checked", "MPK_CHECKED")

@@ -91,7 +91,7 @@ def compile_module(
             tokens_per_step=tokens_per_step,
             signature=signature,
             language=language,
-            info={"weight_bytes_per_step": weight_bytes_per_step(module)},
+            info={"weight_bytes_per_step": weight_bytes_per_step(module), "policy": policy},
         )
         if weights is not None:
             # A tied weight has several names, of which a program uses one.

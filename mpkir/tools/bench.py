@@ -86,6 +86,7 @@ def time_decode(
     return {
         "benchmark": "decode",
         "system": "mpkir-cpu" if manifest.target.kind == "cpu" else "mpkir-megakernel",
+        "policy": manifest.info.get("policy", "round-robin"),
         "model": name,
         "gpu": _device_name(program.device),
         "gpus": 0 if manifest.target.kind == "cpu" else 1,
