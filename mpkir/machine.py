@@ -70,37 +70,45 @@ class Tiles:
 
 
 @dataclass(frozen=True)
-class Bodies:
-    """Microseconds of a task's body beside what it reads, by the kind of its loop: starting,
-    joining the sums of threads, storing.
-    """
-
-    stream: float = 0.5
-    """From the start of a run of streaming tasks with one input to the first product."""
-    attention: float = 2.0
-    reduce: float = 1.0
-    map: float = 0.5
-
-
-@dataclass(frozen=True)
 class Timing:
-    """What the simulator plays tasks by; microseconds and GB/s."""
+    """What the simulator plays tasks by, beside bandwidth and hops; microseconds, GB/s (of one
+    worker) and bytes. docs/simulator.md says where each comes from.
+    """
 
     dram_latency: float = 0.65
     """From asking for a stage to its landing, the memory idle."""
     l2_latency: float = 0.5
-    """A read of what another worker has written, or a poll."""
+    """A poll, or the first read of what another worker has written."""
     l2_bandwidth: float = 60
-    """Of one worker's reads from L2."""
+    """Reads of a streaming task's input."""
     products: float = 100
-    """Weights that one worker takes out of its ring and multiplies, GB/s."""
+    """Weights out of the ring, multiplied."""
     stage: float = 0.05
-    """Each stage of the ring beside that."""
-    publish: float = 0.8
-    """From a streaming task's sums to its results stored and signalled."""
+    """Each stage beside that."""
+    task: float = 0.35
+    """A streaming task beside its stages: joining sums, results on their way."""
+    plain: float = 1.7
+    """Reads of a body that is neither a streaming product nor attention."""
+    attention: float = 20
+    """Arithmetic of attention, in 1e9 operations a second."""
+    body: float = 0.1
+    """A body that does not stream, beside its reads and arithmetic."""
+    release: float = 0.65
+    """From results written to the signal's leaving, the memory idle; as much slower as the memory
+    answers when it is busy."""
     arrival: float = 0.003
     """Each signal on a counter that others signal too."""
-    bodies: Bodies = Bodies()
+    code_cache: int = 131072
+    """Instructions that a worker keeps at hand."""
+    code_bandwidth: float = 3.5
+    """Instructions that it does not have at hand."""
+    code_of_weights: float = 0.127
+    """Bytes of instructions for each byte of weights that a streaming task multiplies, if these are
+    few enough to have an instruction each."""
+    code_of_body: int = 4096
+    """Bytes of instructions of any body beside that."""
+    unrolled: int = 262144
+    """Most bytes of weights of a task for which that is so."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +202,6 @@ def machine_named(name: str, workers: int | None = None) -> Machine:
 def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
     if workers is not None and workers < 1:
         raise MpkirError(f"a machine needs at least one worker, got {workers}")
-    timing = dict(data.get("timing", {}))
-    bodies = Bodies(**timing.pop("bodies", {}))
     return Machine(
         name=name,
         arch=data["arch"],
@@ -206,6 +212,6 @@ def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
         hops=Hops(**data["hop_us"]),
         ring=Ring(**data["ring"]),
         tiles=Tiles(**data["tiles"]),
-        timing=Timing(bodies=bodies, **timing),
+        timing=Timing(**data.get("timing", {})),
         backend=data.get("backend", ""),
     )

@@ -46,6 +46,7 @@ _TARGETS = {
 _SCHEDULERS = {
     "dynamic": "mpkir.passes.scheduling.dynamic:DynamicPolicy",
     "hybrid": "mpkir.passes.scheduling.hybrid:Hybrid",
+    "list": "mpkir.passes.scheduling.list_schedule:ListSchedule",
     "round-robin": "mpkir.passes.scheduling.round_robin:RoundRobin",
 }
 

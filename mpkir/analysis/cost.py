@@ -1,51 +1,313 @@
-"""What one task takes: bytes, from the regions it touches."""
+"""What one task takes: bytes from where, stages, arithmetic; from its regions and its body.
+
+Everything is counted for each task of a family at once, ragged last tiles included. Weights and
+states come from DRAM, the first time that a task of the family touches them; what another task of
+the family has touched before, and activations, from the L2 cache.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
+from math import prod
 
 import numpy as np
-from xdsl.dialects.builtin import FixedBitwidthType, MemRefType
+from xdsl.dialects.builtin import FixedBitwidthType, MemRefType, TensorType
+from xdsl.ir import BlockArgument, Operation, SSAValue
 
 from mpkir.analysis.families import Access, Family, Ints
-from mpkir.analysis.regions import boxes_of
-from mpkir.dialects import task
+from mpkir.analysis.regions import Boxes, boxes_of
+from mpkir.dialects import task, tensor
+from mpkir.dialects.notation import define
+
+
+class Loop(Enum):
+    """What kind of loop a task's body is."""
+
+    JOIN = "join"
+    """No body: it only passes events on."""
+    STREAM = "stream"
+    """Weights from the ring times a vector in registers."""
+    ATTENTION = "attention"
+    """Scores over rows of a cache, then a weighted sum; joining such sums."""
+    REDUCE = "reduce"
+    """Sums or maxima that all threads of a worker make together."""
+    MAP = "map"
+    """Each element by itself: arithmetic, copies, look-ups."""
+
+
+_ATTENTION = (
+    tensor.AttentionOp,
+    tensor.AttentionSplitOp,
+    tensor.AttentionMergeOp,
+    tensor.SdpaOp,
+)
+_REDUCE = (
+    tensor.LinearOp,
+    tensor.MatmulOp,
+    tensor.RmsNormOp,
+    tensor.LayerNormOp,
+    tensor.SoftmaxOp,
+    tensor.ReduceOp,
+    tensor.ArgmaxOp,
+    tensor.ArgmaxPartialOp,
+    tensor.ArgmaxMergeOp,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class FamilyCost:
-    """Of each task of a family; arrays of [tasks]."""
+    """What the tasks of a family take; arrays are [tasks], in bytes unless they say otherwise."""
 
-    weights: Ints
-    """Bytes of weights read: from DRAM, once a step."""
-    others: Ints
-    """Bytes of states, inputs and activations read."""
+    loop: Loop
+    streamed: Ints
+    """Weights that pass through the ring."""
+    stages: Ints
+    """In how many copies (a number)."""
+    stage_bytes: int
+    """Of a whole stage."""
+    dram: Ints
+    """Read past the ring from DRAM: states, and weights that no earlier task of the family reads.
+    """
+    common: int
+    """Read from L2, the same for all tasks: once for those that follow each other on a worker."""
+    own: Ints
+    """Read from L2 by this task: activations, and weights that an earlier task has read."""
     written: Ints
-    """Bytes written."""
+    flops: Ints
+    """Arithmetic operations on scalars (a number)."""
+    shared: int
+    """Shared memory that the task needs at least: a stage of each streamed weight."""
+
+    @property
+    def bytes(self) -> Ints:
+        """All bytes from DRAM."""
+        return self.streamed + self.dram
 
 
-def access_bytes(access: Access, family: Family) -> Ints:
-    """Bytes of the buffer that each task touches, cut at its end; [tasks]."""
+def element_bits(access: Access) -> int:
+    """Bits of an element of the buffer; an index counts as 64."""
     assert isinstance(access.buffer.result.type, MemRefType)
     element = access.buffer.result.type.get_element_type()
-    bits = element.bitwidth if isinstance(element, FixedBitwidthType) else 64
-    boxes = boxes_of(access, family.coordinates)
-    elements = np.bincount(
-        boxes.tasks, (boxes.high - boxes.low).prod(axis=1), minlength=family.size
-    )
-    return (elements.astype(np.int64) * bits + 7) // 8
+    return element.bitwidth if isinstance(element, FixedBitwidthType) else 64
 
 
-def cost_of(family: Family) -> FamilyCost:
-    """The cost of a family's tasks."""
-    none = np.zeros(family.size, np.int64)
-    weights, others, written = none.copy(), none.copy(), none.copy()
-    for access in family.accesses:
-        size = access_bytes(access, family)
+def cost_of(family: Family, position: int | None = None) -> FamilyCost:
+    """The cost of a family's tasks in a step at this position; with None, of full caches."""
+    zero = np.zeros(family.size, np.int64)
+    stream = family.op.stream
+    streamed, dram, own, written = zero.copy(), zero.copy(), zero.copy(), zero.copy()
+    stages, stage_bytes, common = zero.copy(), 0, 0
+    used = _used(family, position)
+    for number, access in enumerate(family.accesses):
+        boxes = boxes_of(access, family.coordinates)
+        sizes = used[number](boxes.low, boxes.high) if number in used else boxes.high - boxes.low
+        elements = np.bincount(boxes.tasks, sizes.prod(axis=1), family.size).astype(np.int64)
+        size = (elements * element_bits(access) + 7) // 8
         if access.is_write:
             written += size
-        elif access.buffer.kind.data is task.BufferKind.WEIGHT:
-            weights += size
+        elif stream is not None and number in stream.reads:
+            rows, parts = stream.rows.data, stream.parts.data
+            row_bytes = access.shape[1] * element_bits(access) // 8
+            streamed += size
+            stages += -(-(size // row_bytes) // rows) * parts
+            stage_bytes = rows * row_bytes // parts
+        elif access.buffer.kind.data in (task.BufferKind.SCRATCH, task.BufferKind.OUTPUT):
+            if _is_constant(access):
+                common += int(size.max(initial=0))
+            else:
+                own += size
         else:
-            others += size
-    return FamilyCost(weights, others, written)
+            first = _first_touch(access, boxes, family.size)
+            dram += np.where(first, size, 0)
+            if _is_constant(access):
+                common += int(size.max(initial=0))
+            else:
+                own += np.where(first, 0, size)
+    return FamilyCost(
+        loop_of(family),
+        streamed,
+        stages,
+        stage_bytes,
+        dram,
+        common,
+        own,
+        written,
+        _flops(family, used),
+        stage_bytes * (len(stream.reads) if stream else 0),
+    )
+
+
+def _flops(family: Family, used: dict[int, _Sizes]) -> Ints:
+    """Arithmetic of every task; of attention over the rows of its cache that it uses."""
+    result = np.zeros(family.size, np.int64)
+    for op in family.op.body.block.ops:
+        if isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp) and isinstance(
+            op.k_cache, BlockArgument
+        ):
+            number = op.k_cache.index
+            boxes = boxes_of(family.accesses[number], family.coordinates)
+            rows = np.zeros(family.size, np.int64)
+            rows[boxes.tasks] = used[number](boxes.low, boxes.high)[:, 2]
+            for each in np.unique(rows).tolist():
+                result[rows == each] += flops_of(op, each)
+        else:
+            result += flops_of(op)
+    return result
+
+
+def loop_of(family: Family) -> Loop:
+    """The kind of loop of a family's body."""
+    ops = list(family.op.body.block.ops)[:-1]
+    if not ops:
+        return Loop.JOIN
+    if family.op.stream is not None:
+        return Loop.STREAM
+    if any(isinstance(op, _ATTENTION) for op in ops):
+        return Loop.ATTENTION
+    return Loop.REDUCE if any(isinstance(op, _REDUCE) for op in ops) else Loop.MAP
+
+
+def _is_constant(access: Access) -> bool:
+    """Whether all tasks touch the same box."""
+    return not any(expression.used_dims() for expression in access.box.offsets.data.results)
+
+
+def _first_touch(
+    access: Access, boxes: Boxes, tasks: int
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which tasks are the first to touch their box."""
+    first = np.zeros(tasks, np.bool_)
+    if len(boxes):
+        _, where = np.unique(boxes.low, axis=0, return_index=True)
+        first[boxes.tasks[where]] = True
+    return first
+
+
+# ---- operators that touch only part of what they are given ----
+
+_Sizes = Callable[[Ints, Ints], Ints]
+"""From low and high of boxes, [rows, rank], the sizes of what is touched of each."""
+
+
+def _used(family: Family, position: int | None) -> dict[int, _Sizes]:
+    """By number of the access, for those of which data decide how much is touched."""
+    result: dict[int, _Sizes] = {}
+    block = family.op.body.block
+    assert block.last_op is not None
+    outputs = {value: number for number, value in enumerate(block.last_op.operands)}
+
+    def note(value: SSAValue, sizes: _Sizes) -> None:
+        if isinstance(value, BlockArgument):
+            result[value.index] = sizes
+        elif value in outputs:
+            result[len(family.op.reads) + outputs[value]] = sizes
+
+    for op in block.ops:
+        match op:
+            case tensor.AttentionOp() | tensor.AttentionSplitOp():
+                tokens = tensor.shape_of(op.q)[1]
+                window = None if op.window is None else op.window.value.data
+                for cache in (op.k_cache, op.v_cache):
+                    note(cache, _cache_rows(position, tokens, window))
+                for cache in (op.k_result, op.v_result):
+                    note(cache, _rows(tokens, 2))
+            case tensor.CacheAppendOp():
+                note(op.cache, _rows(0, 2))
+                note(op.result, _rows(tensor.shape_of(op.new)[2], 2))
+            case tensor.EmbeddingOp():
+                tokens = prod(tensor.shape_of(op.result)[:-1])
+                note(op.table, _rows(tokens, 0))
+                if op.position is not None:
+                    note(op.ids, _rows(tokens, 0))
+            case tensor.SequenceReadOp():
+                note(op.sequence, _rows(prod(tensor.shape_of(op.result)), 0))
+            case tensor.SequenceAppendOp():
+                note(op.sequence, _rows(1, 0))
+                note(op.result, _rows(1, 0))
+            case tensor.ArgmaxMergeOp(sequence=sequence, sequence_result=appended):
+                if sequence is not None and appended is not None:
+                    note(sequence, _rows(1, 0))
+                    note(appended, _rows(1, 0))
+            case _:
+                pass
+    return result
+
+
+def _rows(count: int, dim: int) -> _Sizes:
+    """At most so many rows along a dimension."""
+
+    def sizes(low: Ints, high: Ints) -> Ints:
+        size = high - low
+        size[:, dim] = np.minimum(size[:, dim], count)
+        return size
+
+    return sizes
+
+
+def _cache_rows(position: int | None, tokens: int, window: int | None) -> _Sizes:
+    """Rows of caches [B, KV, C, D] up to the last token's own position, in its window."""
+
+    def sizes(low: Ints, high: Ints) -> Ints:
+        size = high - low
+        if position is not None:
+            begin = 0 if window is None else max(0, position - window + 1)
+            end = np.minimum(high[:, 2], position + tokens)
+            size[:, 2] = np.maximum(end - np.maximum(low[:, 2], begin), 0)
+        return size
+
+    return sizes
+
+
+# ---- arithmetic ----
+
+
+def flops_of(op: Operation, cache_rows: int | None = None) -> int:
+    """Scalar operations of an operator on the tiles of its operands; with `cache_rows`, of
+    attention over so many rows of its cache instead of all.
+    """
+    match op:
+        case tensor.LinearOp():
+            rows = prod(tensor.shape_of(op.x)[:-1])
+            columns, k = tensor.shape_of(op.weights[0])
+            definition = define(tensor.LinearOp.NOTATION)
+            products = definition.arithmetic({"r": rows, "n": columns, "k": k}) * len(op.weights)
+            return products + _inside(op, rows * columns)
+        case tensor.MatmulOp():
+            *batch, m, n = tensor.shape_of(op.result)
+            k = tensor.shape_of(op.lhs)[-1]
+            definition = define(tensor.MatmulOp.NOTATION)
+            return definition.arithmetic({"b": prod(batch), "m": m, "n": n, "k": k})
+        case tensor.AttentionOp() | tensor.AttentionSplitOp():
+            _, tokens, heads, size = tensor.shape_of(op.q)
+            rows = tensor.shape_of(op.k_cache)[2] if cache_rows is None else cache_rows
+            return 4 * tokens * heads * size * rows + _inside(op, 1)
+        case tensor.SdpaOp():
+            return 4 * prod(tensor.shape_of(op.q)) * tensor.shape_of(op.k)[2]
+        case tensor.ElementwiseOp():
+            return _inside(op, prod(tensor.shape_of(op.results[0])))
+        case tensor.RmsNormOp() | tensor.LayerNormOp() | tensor.SoftmaxOp() | tensor.RotaryOp():
+            return 4 * prod(tensor.shape_of(op.results[0]))
+        case _:
+            touched = (*op.operands, *op.results)
+            return max((prod(tensor.shape_of(v)) for v in touched if _is_tile(v)), default=0)
+
+
+def _is_tile(value: SSAValue) -> bool:
+    """Whether a value is a tensor that the body computes or holds, not one it looks a row up in."""
+    return isinstance(value.type, TensorType) and not any(
+        isinstance(use.operation, tensor.EmbeddingOp | tensor.SequenceAppendOp)
+        and use.operation.operands[0] is value
+        for use in value.uses
+    )
+
+
+def _inside(op: Operation, elements: int) -> int:
+    """Arithmetic in an operator's regions: scalars count once for each element, tensors whole."""
+    total = 0
+    for region in op.regions:
+        for inner in list(region.block.ops)[:-1]:
+            is_tensor = inner.name.startswith(f"{tensor.Tensor.name}.")
+            total += flops_of(inner) if is_tensor else elements
+    return total

@@ -50,6 +50,10 @@ class TaskGraph:
         """Number of tasks in a step."""
         return int(self.offsets[-1])
 
+    def family_of(self, task: int) -> Family:
+        """The family of a task by its number in linear order."""
+        return self.families[int(np.searchsorted(self.offsets, task, side="right")) - 1]
+
     def home(self, family: Family, workers: int) -> range:
         """Workers of the family's device, of `workers` in all."""
         each = workers // self.device_count

@@ -1,0 +1,162 @@
+"""list: each task to the worker that would finish it first, the longest remaining path first.
+
+List scheduling on the machine model, without playing it in full: a worker has a time at which its
+compute warps are free and one at which its loader is, which runs ahead of them by no more than the
+ring; an event fires when its last signaller is done. While a step is bound by the chain of its
+events the first decides, while it is bound by the memory the second, which balances bytes. Balance
+alone was slower than turns on the H100 (FACTS: 1.05 against 0.99 ms), because it moves work to
+whoever has read least though everybody waits for him.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+
+from mpkir.analysis.families import Ints
+from mpkir.analysis.task_times import KILO, Floats, times_of
+from mpkir.passes.scheduling.policy import Placement, Policy, Problem
+
+
+class ListSchedule(Policy):
+    """Families by the longest path that remains, each task to who finishes it first."""
+
+    def schedule(self, problem: Problem) -> list[Placement]:
+        return _Schedule(problem).run()
+
+
+class _Schedule:
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.graph, self.machine = problem.graph, problem.machine
+        self.times = [times_of(cost, problem.machine) for cost in problem.costs]
+        count = problem.workers
+        # What one loader gets when all load; how long it fills the ring.
+        self.share = self.machine.memory_bandwidth * KILO / self.machine.workers
+        self.ahead = self.machine.ring.bytes / self.share
+        self.computing = np.zeros(count)
+        self.loading = np.zeros(count)
+        self.fired = np.zeros(len(self.graph.arrivals))
+
+    def run(self) -> list[Placement]:
+        """Place all families."""
+        after, missing = self._successors()
+        remaining = self._remaining(after)
+        ready = [(-remaining[f], f) for f, count in enumerate(missing) if not count]
+        ready.sort()
+        placed: list[Placement | None] = [None] * len(missing)
+        rank = 0
+        while ready:
+            family = heappop(ready)[1]
+            workers = self._place(family)
+            placed[family] = Placement(workers, np.full(len(workers), rank, np.int64))
+            rank += 1
+            for each in after[family]:
+                missing[each] -= 1
+                if not missing[each]:
+                    heappush(ready, (-remaining[each], each))
+        # What is left waits in a circle; schedule-tasks says so.
+        return [
+            Placement(np.full(f.size, self._home(f.number)[0]), np.full(f.size, rank, np.int64))
+            if each is None
+            else each
+            for f, each in zip(self.graph.families, placed, strict=True)
+        ]
+
+    def _home(self, family: int) -> range:
+        return self.graph.home(self.graph.families[family], self.problem.workers)
+
+    def _successors(self) -> tuple[list[list[int]], list[int]]:
+        """For each family those that wait for it within a step, and how many it waits for."""
+        signallers: dict[int, set[int]] = {}
+        for family, edges in enumerate(self.graph.signals):
+            for edge in edges:
+                for counter in np.unique(edge.counter).tolist():
+                    signallers.setdefault(counter, set()).add(family)
+        after: list[list[int]] = [[] for _ in self.graph.families]
+        missing: list[int] = []
+        for family, edges in enumerate(self.graph.waits):
+            before = {
+                signaller
+                for edge in edges
+                if not edge.lag
+                for counter in np.unique(edge.counter).tolist()
+                for signaller in signallers.get(counter, ())
+            }
+            missing.append(len(before))
+            for each in before:
+                after[each].append(family)
+        return after, missing
+
+    def _remaining(self, after: Sequence[Sequence[int]]) -> list[float]:
+        """Microseconds from a family's start to the end of the longest path from it."""
+        result = [0.0] * len(after)
+        for family in reversed(range(len(after))):
+            times, cost = self.times[family], self.problem.costs[family]
+            each = np.maximum(times.work, cost.bytes / self.share)
+            own = float(each.sum()) / len(self._home(family))
+            own = max(own, float(each.max(initial=0.0))) + times.prepare + self._handoff()
+            result[family] = own + max((result[f] for f in after[family] if f > family), default=0)
+        return result
+
+    def _handoff(self) -> float:
+        return self.machine.timing.release + self.machine.hops.counter
+
+    def _place(self, family: int) -> Ints:
+        """Workers of a family's tasks; the state moves on."""
+        waits = [edge for edge in self.graph.waits[family] if not edge.lag]
+        size = self.graph.families[family].size
+        ready = np.zeros(size)
+        for edge in waits:
+            np.maximum(ready, self.fired[edge.counter], out=ready)
+        workers = np.empty(size, np.int64)
+        end = np.empty(size)
+        home = self._home(family)
+        first = np.ones(len(home), np.bool_)
+        for time in np.unique(ready).tolist():
+            group = np.flatnonzero(ready == time)
+            workers[group], end[group] = self._place_group(family, group, time, first)
+        for edge in self.graph.signals[family]:
+            np.maximum.at(self.fired, edge.counter, end + self._handoff())
+        return workers
+
+    def _place_group(
+        self,
+        family: int,
+        group: Ints,
+        ready: float,
+        first: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    ) -> tuple[Ints, Floats]:
+        """Tasks that one event lets go: their workers and when they are done.
+
+        Tasks of a group take nearly the same time, so the k-th task of a worker would be done at
+        its first's end and k - 1 times that; the earliest of all these ends are taken.
+        """
+        times, cost = self.times[family], self.problem.costs[family]
+        home = self._home(family)
+        mine = slice(home.start, home.stop)
+        work = float(times.work[group].mean())
+        load = float(cost.bytes[group].mean()) / self.share
+        loading = np.maximum(self.loading[mine], self.computing[mine] - self.ahead)
+        begin = np.maximum(ready, self.computing[mine]) + times.prepare * first
+        most = -(-len(group) // len(home)) + 2
+        turns = np.arange(1, most + 1)[:, None]
+        ends = np.maximum(begin + turns * work, loading + turns * load + work)
+        # Of equal ends the next worker in turn: (end, how many it has read, number).
+        order = np.lexsort(
+            (
+                np.broadcast_to(self.loading[mine], ends.shape).ravel(),
+                ends.round(3).ravel(),
+            )
+        )[: len(group)]
+        workers = order % len(home)
+        counts = np.bincount(workers, minlength=len(home))
+        used = np.flatnonzero(counts)
+        last = ends[counts[used] - 1, used]
+        state = home.start + used
+        self.computing[state] = last
+        self.loading[state] = loading[used] + counts[used] * load
+        first[used] = False
+        return home.start + workers, ends.ravel()[order]
