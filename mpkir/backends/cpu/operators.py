@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Operation, Region, SSAValue
 
 from mpkir.backends.cpu.body_printer import BodyPrinter
+from mpkir.backends.cpu.experts import print_expert_linear, print_topk
 from mpkir.backends.cpu.text import SPELLING, dims, function
 from mpkir.backends.scalar import carried_type, literal
 from mpkir.dialects import tensor
@@ -90,6 +91,14 @@ def _linear(printer: BodyPrinter, op: tensor.LinearOp) -> None:
         *(printer.tiles[v].name for v in op.epilogue_args),
     ]
     printer.call("linear", f"mpk::linear<{len(weights)}>({', '.join(arguments)});")
+
+
+def _expert_linear(printer: BodyPrinter, op: tensor.ExpertLinearOp) -> None:
+    outside = len(printer.calls)
+    x = _prologue(printer, op.prologue, op.x, op.prologue_args)
+    if all(printer.tiles[v].is_fixed for v in (op.x, *op.prologue_args)):
+        printer.guard_calls(outside, "context.first_of_run")
+    print_expert_linear(printer, op, x)
 
 
 def _attention(printer: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSplitOp) -> None:
@@ -316,6 +325,7 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], None]] = {
     tensor.ConcatOp: _concat,
     tensor.ElementwiseOp: _elementwise,
     tensor.EmbeddingOp: _embedding,
+    tensor.ExpertLinearOp: _expert_linear,
     tensor.FullOp: _full,
     tensor.IotaOp: _iota,
     tensor.LayerNormOp: _layer_norm,
@@ -330,6 +340,7 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], None]] = {
     tensor.SequenceReadOp: _sequence_read,
     tensor.SliceOp: _slice,
     tensor.SoftmaxOp: _softmax,
+    tensor.TopkOp: print_topk,
     tensor.TransposeOp: _transpose,
 }
 

@@ -33,7 +33,7 @@ def features_per_task(
     Time of the busiest worker is (tasks it gets) x (bytes of a task + overhead), where each of
     `products` such products, all independent, is cut alike.
     """
-    most = max(1, limits.max_rows // weights)
+    most = min(features, max(1, limits.max_rows // weights))
     even = ceil(products * features / limits.workers)
     candidates = {size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size <= most}
     candidates |= {even} if even <= most else set()
