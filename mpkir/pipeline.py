@@ -16,10 +16,12 @@ from xdsl.passes import ModulePass
 
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
+from mpkir.passes.eliminate_dependencies import EliminateDependenciesPass
 from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.fuse_operators import FuseOperatorsPass
 from mpkir.passes.linearize_tasks import LinearizeTasksPass
 from mpkir.passes.lower_dependencies import LowerDependenciesPass
+from mpkir.passes.merge_events import MergeEventsPass
 from mpkir.passes.normalize_events import NormalizeEventsPass
 from mpkir.passes.partition_tiles import PartitionTilesPass
 from mpkir.passes.pipeline_tasks import PipelineTasksPass
@@ -65,6 +67,8 @@ def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
         # task.
         LowerDependenciesPass(),
         FuseEventsPass(),
+        MergeEventsPass(),
+        EliminateDependenciesPass(),
         NormalizeEventsPass(),
         LinearizeTasksPass(),
         # Weights go through shared memory ahead of the tasks that need them.

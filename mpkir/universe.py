@@ -29,6 +29,10 @@ _PASSES = {
     "mpk-plan-memory": "mpkir.passes.plan_memory:PlanMemoryPass",
     "mpk-lower-dependencies": "mpkir.passes.lower_dependencies:LowerDependenciesPass",
     "mpk-fuse-events": "mpkir.passes.fuse_events:FuseEventsPass",
+    "mpk-merge-events": "mpkir.passes.merge_events:MergeEventsPass",
+    "mpk-eliminate-dependencies": (
+        "mpkir.passes.eliminate_dependencies:EliminateDependenciesPass"
+    ),
     "mpk-normalize-events": "mpkir.passes.normalize_events:NormalizeEventsPass",
     "mpk-linearize-tasks": "mpkir.passes.linearize_tasks:LinearizeTasksPass",
     "mpk-pipeline-tasks": "mpkir.passes.pipeline_tasks:PipelineTasksPass",

@@ -60,3 +60,41 @@ func.func @fork_task() {
   mpk_task.grid @z [2] boxes [] waits [#mpk_event.edge<@b, affine_map<(d0) -> (0)>>] { mpk_task.yield }
   func.return
 }
+
+// -----
+
+// @d and @e wait for both events: one join serves both.
+
+// CHECK-LABEL: func.func @one_join_for_two
+// CHECK:         mpk_task.grid @d.join [1]
+// CHECK-NOT:     join
+// CHECK:         mpk_task.grid @d [2] boxes [] waits [#mpk_event.edge<@eb, affine_map<(d0) -> (0)>>] {
+// CHECK:         mpk_task.grid @e [1] boxes [] waits [#mpk_event.edge<@eb, affine_map<(d0) -> (0)>>] {
+func.func @one_join_for_two() {
+  mpk_event.tensor @ea counters 1 arrivals [2]
+  mpk_event.tensor @eb counters 1 arrivals [3]
+  mpk_task.grid @a [2] boxes [] signals [#mpk_event.edge<@ea, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  mpk_task.grid @b [3] boxes [] signals [#mpk_event.edge<@eb, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  mpk_task.grid @c [1] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  mpk_task.grid @d [2] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> (0)>>, #mpk_event.edge<@eb, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  mpk_task.grid @e [1] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> (0)>>, #mpk_event.edge<@eb, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  func.return
+}
+
+// -----
+
+// A join for each pair of counters keeps the tiles of @d apart.
+
+// CHECK-LABEL: func.func @pairs
+// CHECK:         mpk_event.tensor @eb counters 4 arrivals [2]
+// CHECK:         mpk_task.grid @d.join [4] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> ((d0 floordiv 2))>>] signals [#mpk_event.edge<@eb, affine_map<(d0) -> (d0)>>]
+// CHECK:         mpk_task.grid @d [4] boxes [] waits [#mpk_event.edge<@eb, affine_map<(d0) -> (d0)>>] {
+func.func @pairs() {
+  mpk_event.tensor @ea counters 2 arrivals [1]
+  mpk_event.tensor @eb counters 4 arrivals [1]
+  mpk_task.grid @a [2] boxes [] signals [#mpk_event.edge<@ea, affine_map<(d0) -> (d0)>>] { mpk_task.yield }
+  mpk_task.grid @b [4] boxes [] signals [#mpk_event.edge<@eb, affine_map<(d0) -> (d0)>>] { mpk_task.yield }
+  mpk_task.grid @c [2] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> (d0)>>] { mpk_task.yield }
+  mpk_task.grid @d [4] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> (d0 floordiv 2)>>, #mpk_event.edge<@eb, affine_map<(d0) -> (d0)>>] { mpk_task.yield }
+  func.return
+}

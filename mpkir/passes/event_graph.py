@@ -8,15 +8,19 @@ tasks wait for more.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp
+from xdsl.ir.affine import AffineMap
 
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
 from mpkir.analysis.labels import fit
 from mpkir.dialects import event
+from mpkir.errors import MpkirError
 
 
 @dataclass(eq=False)
@@ -26,6 +30,18 @@ class Tie:
     family: Family
     counter: Ints
     """Counter of each task, row-major in the grid."""
+    given: AffineMap | None = None
+    """A map that says so, if one is known."""
+
+    def map(self, counters: int) -> AffineMap | None:
+        """A map to one of so many counters; None if there is none of the form that is tried."""
+        return self.given or fit(self.counter, self.family.op.grid, counters)
+
+    def renumbered(self, number: Ints) -> Tie:
+        """The same with counter c as `number[c]`."""
+        counter = number[self.counter]
+        same = np.array_equal(counter, self.counter)
+        return Tie(self.family, counter, self.given if same else None)
 
     def same_as(self, other: Tie) -> bool:
         """Whether both mean the same counters of the same family."""
@@ -40,8 +56,14 @@ class Tensor:
     counters: int
     lag: int
     """Of all its waits: nothing waits for both this step's and the last step's firing."""
+    handoff: event.Handoff = event.Handoff.COUNTER
     signals: list[Tie] = field(default_factory=list[Tie])
     waits: list[Tie] = field(default_factory=list[Tie])
+
+    @property
+    def kind(self) -> tuple[int, event.Handoff]:
+        """What tensors that become one have in common."""
+        return self.lag, self.handoff
 
     @property
     def arrivals(self) -> Ints:
@@ -58,15 +80,12 @@ class Tensor:
 
     def renumber(self, number: Ints, counters: int) -> None:
         """Counter c becomes `number[c]`; several may become one."""
-        for tie in self.ties:
-            tie.counter = number[tie.counter]
+        self.signals = [tie.renumbered(number) for tie in self.signals]
+        self.waits = [tie.renumbered(number) for tie in self.waits]
         self.counters = counters
 
-    def precedes_itself(self) -> bool:
-        """Whether a family that waits stands before, or is, one that signals: a wait for ever."""
-        return self.lag == 0 and max(tie.family.number for tie in self.signals) >= min(
-            (tie.family.number for tie in self.waits), default=1 << 62
-        )
+
+Use: TypeAlias = tuple[Tensor, Tie]
 
 
 @dataclass(eq=False)
@@ -81,7 +100,7 @@ class EventGraph:
         """The graph that a module's edges spell."""
         families = families_of(module)
         tensors = {
-            op.sym_name.data: Tensor(op.sym_name.data, op.counters.value.data, 0)
+            op.sym_name.data: Tensor(op.sym_name.data, op.counters.value.data, 0, op.handoff.data)
             for op in module.walk()
             if isinstance(op, event.TensorOp)
         }
@@ -93,21 +112,57 @@ class EventGraph:
                 tensors[edge.symbol].lag = edge.lag.data
         return EventGraph(families, list(tensors.values()))
 
-    def waits(self) -> dict[Family, list[Tensor]]:
-        """The tensors that each family waits for."""
-        result: dict[Family, list[Tensor]] = {family: [] for family in self.families}
+    def waits(self) -> dict[Family, list[Use]]:
+        """What each family waits for."""
+        result: dict[Family, list[Use]] = {family: [] for family in self.families}
         for tensor in self.tensors:
             for tie in tensor.waits:
-                result[tie.family].append(tensor)
+                result[tie.family].append((tensor, tie))
         return result
 
-    def signals(self) -> dict[Family, list[Tensor]]:
-        """The tensors that each family signals."""
-        result: dict[Family, list[Tensor]] = {family: [] for family in self.families}
+    def signals(self) -> dict[Family, list[Use]]:
+        """What each family signals."""
+        result: dict[Family, list[Use]] = {family: [] for family in self.families}
         for tensor in self.tensors:
             for tie in tensor.signals:
-                result[tie.family].append(tensor)
+                result[tie.family].append((tensor, tie))
         return result
+
+    def order(self) -> list[Family]:
+        """The paper's Algorithm 1 on families: take an event that has fired, place the families
+        that it releases, fire the events whose signallers are all placed.
+
+        Raises MpkirError if some families wait for each other.
+        """
+        missing = {tensor: len(tensor.signals) for tensor in self.tensors}
+        waits = {family: 0 for family in self.families}
+        for tensor in self.tensors:
+            for tie in tensor.waits:
+                waits[tie.family] += not tensor.lag
+        signalled = self.signals()
+        ready: deque[Tensor] = deque()
+        order: list[Family] = []
+
+        def place(family: Family) -> None:
+            order.append(family)
+            for tensor, _ in signalled[family]:
+                missing[tensor] -= 1
+                if not missing[tensor] and not tensor.lag:
+                    ready.append(tensor)
+
+        for family in self.families:
+            if not waits[family]:
+                place(family)
+        while ready:
+            tensor = ready.popleft()
+            for tie in sorted(tensor.waits, key=lambda tie: tie.family.number):
+                waits[tie.family] -= 1
+                if not waits[tie.family]:
+                    place(tie.family)
+        if len(order) < len(self.families):
+            stuck = next(family for family in self.families if waits[family])
+            raise MpkirError("families wait for each other in a circle", where=f"@{stuck.name}")
+        return order
 
     def write(self, module: ModuleOp) -> None:
         """Replace the module's event tensors and edges by the graph's."""
@@ -118,15 +173,13 @@ class EventGraph:
             op.erase()
         ops: list[event.TensorOp] = []
         for tensor in self.tensors:
-            maps = [fit(t.counter, t.family.op.grid, tensor.counters) for t in tensor.ties]
+            maps = [tie.map(tensor.counters) for tie in tensor.ties]
             if any(map is None for map in maps):
                 tensor.renumber(np.zeros(tensor.counters, np.int64), 1)
-                maps = [fit(t.counter, t.family.op.grid, 1) for t in tensor.ties]
+                maps = [tie.map(1) for tie in tensor.ties]
             arrivals = tensor.arrivals.tolist()
-            same = len(set(arrivals)) == 1
-            ops.append(
-                event.TensorOp(tensor.name, tensor.counters, arrivals[0] if same else arrivals)
-            )
+            each = arrivals[0] if len(set(arrivals)) == 1 else arrivals
+            ops.append(event.TensorOp(tensor.name, tensor.counters, each, tensor.handoff))
             for tie, map in zip(tensor.ties, maps, strict=True):
                 assert map is not None
                 if tie in tensor.waits:
@@ -143,29 +196,44 @@ class EventGraph:
 
 
 def _tie(family: Family, edge: event.EdgeAttr) -> Tie:
-    return Tie(family, evaluate(edge.index.data, family.coordinates)[:, 0])
+    map = edge.index.data
+    return Tie(family, evaluate(map, family.coordinates)[:, 0], map)
 
 
-def same_ties(a: list[Tie], b: list[Tie]) -> bool:
-    """Whether two lists tie the same families to the same counters."""
-    if len(a) != len(b):
-        return False
-    key = _number_of
-    pairs = zip(sorted(a, key=key), sorted(b, key=key), strict=True)
-    return all(x.same_as(y) for x, y in pairs)
-
-
-def _number_of(tie: Tie) -> int:
-    return tie.family.number
-
-
-def united(a: list[Tie], b: list[Tie]) -> list[Tie] | None:
-    """The ties of both lists, each family once; None if a family would need two counters."""
+def united(a: list[Tie], b: list[Tie]) -> list[Tie]:
+    """The ties of both lists, each once."""
     result = list(a)
     for tie in b:
-        known = next((t for t in result if t.family is tie.family), None)
-        if known is None:
+        if not any(tie.same_as(known) for known in result):
             result.append(tie)
-        elif not known.same_as(tie):
-            return None
     return result
+
+
+def has_maps(tensor: Tensor) -> bool:
+    """Whether affine maps can say all ties of a tensor, which are given as counters."""
+    return all(tie.map(tensor.counters) is not None for tie in tensor.ties)
+
+
+def merged(a: Tensor, b: Tensor, place: Ints) -> Tensor | None:
+    """One tensor with the ties of both: counter c of `b` becomes counter `place[c]` of `a`, a new
+    one where that is -1.
+
+    None if affine maps cannot say its ties, neither in `a`'s numbering nor in `b`'s.
+    """
+    new = place < 0
+    place = np.where(new, a.counters + np.cumsum(new) - 1, place)
+    counters = a.counters + int(new.sum())
+    result = Tensor(
+        a.name,
+        counters,
+        a.lag,
+        a.handoff,
+        united(a.signals, [tie.renumbered(place) for tie in b.signals]),
+        united(a.waits, [tie.renumbered(place) for tie in b.waits]),
+    )
+    if has_maps(result):
+        return result
+    if len(place) != counters or len(set(place.tolist())) < counters:
+        return None
+    result.renumber(np.argsort(place), counters)
+    return result if has_maps(result) else None

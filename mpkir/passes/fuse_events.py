@@ -2,51 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
+import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
-from mpkir.passes.event_graph import EventGraph, Tensor, Tie, united
+from mpkir.analysis.families import Ints
+from mpkir.passes.event_graph import EventGraph, Tensor, Tie, merged
+
+Side = Callable[[Tensor], list[Tie]]
+"""The waits, or the signals, of a tensor."""
 
 
-def _ties(ties: list[Tie]) -> Hashable:
-    return tuple(sorted((tie.family.number, tie.counter.tobytes()) for tie in ties))
+def _partition(ties: Sequence[Tie]) -> tuple[Hashable, Ints]:
+    """How ties split tasks among counters, whatever these are called, and the counters in the order
+    of their first tasks.
+    """
+    ordered = sorted(ties, key=lambda tie: tie.family.number)
+    counters = np.concatenate([tie.counter for tie in ordered])
+    seen, first, inverse = np.unique(counters, return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    families = tuple(tie.family.number for tie in ordered)
+    return (families, rank[inverse].tobytes()), seen[np.argsort(first)]
 
 
-def _waiters(tensor: Tensor) -> Hashable:
-    return tensor.counters, tensor.lag, _ties(tensor.waits)
+def fuse(tensors: Sequence[Tensor], side: Side) -> list[Tensor]:
+    """Merge tensors whose counters pair up so that both of a pair have the same tasks on a side.
 
-
-def _signallers(tensor: Tensor) -> Hashable:
-    return tensor.counters, tensor.lag, _ties(tensor.signals)
-
-
-def _fuse(tensors: list[Tensor], key: Callable[[Tensor], Hashable]) -> list[Tensor]:
-    """Merge tensors of equal key in which no family would use two counters."""
+    Left apart are those that no affine maps could say afterwards.
+    """
     groups: dict[Hashable, list[Tensor]] = {}
+    result: list[Tensor] = []
     for tensor in tensors:
-        group = groups.setdefault(key(tensor), [])
-        for known in group:
-            signals = united(known.signals, tensor.signals)
-            waits = united(known.waits, tensor.waits)
-            if signals is not None and waits is not None:
-                known.signals, known.waits = signals, waits
+        if not side(tensor):
+            result.append(tensor)
+            continue
+        key, counters = _partition(side(tensor))
+        group = groups.setdefault((tensor.kind, key), [])
+        for number, known in enumerate(group):
+            place = np.full(tensor.counters, -1, np.int64)
+            place[counters] = _partition(side(known))[1]
+            if (both := merged(known, tensor, place)) is not None:
+                result[result.index(known)] = group[number] = both
                 break
         else:
             group.append(tensor)
-    kept = {id(tensor) for group in groups.values() for tensor in group}
-    return [tensor for tensor in tensors if id(tensor) in kept]
+            result.append(tensor)
+    return result
 
 
 @dataclass(frozen=True)
 class FuseEventsPass(ModulePass):
     """Merge events that the same tasks wait for, and events that the same tasks signal.
 
-    The paper's successor-set and predecessor-set fusion (definitions 4.1 and 4.2) on whole event
-    tensors, to a fixed point. No task waits for more than before.
+    The paper's successor-set and predecessor-set fusion (definitions 4.1 and 4.2), to a fixed
+    point, on event tensors whose counters pair up, whatever maps choose them. No task waits for
+    more than before.
     """
 
     name = "mpk-fuse-events"
@@ -56,6 +71,6 @@ class FuseEventsPass(ModulePass):
         count = len(graph.tensors) + 1
         while len(graph.tensors) < count:
             count = len(graph.tensors)
-            graph.tensors = _fuse(graph.tensors, _waiters)
-            graph.tensors = _fuse(graph.tensors, _signallers)
+            graph.tensors = fuse(graph.tensors, attrgetter("waits"))
+            graph.tensors = fuse(graph.tensors, attrgetter("signals"))
         graph.write(op)

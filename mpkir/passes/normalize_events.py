@@ -13,46 +13,53 @@ from xdsl.passes import ModulePass
 
 from mpkir.analysis.dependence import connected
 from mpkir.analysis.families import Family, Ints
+from mpkir.analysis.labels import fit
 from mpkir.dialects import task
-from mpkir.passes.event_graph import EventGraph, Tensor, Tie
+from mpkir.passes.event_graph import EventGraph, Tensor, Tie, united
 
 
-def _families(ties: list[Tie]) -> frozenset[int]:
-    return frozenset(id(tie.family) for tie in ties)
+def _families(ties: list[Tie]) -> frozenset[Family]:
+    return frozenset(tie.family for tie in ties)
 
 
 def _tie_of(ties: list[Tie], family: Family) -> Tie:
     return next(tie for tie in ties if tie.family is family)
 
 
-def _shared(a: list[Tie], b: list[Tie]) -> Iterator[tuple[Tie, Tie]]:
-    """The ties of families that both lists have."""
-    for tie in a:
-        yield from ((tie, other) for other in b if other.family is tie.family)
+def _shared(ties: list[Tie]) -> Iterator[tuple[Tie, Tie]]:
+    """Each tie of a family that has several with the first of them."""
+    first: dict[Family, Tie] = {}
+    for tie in ties:
+        if (known := first.setdefault(tie.family, tie)) is not tie:
+            yield known, tie
+
+
+def _unite_counters(tensor: Tensor) -> None:
+    """Let counters that one task would need together become one."""
+    pairs = [*_shared(tensor.signals), *_shared(tensor.waits)]
+    if not pairs:
+        return
+    left = np.concatenate([a.counter for a, _ in pairs])
+    right = np.concatenate([b.counter for _, b in pairs])
+    _, number = np.unique(connected(tensor.counters, left, right), return_inverse=True)
+    tensor.renumber(number, int(number.max()) + 1)
+    tensor.signals, tensor.waits = united([], tensor.signals), united([], tensor.waits)
 
 
 def _join(a: Tensor, b: Tensor) -> None:
-    """Make `a` stand for both: counters that one task would need together become one."""
-    pairs = [*_shared(a.signals, b.signals), *_shared(a.waits, b.waits)]
-    left = np.concatenate([x.counter for x, _ in pairs])
-    right = np.concatenate([y.counter for _, y in pairs]) + a.counters
-    roots = connected(a.counters + b.counters, left, right)
-    _, number = np.unique(roots, return_inverse=True)
-    counters = int(number.max()) + 1
-    b.renumber(number[a.counters :], counters)
-    a.renumber(number[: a.counters], counters)
-    for mine, others in ((a.signals, b.signals), (a.waits, b.waits)):
-        known = _families(mine)
-        mine += [tie for tie in others if id(tie.family) not in known]
+    """Make `a` stand for both."""
+    b.renumber(np.arange(b.counters) + a.counters, a.counters + b.counters)
+    a.signals, a.waits, a.counters = a.signals + b.signals, a.waits + b.waits, b.counters
+    _unite_counters(a)
 
 
 def _join_equal_sets(
-    tensors: list[Tensor], key: Callable[[Tensor], frozenset[int]]
+    tensors: list[Tensor], key: Callable[[Tensor], frozenset[Family]]
 ) -> list[Tensor]:
     """Join tensors that the same families wait for (or signal), though by other maps."""
-    groups: dict[tuple[int, frozenset[int]], Tensor] = {}
+    groups: dict[object, Tensor] = {}
     for tensor in tensors:
-        known = groups.setdefault((tensor.lag, key(tensor)), tensor)
+        known = groups.setdefault((tensor.kind, key(tensor) or tensor), tensor)
         if known is not tensor:
             _join(known, tensor)
     return list(groups.values())
@@ -69,20 +76,15 @@ class _Normalizer:
     def run(self) -> None:
         """Normalize every family."""
         graph = self.graph
-        self.position = {family: float(family.number) for family in graph.families}
+        self.position = {family: float(n) for n, family in enumerate(graph.order())}
+        for tensor in graph.tensors:
+            _unite_counters(tensor)
         graph.tensors = _join_equal_sets(graph.tensors, lambda t: _families(t.waits))
         graph.tensors = _join_equal_sets(graph.tensors, lambda t: _families(t.signals))
-        for family, tensors in graph.waits().items():
-            self.one_wait(family, tensors)
-        for family, tensors in self.signals().items():
-            self.one_signal(family, tensors)
-
-    def signals(self) -> dict[Family, list[Tensor]]:
-        """The tensors that each family signals, join families left out: they signal one."""
-        joins = set(self.joins)
-        families = (*self.graph.families, *self.joins)
-        signals = EventGraph(families, self.graph.tensors).signals()
-        return {family: each for family, each in signals.items() if family not in joins}
+        for family in sorted(graph.families, key=self.position.__getitem__):
+            self.one_wait(family, [t for t in graph.tensors if family in _families(t.waits)])
+        for family in sorted(graph.families, key=self.position.__getitem__):
+            self.one_signal(family, [t for t in graph.tensors if family in _families(t.signals)])
 
     def last_signal(self, tensor: Tensor) -> float:
         return max(self.position[tie.family] for tie in tensor.signals)
@@ -101,49 +103,53 @@ class _Normalizer:
         """Let all but one of the events that a family waits for signal that one."""
         if len(waits) < 2:
             return
-        alone = [tensor for tensor in waits if len(tensor.waits) == 1]
         legal = [
             tensor
             for tensor in waits
             if tensor.lag == 0 and all(self.may_follow(o, tensor) for o in waits if o is not tensor)
         ]
+        # Best is an event whose other waiters wait for all the rest too; they need no join then.
+        fitting = [
+            tensor
+            for tensor in legal
+            if all(_families(tensor.waits) <= _families(other.waits) for other in waits)
+        ]
         # The event that comes last needs the hop of a join least.
-        target = max(alone or legal, key=self.last_signal, default=None)
-        if target is None or target not in legal:
-            target = self.fresh(family)
+        target = max(fitting or legal, key=self.last_signal, default=None)
+        if target is None:
+            target = self.fresh()
             target.waits.append(Tie(family, np.zeros(family.size, np.int64)))
-        wanted = _tie_of(target.waits, family)
         for source in waits:
             if source is target:
                 continue
             tie = _tie_of(source.waits, family)
             source.waits.remove(tie)
-            self.relay(source, target, tie.counter, wanted, family)
+            self.relay(source, target, tie.counter, _tie_of(target.waits, family).counter, family)
 
     def one_signal(self, family: Family, signals: list[Tensor]) -> None:
         """Let one of the events that a family signals signal the others."""
         if len(signals) < 2:
             return
-        alone = [tensor for tensor in signals if len(tensor.signals) == 1]
         legal = [
             tensor
             for tensor in signals
             if tensor.lag == 0
             and all(self.may_follow(tensor, o) for o in signals if o is not tensor)
         ]
-        source = min(alone or legal, key=self.first_wait, default=None)
-        if source is None or source not in legal:
-            source = self.fresh(family)
+        fitting = [tensor for tensor in legal if len(tensor.signals) == 1]
+        source = min(fitting or legal, key=self.first_wait, default=None)
+        if source is None:
+            source = self.fresh()
             source.signals.append(Tie(family, np.zeros(family.size, np.int64)))
-        tie = _tie_of(source.signals, family)
         for target in signals:
             if target is source:
                 continue
             wanted = _tie_of(target.signals, family)
             target.signals.remove(wanted)
-            self.relay(source, target, tie.counter, wanted, family)
+            given = _tie_of(source.signals, family).counter
+            self.relay(source, target, given, wanted.counter, family)
 
-    def fresh(self, family: Family) -> Tensor:
+    def fresh(self) -> Tensor:
         """A new event of one counter."""
         names = {tensor.name for tensor in self.graph.tensors}
         number = len(names)
@@ -154,37 +160,60 @@ class _Normalizer:
         return tensor
 
     def relay(
-        self, source: Tensor, target: Tensor, given: Ints, wanted: Tie, family: Family
+        self, source: Tensor, target: Tensor, given: Ints, wanted: Ints, family: Family
     ) -> None:
-        """Add a family of empty tasks, one for each counter of `source`, that signal `target`.
+        """Let counter `given[i]` of the source reach counter `wanted[i]` of the target, by a family
+        of empty tasks of which each waits for one and signals the other.
 
-        For each task of `family`, counter `given` of the source has to reach counter `wanted` of
-        the target; a counter of the source goes to one of the target, so some of those may fall
-        together.
+        Where no affine maps can say the pairs, a counter of the source goes to one of the target,
+        so that some of those fall together.
         """
-        nodes = source.counters + target.counters
-        roots = connected(nodes, given, wanted.counter + source.counters)
-        _, number = np.unique(roots[source.counters :], return_inverse=True)
-        goes = np.full(source.counters, -1, np.int64)
-        goes[given] = number[wanted.counter]
-        target.renumber(number, int(number.max()) + 1)
-        if wanted not in target.waits:
-            wanted.counter = number[wanted.counter]
-        known = np.flatnonzero(goes >= 0)
-        nearest = np.maximum.accumulate(np.where(goes >= 0, np.arange(len(goes)), known[0]))
-        join = self.join(source, family)
-        source.waits.append(Tie(join, np.arange(source.counters)))
-        target.signals.append(Tie(join, goes[nearest]))
+        pairs = np.unique(np.stack([given, wanted], axis=1), axis=0)
+        wants = set(zip(pairs[:, 0].tolist(), pairs[:, 1].tolist(), strict=True))
+        if any(wants <= self.relayed(join, source, target) for join in self.joins):
+            return
+        ways = [pairs, pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]]
+        says = next((way for way in ways if self.has_maps(way, source, target)), None)
+        if says is None:
+            nodes = source.counters + target.counters
+            roots = connected(nodes, given, wanted + source.counters)
+            _, number = np.unique(roots[source.counters :], return_inverse=True)
+            target.renumber(number, int(number.max()) + 1)
+            goes = np.full(source.counters, -1, np.int64)
+            goes[given] = number[wanted]
+            reached = np.flatnonzero(goes >= 0)
+            nearest = np.where(goes >= 0, np.arange(len(goes)), reached[0])
+            goes = goes[np.maximum.accumulate(nearest)]
+            says = np.stack([np.arange(source.counters), goes], axis=1)
+        join = self.join(source, len(says), family)
+        source.waits.append(Tie(join, says[:, 0]))
+        target.signals.append(Tie(join, says[:, 1]))
 
-    def join(self, source: Tensor, family: Family) -> Family:
-        """An empty task for each counter of `source`, placed after its last signal."""
+    @staticmethod
+    def has_maps(pairs: Ints, source: Tensor, target: Tensor) -> bool:
+        """Whether affine maps give the counters of a row of joins."""
+        grid, columns = (len(pairs),), (pairs[:, 0], pairs[:, 1])
+        return all(
+            fit(column, grid, tensor.counters) is not None
+            for column, tensor in zip(columns, (source, target), strict=True)
+        )
+
+    @staticmethod
+    def relayed(join: Family, source: Tensor, target: Tensor) -> set[tuple[int, int]]:
+        """Which counters of the target a join family signals after which of the source."""
+        waits = [tie.counter.tolist() for tie in source.waits if tie.family is join]
+        signals = [tie.counter.tolist() for tie in target.signals if tie.family is join]
+        return set(zip(waits[0], signals[0], strict=True)) if waits and signals else set()
+
+    def join(self, source: Tensor, size: int, family: Family) -> Family:
+        """A family of empty tasks, placed after the last signal of `source`."""
         after = max((tie.family for tie in source.signals), key=self.position.__getitem__)
         names = {f.name for f in (*self.graph.families, *self.joins)}
         name, number = f"{family.name}.join", 1
         while name in names:
             number += 1
             name = f"{family.name}.join{number}"
-        op = task.GridOp(name, [source.counters], [], [], [], Block([task.YieldOp()]))
+        op = task.GridOp(name, [size], [], [], [], Block([task.YieldOp()]))
         op.location = family.op.location
         block = after.op.parent
         assert block is not None
@@ -201,7 +230,7 @@ class NormalizeEventsPass(ModulePass):
 
     Events with the same families of waiters, or of signallers, become one; a task may then wait for
     more than it has to, never for less. For what remains, families of empty tasks pass one event on
-    to another.
+    to another; one family serves all whose waits it brings together.
     """
 
     name = "mpk-normalize-events"
