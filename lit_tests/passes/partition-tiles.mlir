@@ -128,3 +128,31 @@ func.func @outputs() {
   mpk_tensor.output "as_it_came", %x : tensor<1x8xf32>
   func.return
 }
+
+// -----
+
+// Slices, transposes and broadcasts are views, with strides that count elements of the buffer. A
+// product reads whole rows, so its operand is copied; what no strides can say is copied, too.
+
+// CHECK-LABEL: func.func @views
+// CHECK:         %[[X:.*]] = mpk_task.buffer input "x" : memref<4x6xf32>
+// CHECK:         %[[S:.*]] = mpk_task.view %[[X]] : memref<4x6xf32> to memref<4x3xf32, strided<[6, 2], offset: 1>>
+// CHECK:         %[[T:.*]] = mpk_task.view %[[S]] : {{.*}} to memref<3x4xf32, strided<[2, 6], offset: 1>>
+// CHECK:         mpk_task.grid @softmax [3] reads(%[[T]] :
+// CHECK:         %[[C:.*]] = mpk_task.buffer scratch "copy.x" : memref<3x4xf32>
+// CHECK:         mpk_task.grid @copy.x [1] reads(%[[T]] : {{.*}}) writes(%[[C]] :
+// CHECK:         mpk_task.grid @linear [{{[0-9]+}}] reads(%[[C]], %{{.*}} : memref<3x4xf32>, memref<5x4xf32>)
+// CHECK:         mpk_task.grid @reshape [1] reads(%[[S]] :
+func.func @views() {
+  %x = mpk_tensor.input "x" : tensor<4x6xf32>
+  %w = mpk_tensor.weight "w" : tensor<5x4xf32>
+  %s = mpk_tensor.slice %x dim 1 start 1 step 2 : tensor<4x6xf32> to tensor<4x3xf32>
+  %t = mpk_tensor.transpose %s [1, 0] : tensor<4x3xf32> to tensor<3x4xf32>
+  %a = mpk_tensor.softmax %t : tensor<3x4xf32> to tensor<3x4xf32>
+  %b = mpk_tensor.linear %t, [%w] : tensor<3x4xf32>, [tensor<5x4xf32>] to tensor<3x5xf32>
+  %r = mpk_tensor.reshape %s : tensor<4x3xf32> to tensor<2x6xf32>
+  mpk_tensor.output "a", %a : tensor<3x4xf32>
+  mpk_tensor.output "b", %b : tensor<3x5xf32>
+  mpk_tensor.output "r", %r : tensor<2x6xf32>
+  func.return
+}

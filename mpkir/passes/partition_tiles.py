@@ -1,9 +1,10 @@
 """partition-tiles: operators on tensors become families of tasks on buffers.
 
-Every value gets a buffer; a reshape is another view of its source's; a state that an operator
-updates stays in its buffer. Each operator becomes a `mpk_task.grid` whose body is the same operator
-on tiles, with the boxes that its tiling rule gives. Where a value is still read after its buffer
-has got another, it is copied first.
+Every value gets a buffer; reshapes, slices, transposes and broadcasts are other views of their
+source's; a state that an operator updates stays in its buffer. Each operator becomes a
+`mpk_task.grid` whose body is the same operator on tiles, with the boxes that its tiling rule gives.
+Where a value is still read after its buffer has got another, or where it lies otherwise than an
+operator can read it, it is copied first.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from xdsl.rewriter import Rewriter
 
 from mpkir.analysis.families import buffer_of
 from mpkir.dialects import task, tensor
-from mpkir.dialects.task import BufferKind, BufferOp, GridOp, RegionAttr, ViewOp
+from mpkir.dialects.task import BufferKind, BufferOp, GridOp, RegionAttr
 from mpkir.errors import MpkirError
+from mpkir.passes.tiling.layouts import VIEWS, Layout, is_whole, misplaced, through, view_of
 from mpkir.passes.tiling.lifetimes import IN_PLACE, Lifetimes
 from mpkir.passes.tiling.limits import Limits
 from mpkir.passes.tiling.rules import tiling_of
@@ -105,21 +107,36 @@ class _Partition:
                 )
             case tensor.PositionOp():
                 pass  # each body that needs it has its own
-            case tensor.ReshapeOp() if op.source in self.buffers and op.result not in self.outputs:
-                view = ViewOp(self.buffers[op.source], tensor.shape_of(op.result))
-                self.block.add_op(view)
-                self.buffers[op.result] = view.result
             case tensor.StoreStateOp():
                 self.store(op, self.buffer(BufferKind.STATE, op.sym.data, op.value))
             case tensor.OutputOp():
                 self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value))
             case _:
-                self.lower_operator(op)
+                if not self.lower_view(op):
+                    self.lower_operator(op)
+
+    def lower_view(self, op: Operation) -> bool:
+        """Make an operator that moves nothing a view; whether it is one."""
+        if not isinstance(op, VIEWS) or op.source not in self.buffers or op.result in self.outputs:
+            return False
+        layout = through(op, Layout.of(self.buffers[op.source]))
+        if layout is None:
+            return False
+        self.add_view(op.result, self.buffers[op.source], layout)
+        return True
+
+    def add_view(self, value: SSAValue, place: SSAValue, layout: Layout) -> None:
+        """Let a value be a view of a place."""
+        self.block.add_op(view := view_of(place, layout))
+        self.buffers[value] = view.result
 
     def store(self, op: tensor.StoreStateOp | tensor.OutputOp, target: SSAValue) -> None:
         """Copy a value to a named buffer, unless it is there already."""
-        if op.value in self.buffers and buffer_of(self.buffers[op.value]) is target.owner:
-            return
+        place = self.buffers.get(op.value)
+        if place is not None and buffer_of(place) is target.owner:
+            if is_whole(place):
+                return
+            self.materialize(op.value, op.location)
         self.save_values_in(target, op)
         self.add_copy(op.value, target, self.fresh(f"store.{op.sym.data}"), op.location)
 
@@ -129,15 +146,24 @@ class _Partition:
         live = [value for value in held if self.lifetimes.is_read_after(value, op)]
         if not live:
             return
-        root = buffer_of(buffer)
-        name = self.fresh(f"keep.{root.sym.data}")
-        kept = self.buffer(BufferKind.SCRATCH, name, live[0])
-        self.add_copy(live[0], kept, name, op.location)
+        name = f"keep.{buffer_of(buffer).sym.data}"
+        whole = [value for value in live if is_whole(self.buffers[value])]
         for value in live:
-            self.buffers[value] = kept
-            if value.type != live[0].type:
-                self.block.add_op(view := ViewOp(kept, tensor.shape_of(value)))
-                self.buffers[value] = view.result
+            if value not in whole:
+                self.materialize(value, op.location, name)
+        for value in whole[:1]:
+            self.materialize(value, op.location, name)
+        for value in whole[1:]:
+            self.buffers[value] = self.buffers[whole[0]]
+            if value.type != whole[0].type:
+                self.add_view(value, self.buffers[whole[0]], Layout.dense(tensor.shape_of(value)))
+
+    def materialize(self, value: SSAValue, location: LocationAttr, name: str | None = None) -> None:
+        """Copy a value to a buffer of its own, where it is read from now on."""
+        name = self.fresh(name or f"copy.{buffer_of(self.buffers[value]).sym.data}")
+        own = self.buffer(BufferKind.SCRATCH, name, value)
+        self.add_copy(value, own, name, location)
+        self.buffers[value] = own
 
     def add_copy(
         self, value: SSAValue, target: SSAValue, name: str, location: LocationAttr
@@ -153,6 +179,12 @@ class _Partition:
 
         MpkirError where another operand lies in that buffer, too.
         """
+        place = self.buffers[operand]
+        root = buffer_of(place)
+        for other in dict.fromkeys(op.operands):
+            beside = self.buffers.get(other)
+            if beside is not None and buffer_of(beside) is root and not is_whole(beside):
+                self.materialize(other, op.location)
         place = self.buffers[operand]
         root = buffer_of(place)
         places = [self.buffers[v] for v in op.operands if v in self.buffers]
@@ -175,6 +207,8 @@ class _Partition:
 
     def lower_operator(self, op: Operation) -> None:
         """An operator becomes a family; its results get buffers."""
+        for value in misplaced(op, self.buffers):
+            self.materialize(value, op.location)
         name = _name_of(op.location) or op.name.removeprefix("mpk_tensor.")
         in_place = IN_PLACE.get(type(op), {})
         targets: list[SSAValue] = []

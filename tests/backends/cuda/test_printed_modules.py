@@ -44,6 +44,36 @@ class _Attend(nn.Module):
         return plain - masked
 
 
+class _Readers(nn.Module):
+    """What reads through slices, transposes and broadcasts of buffers, products among it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 48)
+        self.norm = nn.LayerNorm(6)
+        self.gated = nn.Linear(16, 9)
+        self.of_columns = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = torch.tanh(self.first(x))
+        q, k, v = (part.view(1, 6, 2, 8).transpose(1, 2) for part in y.split(16, -1))
+        gate, up = y[:, :16], y[:, 32:]
+        columns = y[:, ::4].T
+        return (
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+            self.gated(gate),
+            self.gated(up) * gate[:, :9],
+            self.of_columns(columns),
+            self.norm(columns),
+            columns @ y[:, 3:7],
+            columns.softmax(0),
+            y[::2, 1::3].amax(0),
+            y[:1, :9].expand(6, 9) + y[:, :1],
+            torch.cat((y[:, 2:5], columns[:6, ::2]), 1),
+            columns.argmax(-1),
+        )
+
+
 def _attend_inputs() -> tuple[torch.Tensor, ...]:
     keep = torch.rand(6, 6) > 0.3
     return torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 8), keep | torch.eye(6, dtype=torch.bool)
@@ -52,6 +82,7 @@ def _attend_inputs() -> tuple[torch.Tensor, ...]:
 _CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[torch.Tensor, ...]]]] = {
     "mixer": (_Mixer, lambda: (torch.randn(5, 24),)),
     "attend": (_Attend, _attend_inputs),
+    "readers": (_Readers, lambda: (torch.randn(6, 16),)),
 }
 
 
