@@ -15,6 +15,7 @@ _HEADERS = (
     "attention",
     "attention_merge",
     "embedding",
+    "expert_linear",
     "linear",
     "matmul",
     "norm",
@@ -22,6 +23,7 @@ _HEADERS = (
     "rotary",
     "runtime",
     "sdpa",
+    "topk",
 )
 
 

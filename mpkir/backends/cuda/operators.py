@@ -12,6 +12,7 @@ from xdsl.ir import Operation, SSAValue
 from mpkir.backends.cuda.address import broadcast, unravel
 from mpkir.backends.cuda.attention import print_attention, print_attention_merge, print_sdpa
 from mpkir.backends.cuda.body_printer import WORK, BodyPrinter
+from mpkir.backends.cuda.experts import print_expert_linear, print_topk
 from mpkir.backends.cuda.streaming import print_linear
 from mpkir.backends.scalar import carried_type
 from mpkir.dialects import tensor
@@ -248,6 +249,7 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
     tensor.AttentionSplitOp: print_attention,
     tensor.CacheAppendOp: _cache_append,
     tensor.EmbeddingOp: _embedding,
+    tensor.ExpertLinearOp: print_expert_linear,
     tensor.LayerNormOp: _layer_norm,
     tensor.LinearOp: print_linear,
     tensor.MatmulOp: _matmul,
@@ -256,6 +258,7 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
     tensor.SdpaOp: print_sdpa,
     tensor.SequenceAppendOp: _sequence_append,
     tensor.SoftmaxOp: _softmax,
+    tensor.TopkOp: print_topk,
 }
 
 FORMS = Registry("cuda", "mpkir.backends.cuda.operators.FORMS", ("printer", "op"), _FORMS)

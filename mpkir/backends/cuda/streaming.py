@@ -55,8 +55,8 @@ def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
         all(number is not None and is_fixed(p.body.operands[number]) for number in inputs),
         "bool",
     )
-    _prologue(p, op)
-    _epilogue(p, op)
+    print_prologue(p, op)
+    print_epilogue(p, op)
     stream = p.body.op.stream
     if stream is None:
         return "DirectLinear"
@@ -67,7 +67,7 @@ def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
     return "RingLinear"
 
 
-def _prologue(p: BodyPrinter, op: tensor.LinearOp) -> None:
+def print_prologue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) -> None:
     """What x is before the product: any pointwise function of operands, then at most one norm."""
     x, norm = op.x, None
     if op.prologue is not None:
@@ -132,7 +132,7 @@ def _fetch(
     ]
 
 
-def _epilogue(p: BodyPrinter, op: tensor.LinearOp) -> None:
+def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) -> None:
     """What becomes of the sums: other operands are fetched by `load`, before the sums are there."""
     shape = shape_of(op.result)
     indices = [*p.lead("0" if prod(shape[:-1]) == 1 else "t", shape[:-1]), "row"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
 from mpkir.frontend import decode_step, weights_of
 from mpkir.machine import machine_named
@@ -27,6 +27,15 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(head_dim=16, **_SMALL),
     "qwen2": lambda: Qwen2Config(head_dim=24, tie_word_embeddings=True, **_SMALL),
     "qwen3": lambda: Qwen3Config(head_dim=8, attention_bias=True, **_SMALL),
+    "qwen3-moe": lambda: Qwen3MoeConfig(
+        head_dim=16,
+        num_experts=8,
+        num_experts_per_tok=3,
+        moe_intermediate_size=40,
+        norm_topk_prob=True,
+        eos_token_id=None,
+        **_SMALL,
+    ),
 }
 
 

@@ -128,6 +128,58 @@ template <class B>
 struct DirectLinear : Linear<B, 1> {};
 
 template <class B>
+struct ExpertLinear {
+  using P = typename B::prologue;
+  static constexpr int E = B::aligned ? 16 / sizeof(typename B::Weight) : 1;
+  static void run(const Work& w) {
+    const int rows = std::min(B::ROWS, B::N - B::first_row(w.index));
+    for (int t = 0; t < B::T; ++t)
+      for (int row = 0; row < rows; ++row) {
+        float y[B::J] = {};
+        const int each = B::SLOTS / B::T;
+        for (int s = t * each; s < (t + 1) * each; ++s) add(w, s, row, y);
+        B::epilogue::store(w, t, row, y, B::epilogue::load(w, t, row));
+      }
+  }
+  static void add(const Work& w, int slot, int row, float (&y)[B::J]) {
+    std::vector<float> x(B::K);
+    for (int k = 0; k < B::K; k += E) {
+      float v[E];
+      P::load(w, slot / (B::SLOTS / B::X_ROWS), k, v);
+      std::copy(v, v + E, &x[k]);
+    }
+    Linear<B, E>::template normalise<P>(w, x);
+    float scale = 1;
+    if constexpr (B::scaled) scale = B::factor(w, slot);
+    for (int j = 0; j < B::J; ++j) {
+      const auto* weight = B::row(w, j, B::expert(w, slot), row);
+      for (int k = 0; k < B::K; ++k) y[j] += scale * x[k] * to_float(weight[k]);
+    }
+  }
+};
+
+enum class Scores { raw, softmax, softmax_of_chosen };
+template <class B>
+struct Topk {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row) {
+      std::vector<int> order(B::WIDTH);
+      for (int i = 0; i < B::WIDTH; ++i) order[i] = i;
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int a, int b) { return B::x(w, row, a) > B::x(w, row, b); });
+      const float top = B::x(w, row, order[0]);
+      float total = 0;
+      for (int c = 0; c < (B::scores == Scores::softmax ? B::WIDTH : B::COUNT); ++c)
+        total += std::exp(B::x(w, row, order[c]) - top);
+      for (int c = 0; c < B::COUNT; ++c) {
+        const float x = B::x(w, row, order[c]);
+        B::store(w, row, c, B::scores == Scores::raw ? x : std::exp(x - top) / total, order[c]);
+      }
+    }
+  }
+};
+
+template <class B>
 struct Attention {
   template <class P>
   static void prepare(const Work& w, i64 position, std::vector<float>& x) {
