@@ -1,0 +1,182 @@
+// The role that waits for events, in the order of a worker's list.
+//
+// One lane. It says of each looked-up task that it may start, or that the worker leaves; in programs
+// with dynamic tasks it also serves the queues while it waits.
+#pragma once
+#include "abi.cuh"
+#include "dynamic.cuh"
+#include "queue.cuh"
+#include "sync.cuh"
+#include "trace.cuh"
+
+namespace mpk {
+
+template <class P>
+struct Shared;
+
+// Waits for events in the order of the list; one lane. Decides when the worker leaves.
+struct Dispatcher {
+  const LaunchArgs& args;
+  int last_event = -1;
+  u32 last_target = 0;
+
+  __device__ __forceinline__ bool stopped(int step) const {
+    return step >= load_relaxed(&args.control->stop_at) || load_relaxed(&args.control->fault) != 0;
+  }
+  __device__ void report_fault(int task, int event, u32 seen, u32 wanted) {
+    Control* control = args.control;
+    if (atomicCAS(&control->fault, 0, 1) != 0) return;
+    control->fault_worker = blockIdx.x;
+    control->fault_task = task;
+    control->fault_event = event;
+    control->fault_seen = seen;
+    control->fault_wanted = wanted;
+  }
+  // True: the task may start. False: the worker leaves.
+  __device__ __forceinline__ bool wait(const Work& work) {
+    if (work.wait_event < 0) return !(work.first && stopped(work.step));
+    if (work.wait_event == last_event && work.wait_target == last_target) return true;
+    const u32* counter = args.counters + work.wait_event;
+    i64 since = 0;
+    for (u32 polls = 1;; ++polls) {
+      const u32 seen = load_acquire(counter);
+      if (int(seen - work.wait_target) >= 0) break;
+      if (polls % 64 != 0) continue;
+      if (stopped(work.step)) return false;
+      if (args.watchdog <= 0) continue;
+      const i64 now = nanoseconds();
+      if (since == 0) since = now;
+      if (now - since > args.watchdog) {
+        report_fault(work.task, work.wait_event, seen, work.wait_target);
+        return false;
+      }
+    }
+    last_event = work.wait_event;
+    last_target = work.wait_target;
+    // A step's first tasks wait for the end of the step before: only there can a stop be seen that
+    // was asked for in time.
+    return !((work.wait_lag > 0 || work.first) && stopped(work.step));
+  }
+};
+
+// The same for programs with dynamic tasks, which it has run while it waits.
+template <class P>
+struct ServingDispatcher : Dispatcher {
+  Shared<P>& s;
+  Server server;
+  bool any_before = false;  // a task of the list
+  QueueCursor before;       // the one that was made ready last
+
+  __device__ ServingDispatcher(Shared<P>& s, const LaunchArgs& args)
+      : Dispatcher{args}, s(s), server(args, s.offer, P::tokens) {}
+
+  // Whether the compute warps have nothing to do: only then is a task taken that another worker
+  // could run at once.
+  __device__ __forceinline__ bool idle() {
+    return !any_before || s.queue.done[before.entry].passed_now(before.parity);
+  }
+  __device__ __forceinline__ void made_ready(const QueueCursor& queue) {
+    any_before = true;
+    before = queue;
+  }
+
+  __device__ __forceinline__ bool wait(const Work& work) {
+    if (work.wait_event < 0) return !(work.first && stopped(work.step));
+    if (work.wait_event == last_event && work.wait_target == last_target) return true;
+    const u32* counter = args.counters + work.wait_event;
+    i64 since = 0;
+    for (u32 polls = 1;; ++polls) {
+      const bool free = idle();
+      Server::Look found;
+      if (free) found = server.look();
+      const u32 seen = load_acquire(counter);
+      if (int(seen - work.wait_target) >= 0) break;
+      if (free && server.serve(found)) {
+        since = 0;
+        continue;
+      }
+      if (polls % 64 != 0) continue;
+      if (stopped(work.step)) return false;
+      if (overdue(since)) {
+        report_fault(work.task, work.wait_event, seen, work.wait_target);
+        return false;
+      }
+    }
+    last_event = work.wait_event;
+    last_target = work.wait_target;
+    return !((work.wait_lag > 0 || work.first) && stopped(work.step));
+  }
+
+  // Behind the list: until the dynamic tasks of the launch's last step are done.
+  __device__ __forceinline__ void wait_for_last() {
+    const Dynamic& dynamic = args.dynamic;
+    u32 before = 0;
+    i64 since = 0;
+    for (u32 polls = 1;; ++polls) {
+      const bool free = idle();
+      Server::Look found;
+      if (free) found = server.look();
+      const u32 steps = u32(load_relaxed(&args.control->stop_at));
+      const u32 wanted = u32(dynamic.last_arrivals) * (args.epoch + steps);
+      const u32 seen = load_acquire(args.counters + dynamic.last_event);
+      if (int(seen - wanted) >= 0) return;
+      if ((free && server.serve(found)) || seen != before) since = 0;
+      before = seen;
+      if (polls % 64 != 0) continue;
+      if (load_relaxed(&args.control->fault) != 0) return;
+      if (overdue(since)) {
+        report_fault(-1, dynamic.last_event, seen, wanted);
+        return;
+      }
+    }
+  }
+
+ private:
+  // Whether the watchdog ends a wait that is looked at since `since`, 0 at first.
+  __device__ __forceinline__ bool overdue(i64& since) const {
+    if (args.watchdog <= 0) return false;
+    const i64 now = nanoseconds();
+    if (since == 0) since = now;
+    return now - since > args.watchdog;
+  }
+};
+
+template <class P>
+__device__ __forceinline__ void serving_dispatcher_role(Shared<P>& s, const LaunchArgs& args) {
+  ServingDispatcher<P> dispatcher(s, args);
+  QueueCursor queue;
+  for (;;) {
+    s.queue.filled[queue.entry].wait(queue.parity);
+    Work& work = s.queue.work[queue.entry];
+    if (work.body >= 0) mark(work, Mark::asked);
+    if (work.body < 0) dispatcher.wait_for_last();
+    const bool leave = work.body < 0 || !dispatcher.wait(work);
+    if (leave) work.stop = 1;
+    if (!leave) mark(work, Mark::ready);
+    s.queue.ready[queue.entry].arrive();
+    if (leave) return;
+    dispatcher.made_ready(queue);
+    queue.advance();
+  }
+}
+
+template <class P>
+__device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& args, int lane) {
+  if (lane != 0) return;
+  if constexpr (P::dynamic) return serving_dispatcher_role<P>(s, args);
+  Dispatcher dispatcher{args};
+  QueueCursor queue;
+  for (;;) {
+    s.queue.filled[queue.entry].wait(queue.parity);
+    Work& work = s.queue.work[queue.entry];
+    if (work.body >= 0) mark(work, Mark::asked);
+    const bool leave = work.body < 0 || !dispatcher.wait(work);
+    if (leave) work.stop = 1;
+    if (!leave) mark(work, Mark::ready);
+    s.queue.ready[queue.entry].arrive();
+    if (leave) return;
+    queue.advance();
+  }
+}
+
+}  // namespace mpk
