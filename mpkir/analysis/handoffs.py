@@ -26,7 +26,10 @@ from mpkir.dialects.task import BufferKind
 
 def check_reach(schedule: Schedule) -> None:
     """Raise MpkirError where a hand-off or an access reaches further than it can."""
-    device = _devices(schedule)
+    if schedule.devices == 1:
+        device = np.zeros(schedule.tasks, np.int64)
+    else:
+        device = _devices(schedule)
     _check_buffers(schedule, device)
     far = ~schedule.having(Handoff.PEER)
     found = _apart(schedule, far, device)
@@ -55,9 +58,26 @@ def _devices(schedule: Schedule) -> Ints:
         asked = np.isin(waits.task, unknown) & (waits.lag == 0)
         np.maximum.at(device, waits.task[asked], of_counter[waits.counter[asked]])
         if np.array_equal(before, device):
-            # Nobody ever releases them; the deadlock is found where it is looked for.
+            # They wait for each other: a deadlock, which is found where it is looked for.
             device[unknown] = 0
+    _check_releases(schedule, device)
     return device
+
+
+def _check_releases(schedule: Schedule, device: Ints) -> None:
+    """A dynamic task runs where its event completes: who signals that is on one device."""
+    waits, signals = schedule.all_waits, schedule.all_signals
+    dynamic = (schedule.worker[waits.task] < 0) & (waits.lag == 0)
+    for counter, task in zip(waits.counter[dynamic], waits.task[dynamic], strict=True):
+        sources = signals.task[signals.counter == counter]
+        other = sources[device[sources] != device[task]]
+        if len(other):
+            raise schedule_error(
+                f"{schedule.describe(int(task))} is released by {schedule.counters[counter]}, "
+                f"which {schedule.describe(int(other[0]))} on device {device[other[0]]} may "
+                f"complete, and others on device {device[task]}: no device is its own",
+                "give it a worker",
+            )
 
 
 def _check_buffers(schedule: Schedule, device: Ints) -> None:

@@ -31,17 +31,21 @@ class Ring:
 
     slot_bytes: int
 
-    def fault(self, op: task.GridOp, coordinates: Sequence[int]) -> str | None:
-        """What goes wrong when the loader brings the stages of this task, if anything."""
+    def fault(self, op: task.GridOp) -> str | None:
+        """What goes wrong when the loader brings the stages of such a task, if anything.
+
+        All tasks of a family have the same stages: a box over the end of a weight is cut there for
+        the loader and for the task.
+        """
         assert op.stream is not None
         reads = [read for read in op.stream.reads if 0 <= read < len(op.reads)]
         if len(reads) < len(op.stream.reads):
             return "streams a read that it has not"
         for read in reads:
-            if (found := self._copy_fault(op, read, coordinates)) is not None:
+            if (found := self._copy_fault(op, read)) is not None:
                 return found
-        loaded = list(_stages(op, reads, coordinates))
-        taken = list(_stages(op, _taken(op), coordinates))
+        loaded = list(_stages(op, reads))
+        taken = list(_stages(op, _taken(op)))
         for brought, wanted in zip(loaded, taken, strict=False):
             if brought != wanted:
                 return f"takes {wanted} from the ring, where the loader has brought {brought}"
@@ -51,7 +55,7 @@ class Ring:
             return f"waits for ever for {taken[len(loaded)]}, which nobody loads"
         return None
 
-    def _copy_fault(self, op: task.GridOp, read: int, coordinates: Sequence[int]) -> str | None:
+    def _copy_fault(self, op: task.GridOp, read: int) -> str | None:
         value, box = op.reads[read], op.read_boxes[read]
         buffer, type = buffer_of(value), task.memref_type_of(value)
         name = buffer.sym.data
@@ -61,20 +65,21 @@ class Ring:
         element_type = type.get_element_type()
         assert isinstance(element_type, FixedBitwidthType)
         size = element_type.bitwidth // 8
-        shape, begin = type.get_shape(), box.offsets_at(coordinates)
-        if len(shape) != 2 or strides[1] != 1 or strides[0] != box.shape[1] or begin[1]:
+        begin = {box.offsets_at(op.coordinates(index)) for index in range(op.size)}
+        rows = len(strides) == 2 and strides[1] == 1 and strides[0] == box.shape[1]
+        if not rows or any(column for _, column in begin):
             return f"streams {name!r}, whose rows do not lie one after another"
         assert op.stream is not None
         part_bytes = box.shape[1] * size / op.stream.parts.data
-        if part_bytes % COPY_BYTES or (offset * size + begin[0] * part_bytes) % COPY_BYTES:
+        if part_bytes % COPY_BYTES or offset * size % COPY_BYTES:
             return f"has {part_bytes} bytes of {name!r} copied, no multiple of {COPY_BYTES}"
         if part_bytes * op.stream.rows.data > self.slot_bytes:
             return f"has a stage of {name!r} written over the end of its slot"
         return None
 
 
-def _stages(op: task.GridOp, reads: Sequence[int], coordinates: Sequence[int]) -> Iterator[Stage]:
-    """The stages of these reads of a task, each read from its first row to its last."""
+def _stages(op: task.GridOp, reads: Sequence[int]) -> Iterator[Stage]:
+    """The stages of these reads of a task, each from its first row to its last."""
     assert op.stream is not None
     rows, parts = op.stream.rows.data, op.stream.parts.data
     for read in reads:

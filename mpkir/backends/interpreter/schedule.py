@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp
 
 from mpkir.backends.interpreter.families import Family
 from mpkir.backends.interpreter.ring import Ring, ring_of
-from mpkir.dialects import event
+from mpkir.dialects import event, task
 from mpkir.dialects.event import Handoff
 from mpkir.dialects.task import BufferKind, buffer_of
 from mpkir.errors import MpkirError
@@ -77,8 +77,12 @@ class Schedule:
         _place(lists, module, counters)
         cells = _Cells(counters)
         number = {id(draft): order for order, draft in enumerate(drafts)}
+        faults = {family.name: _fault(family.op, ring) for family in families}
         workers = tuple(
-            tuple(_planned(draft, number[id(draft)], cells, ring) for draft in tasks)
+            tuple(
+                _planned(draft, number[id(draft)], cells, faults[draft.family.name])
+                for draft in tasks
+            )
             for tasks in lists
         )
         return cls(
@@ -142,6 +146,8 @@ class _Draft:
         self.signals = [counters.of(e, family, at) for e in family.op.signals or ()]
         self.worker = 0
         self.device = 0
+        self.is_anywhere = False
+        """Dynamic, and released on any of several devices."""
 
 
 class _Cells:
@@ -171,7 +177,7 @@ class _Cells:
         return self.counters.handoffs[counter] is Handoff.FLAG
 
 
-def _planned(draft: _Draft, order: int, cells: _Cells, ring: Ring | None) -> PlannedTask:
+def _planned(draft: _Draft, order: int, cells: _Cells, fault: str | None) -> PlannedTask:
     op = draft.family.op
     stops = (inner.properties.get("stop") for inner in op.body.block.ops)
     return PlannedTask(
@@ -182,29 +188,35 @@ def _planned(draft: _Draft, order: int, cells: _Cells, ring: Ring | None) -> Pla
         tuple((c, lag) for c, lag in draft.waits if cells.is_flag(c)),
         tuple(c for c in draft.signals if cells.is_flag(c)),
         order,
-        _fault(draft, ring),
+        fault or _misplaced(draft),
         any(isinstance(stop, DenseArrayBase) and bool(stop.data.data) for stop in stops),
     )
 
 
-def _fault(draft: _Draft, ring: Ring | None) -> str | None:
-    """What a task does that no machine lets it do, if anything."""
-    op = draft.family.op
-    for value in op.reads:
-        if buffer_of(value).device.value.data != draft.device:
-            return f"reads {buffer_of(value).sym.data!r}, which lies on another device"
+def _fault(op: task.GridOp, ring: Ring | None) -> str | None:
+    """What the tasks of a family do that no machine lets them do, if anything."""
     for value in op.writes:
         if buffer_of(value).kind.data in (BufferKind.WEIGHT, BufferKind.INPUT):
             return f"writes {buffer_of(value).sym.data!r}, which is constant"
-    at = op.coordinates(draft.index)
     for value, box in zip((*op.reads, *op.writes), op.boxes.data, strict=True):
-        if min(box.offsets_at(at), default=0) < 0:
+        places = (box.offsets_at(op.coordinates(index)) for index in range(op.size))
+        if any(min(place, default=0) < 0 for place in places):
             return f"touches {buffer_of(value).sym.data!r} before its first element"
     if op.stream is None:
         return None
     if ring is None or op.dynamic is not None:
         return "streams its weights, which no loader brings"
-    return ring.fault(op, at)
+    return ring.fault(op)
+
+
+def _misplaced(draft: _Draft) -> str | None:
+    """What a task does that is not possible on its device, if anything."""
+    if draft.is_anywhere:
+        return "runs on one of several devices, whichever completes its event"
+    for value in draft.family.op.reads:
+        if buffer_of(value).device.value.data != draft.device:
+            return f"reads {buffer_of(value).sym.data!r}, which lies on another device"
+    return None
 
 
 def _place(lists: Sequence[Sequence[_Draft]], module: ModuleOp, counters: _Counters) -> None:
@@ -215,20 +227,24 @@ def _place(lists: Sequence[Sequence[_Draft]], module: ModuleOp, counters: _Count
     workers = placed.value.data if isinstance(placed, IntegerAttr) else len(lists)
     if workers % count:
         raise MpkirError(f"{workers} workers cannot be shared equally by {count} devices")
-    device_of: dict[int, int] = {}
+    devices_of: dict[int, set[int]] = {}
     for worker, tasks in enumerate(lists):
         for draft in tasks:
             draft.worker = worker
             if draft.family.op.dynamic is None:
                 draft.device = worker // (workers // count)
-                device_of.update((counter, draft.device) for counter in draft.signals)
+                for counter in draft.signals:
+                    devices_of.setdefault(counter, set()).add(draft.device)
     for tasks in lists:
         for draft in tasks:
             if draft.family.op.dynamic is not None:
                 # Whoever completes the event that releases it has the task on its device.
-                released = (device_of.get(counter, 0) for counter, lag in draft.waits if not lag)
-                draft.device = next(released, 0)
-                device_of.update((counter, draft.device) for counter in draft.signals)
+                released = [devices_of.get(c, set[int]()) for c, lag in draft.waits if not lag]
+                found = set[int]().union(*released)
+                draft.device = min(found, default=0)
+                draft.is_anywhere = len(found) > 1
+                for counter in draft.signals:
+                    devices_of.setdefault(counter, set()).add(draft.device)
 
 
 def _by_worker(families: Sequence[Family], drafts: Sequence[_Draft]) -> list[list[_Draft]]:
