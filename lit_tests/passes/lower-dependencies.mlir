@@ -84,10 +84,10 @@ func.func @overwrite() {
 // -----
 
 // Through a view: heads of 12 over tiles of 8, so two heads share a tile and three tiles make a group
-// of two heads; the last tile and head are ragged.
+// of two heads; the last tile and head are ragged. The middle tile is the only one that both wait for.
 
 // CHECK-LABEL: func.func @heads
-// CHECK:         mpk_event.tensor @e0 counters 2 arrivals [3, 2]
+// CHECK:         mpk_event.tensor @e0 counters 2 arrivals [3, 2] orders 8 where 6 conflict
 // CHECK:         mpk_task.grid @tiles [5]
 // CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0) -> ((d0 floordiv 3))>>]
 // CHECK:         mpk_task.grid @heads [3]
@@ -109,11 +109,13 @@ func.func @heads() {
 
 // -----
 
-// No map gives 0, 1, 1, 0 from the task's index: the whole family becomes one counter.
+// Groups that come again: tasks 0, 1, 2, 3 belong to groups 0, 1, 1, 0.
 
-// CHECK-LABEL: func.func @coarse
-// CHECK:         mpk_event.tensor @e0 counters 1 arrivals [4]
-func.func @coarse() {
+// CHECK-LABEL: func.func @again
+// CHECK:         mpk_event.tensor @e0 counters 2 arrivals [2]
+// CHECK:         mpk_task.grid @a [4]
+// CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0) -> ((((d0 + 1) floordiv 2) mod 2))>>]
+func.func @again() {
   %x = mpk_task.buffer scratch "x" : memref<4xf32>
   %y = mpk_task.buffer scratch "y" : memref<2x2xf32>
   mpk_task.grid @a [4] writes(%x : memref<4xf32>) boxes [#mpk_task.region<affine_map<(d0) -> ((d0 * 3) mod 4)>, [1]>] {
@@ -124,6 +126,77 @@ func.func @coarse() {
   ^bb0(%0 : tensor<2xf32>):
     %1 = mpk_tensor.reshape %0 : tensor<2xf32> to tensor<1x2xf32>
     mpk_task.yield %1 : tensor<1x2xf32>
+  }
+  func.return
+}
+
+// -----
+
+// No map gives 0, 1, 0, 2, 1 from the task's index: the whole family becomes one counter, and the
+// event says what that costs.
+
+// CHECK-LABEL: func.func @coarse
+// CHECK:         mpk_event.tensor @e0 counters 1 arrivals [5] orders 15 where 5 conflict
+func.func @coarse() {
+  %x = mpk_task.buffer scratch "x" : memref<5xf32>
+  %y = mpk_task.buffer scratch "y" : memref<3x2xf32>
+  mpk_task.grid @a [5] writes(%x : memref<5xf32>) boxes [#mpk_task.region<affine_map<(d0) -> ((d0 * 3) mod 5)>, [1]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<1xf32>
+    mpk_task.yield %0 : tensor<1xf32>
+  }
+  mpk_task.grid @b [3] reads(%x : memref<5xf32>) writes(%y : memref<3x2xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 2)>, [2]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 2]>] {
+  ^bb0(%0 : tensor<2xf32>):
+    %1 = mpk_tensor.reshape %0 : tensor<2xf32> to tensor<1x2xf32>
+    mpk_task.yield %1 : tensor<1x2xf32>
+  }
+  func.return
+}
+
+// -----
+
+// Tiles of 5 over heads of 16: every tile but the first of a head straddles, so that all are
+// connected, though a head meets 4 or 5 of the 13 tiles only.
+
+// CHECK-LABEL: func.func @straddling
+// CHECK:         mpk_event.tensor @e0 counters 1 arrivals [13] orders 52 where 16 conflict
+func.func @straddling() {
+  %x = mpk_task.buffer scratch "x" : memref<64xf32>
+  %y = mpk_task.buffer scratch "y" : memref<4x16xf32>
+  %v = mpk_task.view %x : memref<64xf32> to memref<4x16xf32>
+  mpk_task.grid @tiles [13] writes(%x : memref<64xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 5)>, [5]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<5xf32>
+    mpk_task.yield %0 : tensor<5xf32>
+  }
+  mpk_task.grid @heads [4] reads(%v : memref<4x16xf32>) writes(%y : memref<4x16xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 16]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 16]>] {
+  ^bb0(%0 : tensor<1x16xf32>):
+    mpk_task.yield %0 : tensor<1x16xf32>
+  }
+  func.return
+}
+
+// -----
+
+// Slices and a transpose: the readers of the second half of each row wait for the two tiles there.
+// Nobody waits for the others in the step, so the tiles also signal its end.
+
+// CHECK-LABEL: func.func @halves
+// CHECK:         mpk_event.tensor @e0 counters 4 arrivals [4]
+// CHECK-NEXT:    mpk_event.tensor @end counters 1 arrivals [18]
+// CHECK:         mpk_task.grid @tiles [4, 4]
+// CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0, d1) -> (d1)>>, #mpk_event.edge<@end, affine_map<(d0, d1) -> (0)>>]
+// CHECK:         mpk_task.grid @columns [2]
+// CHECK-SAME:      waits [#mpk_event.edge<@e0, affine_map<(d0) -> ((d0 + 2))>>]
+func.func @halves() {
+  %x = mpk_task.buffer scratch "x" : memref<4x16xf32>
+  %y = mpk_task.buffer scratch "y" : memref<8x4xf32>
+  %v = mpk_task.view %x : memref<4x16xf32> to memref<8x4xf32, strided<[1, 16], offset: 8>>
+  mpk_task.grid @tiles [4, 4] writes(%x : memref<4x16xf32>) boxes [#mpk_task.region<affine_map<(d0, d1) -> (d0, d1 * 4)>, [1, 4]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<1x4xf32>
+    mpk_task.yield %0 : tensor<1x4xf32>
+  }
+  mpk_task.grid @columns [2] reads(%v : memref<8x4xf32, strided<[1, 16], offset: 8>>) writes(%y : memref<8x4xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4, 0)>, [4, 4]>, #mpk_task.region<affine_map<(d0) -> (d0 * 4, 0)>, [4, 4]>] {
+  ^bb0(%0 : tensor<4x4xf32>):
+    mpk_task.yield %0 : tensor<4x4xf32>
   }
   func.return
 }

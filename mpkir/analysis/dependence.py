@@ -19,6 +19,7 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import MemRefType
 
 from mpkir.analysis.families import Access, Family, Ints
+from mpkir.analysis.live_pairs import live_pairs
 from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
 from mpkir.dialects import task
 
@@ -93,13 +94,16 @@ def touches_of(families: Sequence[Family]) -> Touches:
         for access in family.accesses:
             grouped.setdefault(access.buffer, []).append((family, access))
     return {
-        buffer: _touches(buffer, accesses)
+        buffer: touches_of_buffer(buffer, accesses)
         for buffer, accesses in grouped.items()
         if any(access.is_write for _, access in accesses)
     }
 
 
-def _touches(buffer: task.BufferOp, accesses: list[tuple[Family, Access]]) -> list[Touch]:
+def touches_of_buffer(
+    buffer: task.BufferOp, accesses: Sequence[tuple[Family, Access]]
+) -> list[Touch]:
+    """All accesses of one buffer."""
     assert isinstance(buffer.result.type, MemRefType)
     shape = common_shape((a for _, a in accesses), prod(buffer.result.type.get_shape()))
     result: list[Touch] = []
@@ -137,32 +141,39 @@ def conflicts_of(touches: Touches) -> list[Conflict]:
     for each in touches.values():
         groups = _by_family(each)
         shape = each[0].shape if len(groups) > 2 else ()
-        live: list[tuple[Touch, Mask]] = []
-        for group in groups:
-            masks = [(touch, _mask(touch, shape)) for touch in group]
-            for later, mask in masks:
-                for earlier, alive in live:
-                    if not (alive & mask).any():
-                        continue
-                    if (overlap := overlap_of(earlier, later)) is not None:
-                        key = (later.family.number, earlier.family.number)
-                        conflict = Conflict(earlier.family, later.family)
-                        found.setdefault(key, conflict).overlaps.append(overlap)
-            written = [mask for touch, mask in masks if touch.access.is_write and shape]
-            for over in written:
-                live = [(touch, alive & ~over) for touch, alive in live]
-            live = [(touch, alive) for touch, alive in live if alive.any()] + masks
+        sets = [[(touch.access, elements_touched(touch, shape)) for touch in g] for g in groups]
+        for (i, one), (j, other) in live_pairs(sets):
+            if (overlap := overlap_of(groups[i][one], groups[j][other])) is not None:
+                earlier, later = overlap.earlier.family, overlap.later.family
+                conflict = Conflict(earlier, later)
+                found.setdefault((later.number, earlier.number), conflict).overlaps.append(overlap)
     return [found[key] for key in sorted(found)]
 
 
-def _mask(touch: Touch, shape: tuple[int, ...]) -> Mask:
+@dataclass(frozen=True, eq=False)
+class MaskedElements:
+    """A set of elements as a mask of a buffer."""
+
+    mask: Mask
+
+    def __bool__(self) -> bool:
+        return bool(self.mask.any())
+
+    def meets(self, other: MaskedElements) -> bool:
+        """Whether there is a common element."""
+        return bool((self.mask & other.mask).any())
+
+    def without(self, other: MaskedElements) -> MaskedElements:
+        """The elements that are not in another set."""
+        return MaskedElements(self.mask & ~other.mask)
+
+
+def elements_touched(touch: Touch, shape: tuple[int, ...]) -> MaskedElements:
     """The elements that a family touches; one element stands for all if there is no shape."""
     mask = np.zeros(shape, bool)
-    if not shape:
-        return ~mask
-    for box in touch.slices():
+    for box in touch.slices() if shape else ():
         mask[box] = True
-    return mask
+    return MaskedElements(mask if shape else ~mask)
 
 
 def _by_family(touches: Sequence[Touch]) -> list[list[Touch]]:

@@ -1,6 +1,6 @@
 """Affine maps that give each task of a grid its group, where such a map exists.
 
-They have the form `sum_k step_k * ((d_k floordiv m_k) mod r_k) + c`.
+They have the form `sum_k step_k * (((d_k + e_k) floordiv m_k) mod r_k) + c`.
 """
 
 from __future__ import annotations
@@ -61,18 +61,21 @@ def _fit_line(
     step = int(given[changes[0]] - given[0])
     # Where tasks have no label a run may end earlier than the next begins; the first run may be
     # shorter than the second, if the line does not begin with it.
-    runs = list(range(int(where[changes[0]]), int(where[changes[0] - 1]), -1))
+    first = list(range(int(where[changes[0]]), int(where[changes[0] - 1]), -1))
+    runs = [(length, 0) for length in first]
     if len(changes) > 1:
-        runs.append(int(where[changes[1]] - where[changes[0]]))
-    for divisor in dict.fromkeys(runs):
-        inner = d if divisor == 1 else d // divisor
-        quotient = where // divisor
+        length = int(where[changes[1]] - where[changes[0]])
+        runs += [(length, (-place) % length) for place in (*first, 0)]
+    for divisor, shift in dict.fromkeys(runs):
+        inner = (d + shift) // divisor if divisor > 1 else d + shift
+        quotient = (where + shift) // divisor
+        at = (origin + shift) // divisor
         if np.array_equal(step * (quotient - quotient[0]) + given[0], given):
-            return inner * step, step * (origin // divisor)
+            return inner * step, step * at
         again = np.flatnonzero((given == given[0]) & (quotient > quotient[0]))
         if len(again):
             period = int(quotient[again[0]] - quotient[0])
             digit = quotient % period
             if np.array_equal(step * (digit - digit[0]) + given[0], given):
-                return (inner % period) * step, step * (origin // divisor % period)
+                return (inner % period) * step, step * (at % period)
     return None

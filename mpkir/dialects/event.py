@@ -29,6 +29,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
+    opt_prop_def,
     param_def,
     prop_def,
     traits_def,
@@ -132,7 +133,8 @@ class TensorOp(IRDLOperation):
     mpk_event.tensor @e7 counters 16 arrivals [64] handoff counter
     ```
 
-    `arrivals` has one number for all counters or one for each.
+    `arrivals` has one number for all counters or one for each. Where counters order more pairs of
+    tasks than conflict, `orders 48 where 32 conflict` says how many of both.
     """
 
     name = "mpk_event.tensor"
@@ -141,11 +143,14 @@ class TensorOp(IRDLOperation):
     counters = prop_def(IntegerAttr[I64])
     arrivals = prop_def(DenseArrayBase.constr(i64))
     handoff = prop_def(HandoffAttr, default_value=HandoffAttr(Handoff.COUNTER))
+    ordered = opt_prop_def(IntegerAttr[I64])
+    conflicting = opt_prop_def(IntegerAttr[I64])
 
     traits = traits_def(SymbolOpInterface())
 
     assembly_format = (
-        "$sym_name `counters` $counters `arrivals` $arrivals (`handoff` $handoff^)? attr-dict"
+        "$sym_name `counters` $counters `arrivals` $arrivals (`handoff` $handoff^)? "
+        "(`orders` $ordered^ `where` $conflicting `conflict`)? attr-dict"
     )
 
     def __init__(
@@ -154,14 +159,18 @@ class TensorOp(IRDLOperation):
         counters: int,
         arrivals: int | Sequence[int],
         handoff: Handoff = Handoff.COUNTER,
+        coarsened: tuple[int, int] | None = None,
     ):
         each = [arrivals] if isinstance(arrivals, int) else list(arrivals)
+        ordered, conflicting = coarsened or (None, None)
         super().__init__(
             properties={
                 "sym_name": StringAttr(name),
                 "counters": IntegerAttr(counters, i64),
                 "arrivals": DenseArrayBase.from_list(i64, each),
                 "handoff": HandoffAttr(handoff),
+                "ordered": None if ordered is None else IntegerAttr(ordered, i64),
+                "conflicting": None if conflicting is None else IntegerAttr(conflicting, i64),
             }
         )
 
@@ -181,6 +190,15 @@ class TensorOp(IRDLOperation):
             )
         if min(self.arrivals.get_values()) < 1:
             raise VerifyException("event needs at least one arrival")
+        if (self.ordered is None) != (self.conflicting is None):
+            raise VerifyException("pairs that an event tensor orders go with those that conflict")
+        if self.ordered is not None and self.conflicting is not None:
+            ordered, conflicting = self.ordered.value.data, self.conflicting.value.data
+            if not 0 < conflicting < ordered:
+                raise VerifyException(
+                    f"an event tensor may order more pairs than conflict, not {ordered} where "
+                    f"{conflicting} do"
+                )
 
 
 Event = Dialect("mpk_event", [TensorOp], [EdgeAttr, HandoffAttr])

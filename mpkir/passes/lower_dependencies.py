@@ -6,19 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp
-from xdsl.ir.affine import AffineMap
+from xdsl.ir.affine import AffineConstantExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from mpkir.analysis.dependence import Conflict, components, conflicts_of, touches_of
+from mpkir.analysis.counters import Counters
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
-from mpkir.analysis.labels import constant_map, fit
+from mpkir.analysis.labels import constant_map
 from mpkir.analysis.order import FamilyEdge, redundant_edges
+from mpkir.analysis.orderings import Ordering, orderings_of
 from mpkir.dialects import event
 
 END = "end"
 """The event that fires when all tasks of a step are done."""
+
+MAX_TASKS = 1 << 16
+"""Families of more tasks are never looked at task by task."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,57 +32,80 @@ class _Dependence:
 
     earlier: Family
     later: Family
-    signal: AffineMap
-    wait: AffineMap
-    arrivals: tuple[int, ...]
+    counters: Counters
+
+    @classmethod
+    def of(cls, ordering: Ordering) -> _Dependence:
+        """The finest one for two families."""
+        return cls(ordering.earlier, ordering.later, ordering.counters)
 
     @property
-    def edge(self) -> FamilyEdge:
-        """The same as groups of tasks."""
-        return FamilyEdge(
-            self.earlier.number,
-            self.later.number,
-            _counters(self.earlier, self.signal),
-            _counters(self.later, self.wait),
-            len(self.arrivals),
+    def edge(self) -> FamilyEdge | None:
+        """The same as groups of tasks, if the families are small or all of their tasks alike."""
+        signals = _groups(self.earlier, self.counters.signal)
+        waits = _groups(self.later, self.counters.wait)
+        if signals is None or waits is None:
+            return None
+        count = self.counters.counters
+        return FamilyEdge(self.earlier.number, self.later.number, signals, waits, count)
+
+    def followed(self) -> npt.NDArray[np.bool_] | None:
+        """For each task of the earlier family whether somebody waits for its counter; None for
+        too many tasks.
+        """
+        counters = self.counters
+        if counters.counters == 1:
+            return np.ones(1, bool)
+        if max(self.earlier.size, self.later.size) > MAX_TASKS:
+            return None
+        waited = np.zeros(counters.counters, bool)
+        waited[_counter_of_each(self.later, counters.wait)] = True
+        return waited[_counter_of_each(self.earlier, counters.signal)]
+
+    def tensor(self, name: str) -> event.TensorOp:
+        """Its event tensor."""
+        counters = self.counters
+        return event.TensorOp(
+            name,
+            counters.counters,
+            counters.arrivals,
+            coarsened=(counters.ordered, counters.needed)
+            if counters.ordered > counters.needed
+            else None,
         )
 
 
-def _counters(family: Family, map: AffineMap) -> Ints:
+def _counter_of_each(family: Family, map: AffineMap) -> Ints:
     return evaluate(map, family.coordinates)[:, 0]
 
 
-def _dependence(conflict: Conflict) -> _Dependence:
-    """Counters for one conflict: one for each group of tasks without conflicts across, if affine
-    maps can say which.
-    """
-    earlier, later = conflict.earlier, conflict.later
-    signals, waits, groups = components(conflict)
-    signal = fit(signals, earlier.op.grid, groups)
-    wait = fit(waits, later.op.grid, groups)
-    if signal is not None and wait is not None:
-        arrivals = np.bincount(_counters(earlier, signal), minlength=groups)
-        if arrivals.min() > 0:
-            return _Dependence(earlier, later, signal, wait, tuple(arrivals.tolist()))
-    return _Dependence(
-        earlier,
-        later,
-        constant_map(len(earlier.op.grid)),
-        constant_map(len(later.op.grid)),
-        (earlier.size,),
-    )
-
-
-def _tensor(name: str, arrivals: Sequence[int]) -> event.TensorOp:
-    same = len(set(arrivals)) == 1
-    return event.TensorOp(name, len(arrivals), arrivals[0] if same else list(arrivals))
+def _groups(family: Family, map: AffineMap) -> Ints | None:
+    """The counter of each task; of one that stands for all tasks of a big family."""
+    if family.size <= MAX_TASKS:
+        return _counter_of_each(family, map)
+    expression = map.results[0]
+    if isinstance(expression, AffineConstantExpr):
+        return np.full(1, expression.value, np.int64)
+    return None
 
 
 def _needed(families: Sequence[Family]) -> list[_Dependence]:
     """The dependences of a step without those that others imply."""
-    dependences = [_dependence(conflict) for conflict in conflicts_of(touches_of(families))]
-    implied = redundant_edges([f.size for f in families], [d.edge for d in dependences])
-    return [d for d, is_implied in zip(dependences, implied, strict=True) if not is_implied]
+    dependences = [_Dependence.of(ordering) for ordering in orderings_of(families)]
+    edges = [(d, edge) for d in dependences if (edge := d.edge) is not None]
+    sizes = [f.size if f.size <= MAX_TASKS else 1 for f in families]
+    implied = redundant_edges(sizes, [edge for _, edge in edges])
+    dropped = {id(d) for (d, _), is_implied in zip(edges, implied, strict=True) if is_implied}
+    return [d for d in dependences if id(d) not in dropped]
+
+
+def _all_followed(family: Family, dependences: Sequence[_Dependence]) -> bool:
+    """Whether somebody waits for every task of a family."""
+    followed = np.zeros(family.size if family.size <= MAX_TASKS else 1, bool)
+    for dependence in dependences:
+        if dependence.earlier is family and (these := dependence.followed()) is not None:
+            followed = followed | these
+    return bool(followed.all())
 
 
 @dataclass(frozen=True)
@@ -85,9 +113,10 @@ class LowerDependenciesPass(ModulePass):
     """Order conflicting tasks by events, within a step and from step to step.
 
     Two families of which one writes what the other touches get an event tensor, with a counter for
-    each group of tasks that conflict only among themselves; where no affine map can choose the
-    counter, one for all. Families that nobody in the step has to precede wait for the end of the
-    step before, which all families signal that precede nobody.
+    each group of tasks that conflict only among themselves, or for as few such groups together as
+    affine maps can tell apart. A tensor that orders more pairs of tasks than conflict says so.
+    Families that nobody in the step has to precede wait for the end of the step before, which all
+    families signal of which some task precedes nobody.
     """
 
     name = "mpk-lower-dependencies"
@@ -99,14 +128,16 @@ class LowerDependenciesPass(ModulePass):
         waits: dict[Family, list[event.EdgeAttr]] = {family: [] for family in families}
         signals: dict[Family, list[event.EdgeAttr]] = {family: [] for family in families}
         tensors: list[event.TensorOp] = []
-        for number, dependence in enumerate(_needed(families)):
+        needed = _needed(families)
+        for number, dependence in enumerate(needed):
             name = f"e{number}"
-            tensors.append(_tensor(name, dependence.arrivals))
-            signals[dependence.earlier].append(event.EdgeAttr(name, dependence.signal))
-            waits[dependence.later].append(event.EdgeAttr(name, dependence.wait))
+            tensors.append(dependence.tensor(name))
+            signal, wait = dependence.counters.signal, dependence.counters.wait
+            signals[dependence.earlier].append(event.EdgeAttr(name, signal))
+            waits[dependence.later].append(event.EdgeAttr(name, wait))
 
         sources = [family for family in families if not waits[family]]
-        sinks = [family for family in families if not signals[family]]
+        sinks = [family for family in families if not _all_followed(family, needed)]
         tensors.append(event.TensorOp(END, 1, sum(family.size for family in sinks)))
         for family in sources:
             waits[family].append(event.EdgeAttr(END, constant_map(len(family.op.grid)), 1))

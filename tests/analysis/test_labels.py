@@ -50,3 +50,9 @@ def test_tasks_without_a_group_may_come_anywhere():
     map = fit(np.array([0, 0, -1, 1, 2, -1], np.int64), (6,), 3)
     assert map is not None
     assert str(map) == "(d0) -> ((d0 floordiv 2))"
+
+
+def test_a_first_group_that_is_cut_short():
+    map = fit(np.array([0, 1, 1, 1, 2, 2, 2, 3], np.int64), (8,), 4)
+    assert map is not None
+    assert str(map) == "(d0) -> (((d0 + 2) floordiv 3))"

@@ -16,81 +16,6 @@ from mpkir.analysis.families import Access, coordinates_of, evaluate
 from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
 from mpkir.dialects.task import BufferKind, BufferOp, RegionAttr, row_major
 
-SHAPES = [(24,), (4, 6), (6, 4), (2, 12), (2, 3, 4), (1, 8, 3), (24, 1), (2, 2, 6), (3, 8)]
-
-View = tuple[tuple[int, ...], tuple[int, ...], int]
-"""Shape, strides, offset."""
-
-
-@st.composite
-def views(draw: st.DrawFn) -> View:
-    """A view of a buffer of 24 elements: reshaped, sliced with a step, transposed, broadcast, cut
-    to a prefix.
-    """
-    shape = list(draw(st.sampled_from([*SHAPES, (5, 4), (3, 5), (2, 2, 2, 3)])))
-    strides, offset = list(row_major(shape)), 0
-    for _ in range(draw(st.integers(0, 2))):
-        d = draw(st.integers(0, len(shape) - 1))
-        match draw(st.sampled_from(["slice", "transpose", "broadcast"])):
-            case "slice":
-                begin = draw(st.integers(0, shape[d] - 1))
-                step = draw(st.integers(1, 3))
-                shape[d] = draw(st.integers(1, len(range(begin, shape[d], step))))
-                offset, strides[d] = offset + begin * strides[d], strides[d] * step
-            case "transpose":
-                e = draw(st.integers(0, len(shape) - 1))
-                shape[d], shape[e] = shape[e], shape[d]
-                strides[d], strides[e] = strides[e], strides[d]
-            case "broadcast" if len(shape) < 4:
-                shape.insert(d, draw(st.integers(1, 3)))
-                strides.insert(d, 0)
-            case _:
-                pass
-    return tuple(shape), tuple(strides), offset
-
-
-@st.composite
-def accesses(draw: st.DrawFn) -> tuple[Access, tuple[int, ...]]:
-    """A random access of a buffer of 24 elements, and its grid."""
-    shape, strides, offset = draw(views())
-    grid = draw(st.sampled_from([(1,), (3,), (5,), (2, 3)]))
-    dims = [AffineExpr.dimension(d) for d in range(len(grid))]
-    offsets, sizes = [], []
-    for length in shape:
-        size = draw(st.integers(1, length))
-        kind = draw(st.sampled_from(["zero", "tile", "shift", "floordiv", "mod"]))
-        d = draw(st.sampled_from(dims))
-        expression = {
-            "zero": AffineExpr.constant(0),
-            "tile": d * size,
-            "shift": d + draw(st.integers(0, length - 1)),
-            "floordiv": d // 2 * size,
-            "mod": d % 2 * size,
-        }[kind]
-        offsets.append(expression)
-        sizes.append(size)
-    buffer = BufferOp(BufferKind.STATE, "b", MemRefType(bf16, [24]))
-    region = RegionAttr(AffineMap(len(grid), 0, tuple(offsets)), sizes)
-    return Access(buffer, shape, strides, offset, region, False), grid
-
-
-def elements(access: Access, grid: tuple[int, ...]) -> list[set[int]]:
-    """The flat elements that each task touches."""
-    result = []
-    for coordinates in product(*map(range, grid)):
-        low = access.box.offsets_at(coordinates)
-        ranges = [
-            range(begin, min(begin + size, length))
-            for begin, size, length in zip(low, access.box.shape, access.shape, strict=True)
-        ]
-        result.append(
-            {
-                access.offset + sum(i * s for i, s in zip(index, access.strides, strict=True))
-                for index in product(*ranges)
-            }
-        )
-    return result
-
 
 def elements_of(boxes: Boxes, shape: tuple[int, ...], tasks: int) -> list[set[int]]:
     """The flat elements of each task's boxes; no element comes twice."""
@@ -103,21 +28,18 @@ def elements_of(boxes: Boxes, shape: tuple[int, ...], tasks: int) -> list[set[in
     return result
 
 
-@given(accesses(), st.lists(accesses(), max_size=2))
-def test_refined_boxes_hold_the_same_elements(
-    access_and_grid: tuple[Access, tuple[int, ...]],
-    others: list[tuple[Access, tuple[int, ...]]],
-):
-    access, grid = access_and_grid
+@given(st.data())
+def test_refined_boxes_hold_the_same_elements(accesses, elements, data: st.DataObject):
+    access, grid = data.draw(accesses())
+    others = data.draw(st.lists(accesses(), max_size=2))
     target = common_shape([access, *(other for other, _ in others)], 24)
     boxes = refine(boxes_of(access, coordinates_of(grid)), access, target)
     assert elements_of(boxes, target, prod(grid)) == elements(access, grid)
 
 
-@given(accesses(), accesses())
-def test_overlap_is_a_common_element(
-    one: tuple[Access, tuple[int, ...]], other: tuple[Access, tuple[int, ...]]
-):
+@given(st.data())
+def test_overlap_is_a_common_element(accesses, elements, data: st.DataObject):
+    one, other = data.draw(accesses()), data.draw(accesses())
     target = common_shape([one[0], other[0]], 24)
     boxes = [
         refine(boxes_of(access, coordinates_of(grid)), access, target)

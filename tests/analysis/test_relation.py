@@ -1,0 +1,233 @@
+"""Pairs of tasks that meet, in closed form and box by box, against sets of elements."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import prod
+from time import perf_counter
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from xdsl.dialects.builtin import MemRefType, bf16
+from xdsl.ir.affine import AffineExpr, AffineMap
+
+from mpkir.analysis.bands import floor_sum
+from mpkir.analysis.counters import Counters, counters_of
+from mpkir.analysis.dependence import connected
+from mpkir.analysis.digits import Variable
+from mpkir.analysis.element_sets import elements_of
+from mpkir.analysis.families import Access
+from mpkir.analysis.regions import common_shape
+from mpkir.analysis.relation import Relation, relation_of, union
+from mpkir.dialects.task import BufferKind, BufferOp, RegionAttr, row_major
+
+Pairs = set[tuple[int, int]]
+
+
+def coordinates(grid: tuple[int, ...]) -> list[list[int]]:
+    return [list(point) for point in product(*map(range, grid))]
+
+
+def values(variable: Variable, grid: tuple[int, ...]) -> list[int]:
+    map = AffineMap(len(grid), 0, (variable.expression(grid),))
+    return [map.eval(point, [])[0] for point in coordinates(grid)]
+
+
+def pairs_in(relation: Relation) -> Pairs:
+    """All pairs of a relation, by the row-major numbers of the tasks."""
+    grids = relation.earlier_grid, relation.later_grid
+    result = set(product(range(prod(grids[0])), range(prod(grids[1]))))
+    for factor in relation.factors:
+        t, u = values(factor.earlier, grids[0]), values(factor.later, grids[1])
+        result = {(i, j) for i, j in result if factor.band.holds(t[i], u[j])}
+    return result
+
+
+def check_counters(counters: Counters, grids: list[tuple[int, ...]], wanted: Pairs) -> None:
+    """Tasks that conflict share a counter; arrivals and both figures are what they should be."""
+    signals, waits = (
+        [map.eval(point, [])[0] for point in coordinates(grid)]
+        for map, grid in zip((counters.signal, counters.wait), grids, strict=True)
+    )
+    assert all(signals[i] == waits[j] for i, j in wanted)
+    assert min(*signals, *waits) >= 0
+    assert max(*signals, *waits) < counters.counters
+    arrivals = np.bincount(signals, minlength=counters.counters)
+    given_arrivals = counters.arrivals
+    if isinstance(given_arrivals, int):
+        given_arrivals = (given_arrivals,) * counters.counters
+    assert arrivals.tolist() == list(given_arrivals)
+    assert arrivals.min() > 0
+    assert counters.ordered == sum(a == b for a in signals for b in waits)
+    assert counters.needed == len(wanted)
+
+
+def oracle(one: list[set[int]], other: list[set[int]]) -> Pairs:
+    return {(i, j) for i, x in enumerate(one) for j, y in enumerate(other) if x & y}
+
+
+@settings(max_examples=250)
+@given(st.data(), st.sampled_from([24, 48]))
+def test_closed_form_has_exactly_the_pairs_with_common_elements(
+    accesses, elements, data: st.DataObject, size: int
+):
+    (one, grid), (other, other_grid) = data.draw(accesses(size)), data.draw(accesses(size))
+    relation = relation_of(one, grid, other, other_grid)
+    assume(relation is not None)
+    wanted = oracle(elements(one, grid), elements(other, other_grid))
+    assert pairs_in(relation) == wanted
+    assert relation.pairs == len(wanted)
+    if not wanted:
+        return
+    counters = counters_of(relation)
+    check_counters(counters, [grid, other_grid], wanted)
+    # Tasks with the same counter that conflict with anybody are connected by conflicts.
+    tasks = prod(grid)
+    a, b = (np.array(each, np.int64) for each in zip(*sorted(wanted), strict=True))
+    root = connected(tasks + prod(other_grid), a, b + tasks)
+    groups: dict[int, set[int]] = {}
+    for task in a.tolist():
+        counter = counters.signal.eval(coordinates(grid)[task], [])[0]
+        groups.setdefault(counter, set()).add(int(root[task]))
+    assert all(len(group) == 1 for group in groups.values())
+
+
+@given(st.data(), st.sampled_from([24, 48]))
+def test_elements_of_all_tasks(accesses, elements, data: st.DataObject, size: int):
+    access, grid = data.draw(accesses(size))
+    other, other_grid = data.draw(accesses(size))
+    shape = common_shape([access, other], size)
+    sets = elements_of(access, grid, shape), elements_of(other, other_grid, shape)
+    assume(None not in sets)
+    one, two = (set().union(*elements(*each)) for each in ((access, grid), (other, other_grid)))
+
+    def listed(boxes) -> list[int]:
+        points = [p for low, high in boxes for p in product(*map(range, low, high))]
+        return sorted(int(np.ravel_multi_index(p, shape)) for p in points)
+
+    assert listed(sets[0].boxes) == sorted(one)
+    assert listed(sets[0].without(sets[1]).boxes) == sorted(one - two)
+    assert sets[0].meets(sets[1]) == bool(one & two)
+
+
+@given(st.data())
+def test_union_has_the_pairs_of_all(accesses, data: st.DataObject):
+    found = [
+        relation_of(*data.draw(accesses()), *data.draw(accesses()))
+        for _ in range(data.draw(st.integers(1, 3)))
+    ]
+    relations = [r for r in found if r is not None]
+    assume(relations)
+    alike = [
+        r
+        for r in relations
+        if (r.earlier_grid, r.later_grid) == (relations[0].earlier_grid, relations[0].later_grid)
+    ]
+    both = union(alike)
+    assume(both is not None)
+    assert pairs_in(both) == set().union(*map(pairs_in, alike))
+
+
+def tiles(
+    shape: tuple[int, ...],
+    grid: tuple[int, ...],
+    offsets: list[AffineExpr | int],
+    sizes: list[int],
+    strides: tuple[int, ...] | None = None,
+    offset: int = 0,
+) -> tuple[Access, tuple[int, ...]]:
+    """An access of a big buffer."""
+    results = [AffineExpr.constant(o) if isinstance(o, int) else o for o in offsets]
+    region = RegionAttr(AffineMap(len(grid), 0, tuple(results)), sizes)
+    buffer = BufferOp(BufferKind.STATE, "b", MemRefType(bf16, [1 << 40]))
+    return Access(buffer, shape, strides or row_major(shape), offset, region, False), grid
+
+
+d0, d1 = AffineExpr.dimension(0), AffineExpr.dimension(1)
+MEGA, GIGA = 10**6, 10**9
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "pairs", "counters", "arrivals"),
+    [
+        # The same tiles.
+        (
+            tiles((16 * GIGA,), (GIGA,), [d0 * 16], [16]),
+            tiles((16 * GIGA,), (GIGA,), [d0 * 16], [16]),
+            GIGA,
+            GIGA,
+            1,
+        ),
+        # Tiles of 16 under heads of 128, through a reshape.
+        (
+            tiles((128 * MEGA,), (8 * MEGA,), [d0 * 16], [16]),
+            tiles((MEGA, 128), (MEGA,), [d0, 0], [1, 128]),
+            8 * MEGA,
+            MEGA,
+            8,
+        ),
+        # Heads of 128 cut in two by the later family.
+        (
+            tiles((128 * MEGA,), (8 * MEGA,), [d0 * 16], [16]),
+            tiles((MEGA, 128), (2 * MEGA,), [d0 // 2, d0 % 2 * 64], [1, 64]),
+            8 * MEGA,
+            2 * MEGA,
+            4,
+        ),
+        # Tiles of 5 and 3: groups of 15 elements, over 10**9 + 8 elements.
+        (
+            tiles((GIGA + 8,), (200_000_002,), [d0 * 5], [5]),
+            tiles((GIGA + 8,), (333_333_336,), [d0 * 3], [3]),
+            466_666_670,
+            66_666_668,
+            None,
+        ),
+        # The transpose: rows against columns; all meet, each in one element.
+        (
+            tiles((MEGA, MEGA), (MEGA,), [d0, 0], [1, MEGA]),
+            tiles((MEGA, MEGA), (MEGA,), [d0, 0], [1, MEGA], (1, MEGA)),
+            MEGA * MEGA,
+            1,
+            MEGA,
+        ),
+        # Blocks against blocks of the transpose.
+        (
+            tiles((4096, 4096), (1024, 1024), [d0 * 4, d1 * 4], [4, 4]),
+            tiles((4096, 4096), (512, 512), [d0 * 8, d1 * 8], [8, 8], (1, 4096)),
+            1 << 20,
+            1 << 18,
+            4,
+        ),
+        # Every row of the keys' half of what one product writes.
+        (
+            tiles((MEGA, 256), (MEGA, 16), [d0, d1 * 16], [1, 16]),
+            tiles((MEGA, 128), (MEGA,), [d0, 0], [1, 128], (256, 1), 128),
+            8 * MEGA,
+            None,
+            None,
+        ),
+    ],
+)
+def test_time_does_not_depend_on_the_number_of_tasks(one, other, pairs, counters, arrivals):
+    begun = perf_counter()
+    relation = relation_of(*one, *other)
+    assert relation is not None
+    assert relation.pairs == pairs
+    if counters is None:
+        return
+    if arrivals is None:
+        assert perf_counter() - begun < 0.1
+        return
+    found = counters_of(relation)
+    assert perf_counter() - begun < 0.1
+    assert (found.counters, found.arrivals) == (counters, arrivals)
+    assert found.needed == pairs
+
+
+@given(st.integers(0, 30), st.integers(-9, 30), st.integers(-99, 99), st.integers(1, 12))
+def test_floor_sum(count: int, factor: int, shift: int, divisor: int):
+    assert floor_sum(count, factor, shift, divisor) == sum(
+        (factor * i + shift) // divisor for i in range(count)
+    )
