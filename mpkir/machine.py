@@ -81,6 +81,8 @@ class Timing:
     """A poll, or the first read of what another worker has written."""
     l2_bandwidth: float = 60
     """Reads of a streaming task's input."""
+    prepare: float = 0.2
+    """A streaming task's start beside that read: norms, a place in the queue."""
     products: float = 100
     """Weights out of the ring, multiplied."""
     stage: float = 0.05
@@ -98,6 +100,8 @@ class Timing:
     answers when it is busy."""
     arrival: float = 0.003
     """Each signal on a counter that others signal too."""
+    link_bandwidth: float = 450
+    """To other devices, of a whole device, each way."""
     code_cache: int = 131072
     """Instructions that a worker keeps at hand."""
     code_bandwidth: float = 3.5
@@ -202,6 +206,10 @@ def machine_named(name: str, workers: int | None = None) -> Machine:
 def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
     if workers is not None and workers < 1:
         raise MpkirError(f"a machine needs at least one worker, got {workers}")
+    try:
+        timing = Timing(**data.get("timing", {}))
+    except TypeError as error:
+        raise MpkirError(f"the machine model's timing is wrong ({error})", where=name) from error
     return Machine(
         name=name,
         arch=data["arch"],
@@ -212,6 +220,6 @@ def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
         hops=Hops(**data["hop_us"]),
         ring=Ring(**data["ring"]),
         tiles=Tiles(**data["tiles"]),
-        timing=Timing(**data.get("timing", {})),
+        timing=timing,
         backend=data.get("backend", ""),
     )

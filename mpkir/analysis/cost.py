@@ -29,6 +29,8 @@ class Loop(Enum):
     """No body: it only passes events on."""
     STREAM = "stream"
     """Weights from the ring times a vector in registers."""
+    DIRECT = "direct"
+    """Weights straight from memory times a vector."""
     ATTENTION = "attention"
     """Scores over rows of a cache, then a weighted sum; joining such sums."""
     REDUCE = "reduce"
@@ -43,9 +45,10 @@ _ATTENTION = (
     tensor.AttentionMergeOp,
     tensor.SdpaOp,
 )
+_DIRECT = (tensor.LinearOp, tensor.ExpertLinearOp)
 _REDUCE = (
-    tensor.LinearOp,
     tensor.MatmulOp,
+    tensor.TopkOp,
     tensor.RmsNormOp,
     tensor.LayerNormOp,
     tensor.SoftmaxOp,
@@ -72,6 +75,8 @@ class FamilyCost:
     """
     common: int
     """Read from L2, the same for all tasks: once for those that follow each other on a worker."""
+    inputs: frozenset[str]
+    """The buffers of activations that these come from."""
     own: Ints
     """Read from L2 by this task: activations, and weights that an earlier task has read."""
     written: Ints
@@ -99,10 +104,12 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
     stream = family.op.stream
     streamed, dram, own, written = zero.copy(), zero.copy(), zero.copy(), zero.copy()
     stages, stage_bytes, common = zero.copy(), 0, 0
+    inputs: set[str] = set()
     used = _used(family, position)
     for number, access in enumerate(family.accesses):
         boxes = boxes_of(access, family.coordinates)
-        sizes = used[number](boxes.low, boxes.high) if number in used else boxes.high - boxes.low
+        use = used.get(number)
+        sizes = boxes.high - boxes.low if use is None else use.sizes(boxes.low, boxes.high)
         elements = np.bincount(boxes.tasks, sizes.prod(axis=1), family.size).astype(np.int64)
         size = (elements * element_bits(access) + 7) // 8
         if access.is_write:
@@ -116,10 +123,12 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         elif access.buffer.kind.data in (task.BufferKind.SCRATCH, task.BufferKind.OUTPUT):
             if _is_constant(access):
                 common += int(size.max(initial=0))
+                inputs.add(access.buffer.sym.data)
             else:
                 own += size
         else:
-            first = _first_touch(access, boxes, family.size)
+            is_chosen = use is not None and use.is_chosen
+            first = size > 0 if is_chosen else _first_touch(boxes, family.size)
             dram += np.where(first, size, 0)
             if _is_constant(access):
                 common += int(size.max(initial=0))
@@ -132,6 +141,7 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         stage_bytes,
         dram,
         common,
+        frozenset(inputs),
         own,
         written,
         _flops(family, used),
@@ -139,7 +149,7 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
     )
 
 
-def _flops(family: Family, used: dict[int, _Sizes]) -> Ints:
+def _flops(family: Family, used: dict[int, _Use]) -> Ints:
     """Arithmetic of every task; of attention over the rows of its cache that it uses."""
     result = np.zeros(family.size, np.int64)
     for op in family.op.body.block.ops:
@@ -149,7 +159,7 @@ def _flops(family: Family, used: dict[int, _Sizes]) -> Ints:
             number = op.k_cache.index
             boxes = boxes_of(family.accesses[number], family.coordinates)
             rows = np.zeros(family.size, np.int64)
-            rows[boxes.tasks] = used[number](boxes.low, boxes.high)[:, 2]
+            rows[boxes.tasks] = used[number].sizes(boxes.low, boxes.high)[:, 2]
             for each in np.unique(rows).tolist():
                 result[rows == each] += flops_of(op, each)
         else:
@@ -164,6 +174,8 @@ def loop_of(family: Family) -> Loop:
         return Loop.JOIN
     if family.op.stream is not None:
         return Loop.STREAM
+    if any(isinstance(op, _DIRECT) for op in ops):
+        return Loop.DIRECT
     if any(isinstance(op, _ATTENTION) for op in ops):
         return Loop.ATTENTION
     return Loop.REDUCE if any(isinstance(op, _REDUCE) for op in ops) else Loop.MAP
@@ -174,9 +186,7 @@ def _is_constant(access: Access) -> bool:
     return not any(expression.used_dims() for expression in access.box.offsets.data.results)
 
 
-def _first_touch(
-    access: Access, boxes: Boxes, tasks: int
-) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _first_touch(boxes: Boxes, tasks: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     """Which tasks are the first to touch their box."""
     first = np.zeros(tasks, np.bool_)
     if len(boxes):
@@ -191,18 +201,26 @@ _Sizes = Callable[[Ints, Ints], Ints]
 """From low and high of boxes, [rows, rank], the sizes of what is touched of each."""
 
 
-def _used(family: Family, position: int | None) -> dict[int, _Sizes]:
+@dataclass(frozen=True)
+class _Use:
+    """How much of an access is touched, and whether data choose what."""
+
+    sizes: _Sizes
+    is_chosen: bool = False
+
+
+def _used(family: Family, position: int | None) -> dict[int, _Use]:
     """By number of the access, for those of which data decide how much is touched."""
-    result: dict[int, _Sizes] = {}
+    result: dict[int, _Use] = {}
     block = family.op.body.block
     assert block.last_op is not None
     outputs = {value: number for number, value in enumerate(block.last_op.operands)}
 
-    def note(value: SSAValue, sizes: _Sizes) -> None:
+    def note(value: SSAValue, sizes: _Sizes, is_chosen: bool = False) -> None:
         if isinstance(value, BlockArgument):
-            result[value.index] = sizes
+            result[value.index] = _Use(sizes, is_chosen)
         elif value in outputs:
-            result[len(family.op.reads) + outputs[value]] = sizes
+            result[len(family.op.reads) + outputs[value]] = _Use(sizes)
 
     for op in block.ops:
         match op:
@@ -218,9 +236,12 @@ def _used(family: Family, position: int | None) -> dict[int, _Sizes]:
                 note(op.result, _rows(tensor.shape_of(op.new)[2], 2))
             case tensor.EmbeddingOp():
                 tokens = prod(tensor.shape_of(op.result)[:-1])
-                note(op.table, _rows(tokens, 0))
+                note(op.table, _rows(tokens, 0), True)
                 if op.position is not None:
                     note(op.ids, _rows(tokens, 0))
+            case tensor.ExpertLinearOp():
+                for weight in op.weights:
+                    note(weight, _rows(op.slots, 0), True)
             case tensor.SequenceReadOp():
                 note(op.sequence, _rows(prod(tensor.shape_of(op.result)), 0))
             case tensor.SequenceAppendOp():
@@ -274,6 +295,11 @@ def flops_of(op: Operation, cache_rows: int | None = None) -> int:
             definition = define(tensor.LinearOp.NOTATION)
             products = definition.arithmetic({"r": rows, "n": columns, "k": k}) * len(op.weights)
             return products + _inside(op, rows * columns)
+        case tensor.ExpertLinearOp():
+            _, columns, k = tensor.shape_of(op.weights[0])
+            definition = define(tensor.ExpertLinearOp.NOTATION)
+            products = definition.arithmetic({"s": op.slots, "n": columns, "k": k})
+            return products * len(op.weights) + _inside(op, op.rows * columns)
         case tensor.MatmulOp():
             *batch, m, n = tensor.shape_of(op.result)
             k = tensor.shape_of(op.lhs)[-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
@@ -11,6 +13,7 @@ from mpkir.analysis.cost import FamilyCost, cost_of
 from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import WORKERS, Ints
 from mpkir.analysis.task_graph import Edge, TaskGraph, task_graph_of
+from mpkir.analysis.task_times import Floats
 from mpkir.dialects import task
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, Ring
@@ -44,6 +47,24 @@ class Plan:
     slot: Ints
     """Place in the worker's list."""
     executed: Executed
+    delay: Floats
+    """Microseconds that a counter's hand-off takes beyond its hop: a collective on the way; one for
+    each counter.
+    """
+
+    def delayed(self, patterns: Sequence[str], by: float) -> Plan:
+        """The same with `by` microseconds more on what families of these names hand over (shell
+        patterns: `*.o_proj`). MpkirError for a pattern that fits no family.
+        """
+        delay = self.delay.copy()
+        for pattern in patterns:
+            found = [f for f in self.graph.families if fnmatchcase(f.name, pattern)]
+            if not found:
+                raise MpkirError(f"no family is called like {pattern!r}")
+            for family in found:
+                for edge in self.graph.signals[family.number]:
+                    delay[np.unique(edge.counter)] += by
+        return replace(self, delay=delay)
 
 
 def plan_of(module: ModuleOp, machine: Machine, position: int | None = None) -> Plan:
@@ -58,7 +79,9 @@ def plan_of(module: ModuleOp, machine: Machine, position: int | None = None) -> 
     count = module.attributes.get(WORKERS)
     workers = count.value.data if isinstance(count, IntegerAttr) else machine.workers
     executed = executed_waits_and_signals(graph, worker, slot)
-    return Plan(graph, costs, machine, ring_of(module, machine), workers, worker, slot, executed)
+    none = np.zeros(len(graph.arrivals))
+    ring = ring_of(module, machine)
+    return Plan(graph, costs, machine, ring, workers, worker, slot, executed, none)
 
 
 def ring_of(module: ModuleOp, machine: Machine) -> Ring:

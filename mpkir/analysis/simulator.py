@@ -121,6 +121,8 @@ class _Worker:
     """The dispatcher has seen the events of all tasks up to the present one."""
     run: tuple[int, int] = (-1, -1)
     """Step and family of the run of streaming tasks under way."""
+    run_ready: float = 0.0
+    """What `ready` was at its start."""
     published: float = 0.0
     chunk: int = 0
     """Of the present task, the next to multiply."""
@@ -174,7 +176,10 @@ class _Run:
             event.Handoff.FLAG: hops.flag,
             event.Handoff.PEER: hops.peer,
         }
-        self.hop = [hop[handoff] for handoff in plan.graph.handoffs]
+        self.hop = [
+            hop[handoff] + delay
+            for handoff, delay in zip(plan.graph.handoffs, plan.delay.tolist(), strict=True)
+        ]
         # The memory: streams by the virtual time at which they end, a heap of wake-ups.
         self.time, self.virtual, self.asked, self.rate = 0.0, 0.0, 0.0, 0.0
         self.slow = 1.0
@@ -195,6 +200,8 @@ class _Run:
         self.dram: list[float] = [x for each in times for x in each.dram.tolist()]
         self.does_stream = [each.streams for each in times]
         self.prepare = [each.prepare for each in times]
+        self.again = [each.again for each in times]
+        self.inputs = [each.inputs for each in times]
         self.code = [each.code for each in times]
         self.body = [each.body for each in times]
         executed = plan.executed
@@ -376,6 +383,7 @@ class _Run:
         """The task's start, at the head of its worker's list."""
         state, family = self.workers[worker], self.family[each]
         run = (index // self.tasks, family) if self.does_stream[family] else (-1, -1)
+        previous, seen = state.run[1], state.run_ready
         is_new = run != state.run or run[1] < 0
         free = max(state.now, state.published) if is_new else state.now
         if state.ready <= free:
@@ -388,9 +396,15 @@ class _Run:
         self.ready[index], self.start[index] = state.ready, state.now
         self.ran_on[index] = worker
         state.begun, state.run, state.starved = True, run, 0.0
+        state.run_ready = state.ready
         state.cold = self.fetch_code(state, family) if is_new else 0.0
         if is_new:
-            state.now += self.prepare[family]
+            is_held = (
+                previous >= 0
+                and seen == state.ready
+                and self.inputs[family] == self.inputs[previous]
+            )
+            state.now += self.again[family] if is_held else self.prepare[family]
         if self.dram[each] > 0:
             self.wake(state.now, worker, self.dram[each])
 

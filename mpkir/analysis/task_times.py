@@ -28,6 +28,9 @@ class FamilyTimes:
     streams: bool
     prepare: float
     """A streaming task's start, once for a run of tasks with one input."""
+    again: float
+    """The same right after a run of other tasks with that input, which the worker then holds."""
+    inputs: frozenset[str]
     work: Floats
     """A streaming task's products, all stages there; all of any other task beside DRAM."""
     dram: Floats
@@ -45,23 +48,30 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
     streamed = int(cost.streamed.max(initial=0))
     body = (cost.loop, streamed, cost.stage_bytes, cost.common, int(cost.written.max(initial=0)))
     code = float(timing.code_of_body)
-    prepare = 0.0
+    prepare = again = 0.0
     match cost.loop:
         case Loop.JOIN:
             work, dram, code = zero, zero, 0.0
         case Loop.STREAM:
-            prepare = timing.l2_latency + cost.common / (timing.l2_bandwidth * KILO)
+            again = timing.prepare
+            prepare = again + timing.l2_latency + cost.common / (timing.l2_bandwidth * KILO)
             products = cost.streamed / (timing.products * KILO)
             work, dram = timing.task + cost.stages * timing.stage + products, zero
             unrolled = streamed if streamed <= timing.unrolled else cost.stage_bytes
             code += timing.code_of_weights * unrolled
+        case Loop.DIRECT:
+            reads = (cost.common + cost.own) / (timing.l2_bandwidth * KILO)
+            products = cost.dram / (timing.products * KILO)
+            work = timing.body + timing.l2_latency + reads + products
+            dram = cost.dram.astype(np.float64)
         case Loop.ATTENTION:
             work = timing.body + cost.flops / (timing.attention * KILO)
             dram = cost.dram.astype(np.float64)
         case Loop.REDUCE | Loop.MAP:
             touched = np.maximum(cost.own + cost.dram, cost.written)
             work, dram = timing.body + touched / (timing.plain * KILO), zero
-    return FamilyTimes(cost.loop is Loop.STREAM, prepare, work, dram, code, body)
+    does_stream = cost.loop is Loop.STREAM
+    return FamilyTimes(does_stream, prepare, again, cost.inputs, work, dram, code, body)
 
 
 def stream_time(cost: FamilyCost, machine: Machine) -> Floats:

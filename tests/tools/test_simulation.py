@@ -1,0 +1,146 @@
+"""`mpk simulate`: sources, machines, ranks, and a trace beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mpkir.analysis.simulator import simulate
+from mpkir.errors import MpkirError
+from mpkir.machine import machine_named
+from mpkir.progress import SILENT
+from mpkir.runtime.artifact import load_artifact
+from mpkir.tools import mpk, simulation
+from mpkir.tools.sharding import shard_config
+from mpkir.tools.sources import compile_source
+
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": False,
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def step(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model's step as IR, so that it is exported once."""
+    path = tmp_path_factory.mktemp("ir") / "step.mlir"
+    with pytest.raises(SystemExit):
+        mpk.main(["export", str(config), "-o", str(path)])
+    return path
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    with pytest.raises(SystemExit) as stopped:
+        mpk.main(["simulate", *arguments, "--json", "-"])
+    assert stopped.value.code in (0, None), stopped.value.code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_source_and_policies(step: Path, capsys: pytest.CaptureFixture[str]):
+    found = run(str(step), capsys=capsys)
+    assert found["step_us"] > found["floor_us"] > 0
+    assert found["machine"] == "h100"
+    assert sum(each["added_us"] for each in found["operators"].values()) == pytest.approx(
+        found["step_us"], rel=1e-2
+    )
+    assert sum(each["us"] for each in found["critical_path"].values()) == pytest.approx(
+        found["step_us"], rel=1e-2
+    )
+    assert len(found["idle_by_worker"]) == 132
+    again = run(str(step), capsys=capsys)
+    assert again == found
+    for policy in ("list", "hybrid", "dynamic"):
+        assert run(str(step), "--policy", policy, capsys=capsys)["step_us"] > found["floor_us"]
+
+
+def test_a_machine_in_a_file(step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from importlib.resources import files
+
+    data = json.loads(files("mpkir.machines").joinpath("h100.json").read_text())
+    data["hop_us"]["counter"] *= 10
+    data["timing"] = data.get("timing", {}) | {"release": 5.0}
+    path = tmp_path / "slow.json"
+    path.write_text(json.dumps(data))
+    slow = run(str(step), "--machine", str(path), capsys=capsys)
+    assert slow["step_us"] > 2 * run(str(step), capsys=capsys)["step_us"]
+    none = tmp_path / "none.json"
+    none.write_text("{}")
+    with pytest.raises(MpkirError, match="lacks"):
+        machine_named(str(none))
+    data["timing"] = {"releases": 5.0}
+    other = tmp_path / "wrong.json"
+    other.write_text(json.dumps(data))
+    with pytest.raises(MpkirError, match="releases"):
+        machine_named(str(other))
+
+
+def test_a_table_and_a_trace(step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The artifact's table says the same as the module; a trace of the simulation has no error."""
+    compile_source(
+        str(step),
+        "cpu",
+        workers=3,
+        capacity=None,
+        output=tmp_path / "artifact",
+        dump=None,
+        progress=SILENT,
+    )
+    machine = machine_named("cpu", workers=3)
+    module = simulation.scheduled_module(str(step), machine, None, None, 1, SILENT)
+    played = simulate(module, machine, position=95)
+    table = load_artifact(tmp_path / "artifact").table
+    _, rows = simulation.plan_of_table(played.plan, table)
+    begin = played.ready.min()
+    ns = np.stack([played.ready, played.ready, played.end], axis=1)[rows] - begin
+    np.savez(tmp_path / "trace.npz", ns=(ns * 1000).astype(np.int64))
+    found, _ = simulation.run(
+        str(step),
+        "cpu",
+        workers=3,
+        position=95,
+        artifact=tmp_path / "artifact",
+        trace=tmp_path / "trace.npz",
+    )
+    assert found["trace"]["error"] == pytest.approx(0, abs=1e-2)
+    np.savez(tmp_path / "short.npz", ns=(ns[:5] * 1000).astype(np.int64))
+    with pytest.raises(MpkirError, match="a trace of 5 tasks"):
+        simulation.run(
+            str(step),
+            "cpu",
+            workers=3,
+            artifact=tmp_path / "artifact",
+            trace=tmp_path / "short.npz",
+        )
+    with pytest.raises(MpkirError, match="not the module's"):
+        simulation.run(
+            str(step), "cpu", workers=2, policy="dynamic", artifact=tmp_path / "artifact"
+        )
+
+
+def test_ranks(config: Path, capsys: pytest.CaptureFixture[str]):
+    one = run(str(config), "-t", "h200", capsys=capsys)
+    two = run(str(config), "-t", "h200", "--tp", "2", capsys=capsys)
+    assert two["ranks"] == 2
+    assert two["bytes"] < 0.6 * one["bytes"]
+    parts = shard_config(CONFIG, 4)
+    assert (parts["num_key_value_heads"], parts["head_dim"], parts["vocab_size"]) == (1, 32, 128)
+    with pytest.raises(MpkirError, match="num_attention_heads = 4 does not divide by 3 ranks"):
+        shard_config(CONFIG, 3)
