@@ -1,6 +1,6 @@
 // RUN: not mpk-opt %s -p mpk-linearize-tasks 2>&1 | filecheck %s
 
-// CHECK: mpk-opt: error: @a: families wait for each other in a circle
+// CHECK: mpk-opt: error: @a[0]: tasks wait for each other in a circle
 func.func @circle() {
   mpk_event.tensor @ea counters 1 arrivals [1]
   mpk_event.tensor @eb counters 1 arrivals [1]

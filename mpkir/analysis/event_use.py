@@ -143,7 +143,12 @@ def _positions(families: Sequence[Family]) -> list[Ints]:
     end = 0
     for family in families:
         first = end if family.op.first is None else family.op.first.value.data
-        result.append(first + np.arange(family.size))
+        given = family.op.order
+        result.append(
+            first + np.arange(family.size)
+            if given is None
+            else np.array(given.get_values(), np.int64)
+        )
         end += family.size
     return result
 

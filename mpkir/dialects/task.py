@@ -452,7 +452,8 @@ class GridOp(IRDLOperation):
     operator on tiles, so that a family can be executed by slicing, evaluating, storing. A state
     that is updated in place is both read and written. A family without buffers joins events.
 
-    `waits`, `signals`: edges (event level). `first`: where the family begins in the linear order.
+    `waits`, `signals`: edges (event level). `first`: where the family begins in the linear order;
+    `order`: the place of each of its tasks there, where they do not follow each other.
     `workers`, `slots`: for each task, row-major in the grid, its worker and its place in that
     worker's list. `dynamic`: instead of these, a task is given to a worker when the event that it
     waits for fires. `stream`: its weights go through the ring.
@@ -476,6 +477,7 @@ class GridOp(IRDLOperation):
     waits = opt_prop_def(ArrayAttr[EdgeAttr])
     signals = opt_prop_def(ArrayAttr[EdgeAttr])
     first = opt_prop_def(IntegerAttr[I64])
+    order = opt_prop_def(DenseArrayBase.constr(i64))
     workers = opt_prop_def(DenseArrayBase.constr(i64))
     slots = opt_prop_def(DenseArrayBase.constr(i64))
     dynamic = opt_prop_def(UnitAttr)
@@ -488,7 +490,7 @@ class GridOp(IRDLOperation):
     assembly_format = (
         "$sym_name $shape (`reads` `(` $reads^ `:` type($reads) `)`)? "
         "(`writes` `(` $writes^ `:` type($writes) `)`)? `boxes` $boxes "
-        "(`waits` $waits^)? (`signals` $signals^)? (`first` $first^)? "
+        "(`waits` $waits^)? (`signals` $signals^)? (`first` $first^)? (`order` $order^)? "
         "(`workers` $workers^)? (`slots` $slots^)? (`dynamic` $dynamic^)? (`stream` $stream^)? "
         "$body attr-dict"
     )
@@ -568,7 +570,7 @@ class GridOp(IRDLOperation):
         for edge in (*(self.waits or ()), *(self.signals or ())):
             if edge.index.data.num_dims != len(self.grid):
                 raise VerifyException(f"{edge} does not map a grid of rank {len(self.grid)}")
-        for placed in (self.workers, self.slots):
+        for placed in (self.order, self.workers, self.slots):
             if placed is not None and len(placed) != self.size:
                 raise VerifyException(f"{len(placed)} placements for {self.size} tasks")
         if self.dynamic is not None:

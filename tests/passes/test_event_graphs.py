@@ -158,6 +158,29 @@ def apply(module: ModuleOp, *passes: ModulePass) -> ModuleOp:
     return module
 
 
+def place_of_tasks(module: ModuleOp) -> dict[tuple[str, int], int]:
+    """Where each task stands in the linear order."""
+    result: dict[tuple[str, int], int] = {}
+    for family in families_of(module):
+        first, order = family.op.first, family.op.order
+        assert first is not None
+        for i in range(family.size):
+            place = first.value.data + i if order is None else order.get_values()[i]
+            result[family.name, i] = int(place)
+    return result
+
+
+def released_by_events(module: ModuleOp) -> list[list[tuple[str, int]]]:
+    """The tasks that wait for each counter."""
+    result: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for family in families_of(module):
+        for edge in family.op.waits or ():
+            counters = evaluate(edge.index.data, family.coordinates)[:, 0]
+            for i, counter in enumerate(counters.tolist()):
+                result.setdefault((edge.symbol, counter), []).append((family.name, i))
+    return list(result.values())
+
+
 random_graphs = settings(
     suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=40
 )
@@ -238,3 +261,9 @@ def test_the_whole_way(text: str):
     assert ordered(module) == after
     place = {family.name: family.number for family in families_of(module)}
     assert all(place[a] < place[b] for (a, _), (b, _) in after)
+    tasks = place_of_tasks(module)
+    assert sorted(tasks.values()) == list(range(len(tasks)))
+    assert all(tasks[a] < tasks[b] for a, b in after)
+    for released in released_by_events(module):
+        places = sorted(tasks[task] for task in released)
+        assert places == list(range(places[0], places[0] + len(places)))
