@@ -93,8 +93,8 @@ func.func @not_stored() {
 // Two states that change places need room for one.
 
 // CHECK-LABEL: func.func @swap
-// CHECK:       %[[A:.*]] = mpk_task.buffer state "a"
-// CHECK-NEXT:  %[[B:.*]] = mpk_task.buffer state "b"
+// CHECK:       %[[A:.*]] = mpk_task.buffer state "a" donated : memref
+// CHECK-NEXT:  %[[B:.*]] = mpk_task.buffer state "b" donated : memref
 // CHECK:       mpk_task.grid @keep.a [1] reads(%[[A]] : {{.*}}) writes(%[[K:.*]] : memref
 // CHECK:       mpk_task.grid @store.a [1] reads(%[[B]] : {{.*}}) writes(%[[A]] : memref
 // CHECK:       mpk_task.grid @store.b [1] reads(%[[K]] : {{.*}}) writes(%[[B]] : memref

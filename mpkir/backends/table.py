@@ -47,6 +47,8 @@ class Buffer:
     shape: tuple[int, ...]
     initial: int
     """Fills a state before the first step."""
+    donated: bool
+    """Whether the program writes over a state."""
 
 
 def dtype_name(element_type: Attribute) -> str:
@@ -78,6 +80,7 @@ def _buffer(op: task.BufferOp) -> Buffer:
         dtype_name(op.result.type.get_element_type()),
         tuple(op.result.type.get_shape()),
         op.initial.value.data,
+        op.donated is not None,
     )
 
 

@@ -117,10 +117,11 @@ class BufferOp(IRDLOperation):
     """A contiguous row-major array in global memory; `initial` fills a state before the first step.
 
     `device`: in whose memory it lies, where a module runs on several (`mpk.devices`). A task reads
-    buffers of the device it runs on, and writes these and those of others.
+    buffers of the device it runs on, and writes these and those of others. `donated`: the program
+    writes over the state that it was given, where it lies.
 
     ```mlir
-    %k0 = mpk_task.buffer state "k0" initial 0 : memref<1x3x512x64xbf16>
+    %k0 = mpk_task.buffer state "k0" initial 0 donated : memref<1x3x512x64xbf16>
     %theirs = mpk_task.buffer scratch "part1" device 1 : memref<1x4096xf32>
     ```
     """
@@ -131,12 +132,14 @@ class BufferOp(IRDLOperation):
     sym = prop_def(StringAttr, prop_name="name")
     initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     device = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    donated = opt_prop_def(UnitAttr)
     result = result_def(MemRefType.constr())
 
     traits = traits_def(MemoryWriteEffect())
 
     assembly_format = (
-        "$kind $name (`initial` $initial^)? (`device` $device^)? attr-dict `:` type($result)"
+        "$kind $name (`initial` $initial^)? (`device` $device^)? (`donated` $donated^)? attr-dict "
+        "`:` type($result)"
     )
 
     def __init__(
@@ -157,6 +160,8 @@ class BufferOp(IRDLOperation):
             raise VerifyException(f"a buffer is row-major, got {self.result.type}")
         if self.device.value.data < 0:
             raise VerifyException(f"devices count from 0, got {self.device.value.data}")
+        if self.donated is not None and self.kind.data is not BufferKind.STATE:
+            raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
 
 
 @irdl_op_definition
@@ -558,6 +563,11 @@ class GridOp(IRDLOperation):
                 raise VerifyException(f"box {box} does not map a grid of rank {len(self.grid)}")
         for value in writes:
             type = memref_type_of(value)
+            if (kind := buffer_of(value).kind.data) in (BufferKind.WEIGHT, BufferKind.INPUT):
+                raise VerifyException(
+                    f"grid @{self.sym_name.data} writes {kind.value} {buffer_of(value).sym}, which "
+                    "keeps what it is given"
+                )
             if 0 in (s for s, n in zip(layout_of(type)[0], type.get_shape(), strict=True) if n > 1):
                 raise VerifyException(
                     f"grid @{self.sym_name.data} writes {type}, which repeats elements"

@@ -69,10 +69,13 @@ def tensors_of(program: ExportedProgram) -> dict[str, torch.Tensor]:
 
 
 def first_states(module: ModuleOp, program: ExportedProgram) -> dict[str, torch.Tensor]:
-    """What the states of an imported program begin as, by name, where it is not zeros."""
+    """What the states of an imported program begin as, by name, where it is not zeros.
+
+    A state that is an argument has no beginning of its own.
+    """
     tensors = tensors_of(program)
     names = [op.sym.data for op in module.walk() if isinstance(op, tensor.StateOp)]
-    return {name: tensors[name] for name in names if bool(tensors[name].any())}
+    return {name: tensors[name] for name in names if name in tensors and bool(tensors[name].any())}
 
 
 def _dumps(spec: pytree.TreeSpec | None, tensors: int) -> str | None:

@@ -41,8 +41,8 @@ _IGNORED = {
 def import_program(program: ExportedProgram, *, below: str = "") -> ModuleOp:
     """The program as `func.func @step()` of tensor operators.
 
-    Parameters, buffers and constants become `weight "<name>"`, buffers that the program writes
-    `state "<name>"` and `store_state`, inputs `input "<name>"`, results `output "output0"`,
+    Parameters, buffers and constants become `weight "<name>"`, inputs `input "<name>"`, buffers and
+    inputs that the program writes `state "<name>"` and `store_state`, results `output "output0"`,
     `output "output1"`, ..; `below` names a submodule: names inside it are then relative to it
     ("model.layers.0" for "lm.model.layers.0" with below="lm"). MpkirError for dynamic shapes and
     for operators without a lowering.
@@ -75,6 +75,7 @@ class _Importer:
     def import_inputs(self) -> None:
         signature = self.program.graph_signature
         mutated = set(signature.buffers_to_mutate.values())
+        mutated_inputs = set(signature.user_inputs_to_mutate.values())
         specs = {spec.arg.name: spec for spec in signature.input_specs}
         for node in self.program.graph.find_nodes(op="placeholder"):
             spec, value = specs[node.name], node.meta.get("val")
@@ -93,6 +94,8 @@ class _Importer:
                     assert isinstance(literal, torch.Tensor)
                     attribute = number(literal.item(), ranked.get_element_type())
                     op = tensor.FullOp(attribute, ranked)
+                case InputKind.USER_INPUT if node.name in mutated_inputs:
+                    op = tensor.StateOp(node.name, ranked)
                 case InputKind.USER_INPUT:
                     op = tensor.InputOp(node.name, ranked)
                 case InputKind.BUFFER if spec.target in mutated:
@@ -135,6 +138,9 @@ class _Importer:
                 case OutputKind.BUFFER_MUTATION:
                     assert spec.target is not None
                     self.block.add_op(tensor.StoreStateOp(self.relative(spec.target), value))
+                case OutputKind.USER_INPUT_MUTATION:
+                    assert spec.target is not None
+                    self.block.add_op(tensor.StoreStateOp(spec.target, value))
                 case OutputKind.USER_OUTPUT:
                     self.block.add_op(tensor.OutputOp(f"output{results}", value))
                     results += 1

@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import (
     ModuleOp,
     NameLoc,
     TensorType,
+    UnitAttr,
     i32,
     i64,
 )
@@ -267,6 +268,9 @@ class _Partition:
         grid = GridOp(name, tiling.grid, reads, targets, [*boxes, *tiling.results], body)
         grid.location = op.location
         self.block.add_op(grid)
+        for target in map(buffer_of, targets):
+            if target.kind.data is BufferKind.STATE:
+                target.donated = UnitAttr()
 
     @staticmethod
     def retile_prologues(op: Operation, inner: Operation) -> None:

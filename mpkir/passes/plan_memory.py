@@ -32,6 +32,22 @@ ACTIVATIONS = "mpk.activations"
 `live`: most bytes of them alive at once in program order; `planned`: what it takes now."""
 
 
+def activation_bytes(module: ModuleOp) -> dict[str, int]:
+    """What the pass found and made, by the names that manifests use; nothing without a plan.
+
+    Bytes of activations now, of those alive at once, and had each memory of its own.
+    """
+    found = module.attributes.get(ACTIVATIONS)
+    if not isinstance(found, DictionaryAttr):
+        return {}
+    names = {"planned": "", "live": "_live", "unshared": "_unshared"}
+    return {
+        f"activation_bytes{names[name]}": number.value.data
+        for name, number in found.data.items()
+        if isinstance(number, IntegerAttr)
+    }
+
+
 @dataclass(frozen=True)
 class PlanMemoryPass(ModulePass):
     """Let activations take the memory of others that nobody touches any more.

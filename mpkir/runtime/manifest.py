@@ -62,6 +62,7 @@ class Buffer:
              artifact; state: lives on between steps; input, output; scratch: an activation
     source   name of the tensor that fills a weight or constant, or a state at first
     initial  what fills a state without a source at first and after a reset; None is 0
+    donated  the program writes over this state: a call's argument is changed like in PyTorch
     """
 
     name: str
@@ -70,6 +71,7 @@ class Buffer:
     shape: tuple[int, ...]
     source: str | None = None
     initial: int | float | None = None
+    donated: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,3 +210,5 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         raise MpkirError("inputs, outputs and scratch have no source", where=where)
     if buffer.initial is not None and buffer.kind != "state":
         raise MpkirError("only a state has an initial value", where=where)
+    if buffer.donated and buffer.kind != "state":
+        raise MpkirError("only a state is donated", where=where)

@@ -107,6 +107,9 @@ class Program:
         for name, tensor in zip(signature.inputs, tensors, strict=True):
             self._buffers[name].copy_(tensor)
         self.run()
+        for name, tensor in zip(signature.inputs, tensors, strict=True):
+            if specs[name].donated:
+                tensor.detach().copy_(self._buffers[name])
         results = [self._buffers[name].clone() for name in signature.outputs]
         if signature.out_tree is not None:
             return pytree.tree_unflatten(results, pytree.treespec_loads(signature.out_tree))

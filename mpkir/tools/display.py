@@ -45,6 +45,10 @@ class StageDisplay:
         self._clear()
         self.console.print(f"  [green]done[/] {stage:<22} {seconds:7.2f} s", highlight=False)
 
+    def note(self, text: str) -> None:
+        """Show a fact about what has been compiled."""
+        self.console.print(f"  {text}", highlight=False)
+
     def _clear(self) -> None:
         if self._status is not None:
             self._status.stop()

@@ -102,12 +102,20 @@ def _facts(manifest: Manifest, table: Table) -> RichTable:
     return result
 
 
+def activations(manifest: Manifest) -> str:
+    """One line on the memory of what a step computes on the way."""
+    count = sum(buffer.kind == "scratch" for buffer in manifest.buffers)
+    size, unshared = (manifest.info.get(f"activation_bytes{what}", 0) for what in ("", "_unshared"))
+    return f"activations: {size:,} bytes in {count} buffers, {unshared:,} if none were shared"
+
+
 def _memory(manifest: Manifest) -> RichTable:
     count: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for buffer in manifest.buffers:
-        count[buffer.kind] += 1
-        size[buffer.kind] += prod(buffer.shape) * TORCH_DTYPES[buffer.dtype].itemsize
+        kind = f"{buffer.kind}, donated" if buffer.donated else buffer.kind
+        count[kind] += 1
+        size[kind] += prod(buffer.shape) * TORCH_DTYPES[buffer.dtype].itemsize
     result = RichTable("kind", "buffers", "bytes", title="memory")
     for kind in count:
         result.add_row(kind, str(count[kind]), f"{size[kind]:,}")

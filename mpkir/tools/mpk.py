@@ -162,6 +162,7 @@ def compile(
     """
     from mpkir.tools import sources
     from mpkir.tools.display import StageDisplay
+    from mpkir.tools.inspection import activations
     from mpkir.tools.timing import Timing
 
     times = Timing()
@@ -177,6 +178,7 @@ def compile(
             **({} if policy is None else {"policy": policy}),
             progress=times.watch(display.progress),
         )
+        display.note(activations(artifact.manifest))
     if timing:
         print(*times.lines(), sep="\n", file=sys.stderr)
     print(artifact.path)

@@ -123,3 +123,27 @@ def test_outputs_of_every_kind() -> None:
     assert found[0].equal(found[2])
     assert found[0].reshape(2, 2, 24).equal(found[4])
     assert found[3].equal(x)
+
+
+class Accumulator(nn.Module):
+    """Writes to two arguments, one of them in part, and reads both."""
+
+    def forward(self, x: torch.Tensor, total: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        total.add_(x)
+        rows[1].copy_(x)
+        return (rows * total).sum(0)
+
+
+def test_arguments_that_are_written() -> None:
+    """The caller's tensors change like in PyTorch, and the manifest says which."""
+    make = lambda: (torch.randn(6), torch.randn(6), torch.randn(3, 6))  # noqa: E731
+    program = mpkir.compile(Accumulator(), make(), target="cpu", workers=2)
+    donated = {buffer.name for buffer in program.manifest.buffers if buffer.donated}
+    assert donated == {"total", "rows"}
+    for _ in range(2):
+        arguments = make()
+        same = tuple(each.clone() for each in arguments)
+        wanted = Accumulator()(*same)
+        torch.testing.assert_close(program(*arguments), wanted)
+        for ours, torchs in zip(arguments, same, strict=True):
+            torch.testing.assert_close(ours, torchs)

@@ -166,3 +166,16 @@ mpk_task.grid @g [2] boxes [] waits [#mpk_event.edge<@e, affine_map<(d0) -> (0)>
   mpk_task.yield
 }
 // CHECK: dynamic grid @g has workers, slots or a stream
+
+// -----
+%x = mpk_task.buffer input "x" donated : memref<8xbf16>
+// CHECK: only a state is donated, not input "x"
+
+// -----
+%w = mpk_task.buffer weight "w" : memref<8xbf16>
+mpk_task.grid @g [2] writes(%w : memref<8xbf16>)
+  boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] {
+  %0 = mpk_tensor.full 1.0 : bf16 : tensor<4xbf16>
+  mpk_task.yield %0 : tensor<4xbf16>
+}
+// CHECK: grid @g writes weight "w", which keeps what it is given
