@@ -8,19 +8,21 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from xdsl.dialects.builtin import MemRefType, bf16
 from xdsl.ir.affine import AffineExpr, AffineMap
 
 from mpkir.analysis.bands import floor_sum
 from mpkir.analysis.counters import Counters, counters_of
-from mpkir.analysis.dependence import connected
+from mpkir.analysis.dependence import Conflict, conflicts_of, connected, touches_of
 from mpkir.analysis.digits import Variable
 from mpkir.analysis.element_sets import elements_of
-from mpkir.analysis.families import Access
+from mpkir.analysis.families import Access, Family
+from mpkir.analysis.orderings import orderings_of, step_orderings_of
 from mpkir.analysis.regions import common_shape
 from mpkir.analysis.relation import Relation, relation_of, union
+from mpkir.analysis.task_counters import task_counters_of
 from mpkir.dialects.task import BufferKind, BufferOp, RegionAttr, row_major
 
 Pairs = set[tuple[int, int]]
@@ -231,3 +233,71 @@ def test_floor_sum(count: int, factor: int, shift: int, divisor: int):
     assert floor_sum(count, factor, shift, divisor) == sum(
         (factor * i + shift) // divisor for i in range(count)
     )
+
+
+def pairs_of_conflict(conflict: Conflict) -> Pairs:
+    """All pairs of conflicting tasks, by the array method."""
+    result: Pairs = set()
+    for overlap in conflict.overlaps:
+        a, b = overlap.earlier, overlap.later
+        for i, j in zip(overlap.earlier_box.tolist(), overlap.later_box.tolist(), strict=True):
+            tasks = a.boxes.tasks[a.box == i].tolist(), b.boxes.tasks[b.box == j].tolist()
+            result |= set(product(*tasks))
+    return result
+
+
+def wanted_orderings(families: tuple[Family, ...], elements, steps: int) -> dict[object, Pairs]:
+    """For families in one step, or in a step and the next, the pairs of tasks that meet by accesses
+    of which some common element is not written in between.
+    """
+    sets = {
+        (f.number, n): elements(access, f.op.grid)
+        for f in families
+        for n, access in enumerate(f.accesses)
+    }
+    line = [f for _ in range(steps) for f in families]
+    result: dict[object, Pairs] = {}
+    for (i, a), (j, b) in product(enumerate(line), enumerate(line)):
+        if i >= j or (steps == 2 and not i < len(families) <= j):
+            continue
+        for (m, x), (n, y) in product(enumerate(a.accesses), enumerate(b.accesses)):
+            if x.buffer is not y.buffer or not (x.is_write or y.is_write):
+                continue
+            one, other = sets[a.number, m], sets[b.number, n]
+            alive = set().union(*one) & set().union(*other)
+            for between in line[i + 1 : j]:
+                for k, access in enumerate(between.accesses):
+                    if access.buffer is x.buffer and access.is_write:
+                        alive -= set().union(*sets[between.number, k])
+            if alive:
+                result.setdefault((a.number, b.number), set()).update(oracle(one, other))
+    return result
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data(), st.sampled_from([1, 2]))
+def test_orderings_of_programs(families, elements, data: st.DataObject, steps: int):
+    """Within a step and from step to step, in closed form and box by box."""
+    program = data.draw(families())
+    found = orderings_of(program) if steps == 1 else step_orderings_of(program)
+    wanted = wanted_orderings(program, elements, steps)
+    assert {(o.earlier.number, o.later.number) for o in found} == set(wanted)
+    for ordering in found:
+        pairs = wanted[ordering.earlier.number, ordering.later.number]
+        assert pairs_of_conflict(ordering.conflict) == pairs
+        assert ordering.pairs == len(pairs)
+        if ordering.relation is not None:
+            assert pairs_in(ordering.relation) == pairs
+        grids = [ordering.earlier.op.grid, ordering.later.op.grid]
+        check_counters(ordering.counters, grids, pairs)
+        check_counters(task_counters_of(ordering.conflict), grids, pairs)
+    if steps == 1:
+        assert found_by_boxes(program) == wanted
+
+
+def found_by_boxes(program: tuple[Family, ...]) -> dict[object, Pairs]:
+    """The same by the array method alone."""
+    return {
+        (conflict.earlier.number, conflict.later.number): pairs_of_conflict(conflict)
+        for conflict in conflicts_of(touches_of(program))
+    }
