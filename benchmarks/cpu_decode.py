@@ -1,6 +1,7 @@
 """Decode on a CPU beside PyTorch's own bf16 eager decode: same weights, same threads, same process.
 
     python benchmarks/cpu_decode.py [MODEL | CHECKPOINT] [--workers 2] [--json results.json]
+        [--policies round-robin hybrid dynamic] [--no-peers]
 
 MODEL is a name of models.py (random weights), CHECKPOINT a directory or .gguf file. The systems
 take turns, so that what else runs on the machine hits all of them: in each round each makes `steps`
@@ -14,6 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel, St
 from mpkir import LanguageModel
 from mpkir.frontend import load_model
 from mpkir.machine import machine_named
+from mpkir.pipeline import POLICY
 from mpkir.tools.bench import append_records, bytes_per_step, provenance, read_bandwidth
 
 CHECKED = 64
@@ -86,14 +89,24 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     torch.set_num_threads(arguments.workers)
     model = build_model(name)
     capacity = arguments.capacity
-    lm = LanguageModel.from_model(model, "cpu", capacity=capacity, workers=arguments.workers)
+    ours = {
+        policy: LanguageModel.from_model(
+            model, "cpu", capacity=capacity, workers=arguments.workers, policy=policy
+        )
+        for policy in arguments.policies
+    }
+    lm = next(iter(ours.values()))
     vocabulary = lm.roles.vocabulary
     prompt = torch.randint(vocabulary, (first,), generator=torch.Generator().manual_seed(0))
     systems: dict[str, Callable[[], float]] = {
-        "mpkir-cpu": lambda: time_ours(lm, prompt, steps),
-        "torch.eager, dynamic cache": lambda: time_eager(model, prompt, steps, capacity, False),
-        "torch.eager, static cache": lambda: time_eager(model, prompt, steps, capacity, True),
+        f"mpkir-cpu, {policy}": partial(time_ours, each, prompt, steps)
+        for policy, each in ours.items()
     }
+    if not arguments.no_peers:
+        systems |= {
+            "torch.eager, dynamic cache": lambda: time_eager(model, prompt, steps, capacity, False),
+            "torch.eager, static cache": lambda: time_eager(model, prompt, steps, capacity, True),
+        }
     times: dict[str, list[float]] = {system: [] for system in systems}
     bandwidths: list[float] = []
     for turn in range(arguments.rounds + 1):
@@ -103,6 +116,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             if turn:
                 times[system].append(elapsed)
         bandwidths.append(read_bandwidth(lm.program.device, machine_named("cpu")))
+    tokens = [each.program.buffer(each.roles.tokens) for each in ours.values()]
+    if not all(torch.equal(each, tokens[0]) for each in tokens):
+        raise SystemExit(f"the policies {', '.join(ours)} gave different tokens")
     bandwidth = max(bandwidths)
     floor = bytes_per_step(lm.program.manifest, first + steps // 2) / bandwidth / 1e6
     common = {
@@ -121,7 +137,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     }
     return [
         {
-            "system": system,
+            **_named(system),
             "ms": round(statistics.median(taken), 4),
             "ms_min": round(min(taken), 4),
             "ms_max": round(max(taken), 4),
@@ -129,6 +145,12 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         }
         for system, taken in times.items()
     ]
+
+
+def _named(system: str) -> dict[str, str]:
+    """What a record calls a system: ours by one name, with its policy."""
+    name, _, policy = system.partition(", ")
+    return {"system": name, "policy": policy} if name == "mpkir-cpu" else {"system": system}
 
 
 def cpu_name() -> str:
@@ -149,13 +171,16 @@ def main() -> None:
     parser.add_argument("--capacity", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--policies", nargs="+", default=[POLICY])
+    parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
     records = measure(arguments)
     for record in records:
         share = record["floor_ms"] / record["ms"]
         print(
-            f"{record['system']:28} {record['ms']:8.2f} ms/token ({record['ms_min']:.2f} to "
-            f"{record['ms_max']:.2f}), {1e3 / record['ms']:6.1f} tokens/s, {share:.0%} of the floor"
+            f"{record['system']:28} {record.get('policy', ''):12} {record['ms']:8.2f} ms/token "
+            f"({record['ms_min']:.2f} to {record['ms_max']:.2f}), "
+            f"{1e3 / record['ms']:6.1f} tokens/s, {share:.0%} of the floor"
         )
     first = records[0]
     print(f"floor: {first['floor_ms']:.2f} ms/token at {first['bandwidth_gb_s']} GB/s")

@@ -8,7 +8,7 @@
 // CHECK:      mpk_task.grid @b [5] boxes [] workers [1, 2, 0, 1, 2] slots [1, 1, 2, 2, 2]
 
 // POLICY: mpk-opt: error: mpk-schedule-tasks: no scheduling policy is named 'fastest'
-// POLICY-SAME: choose one of round-robin
+// POLICY-SAME: choose one of dynamic, hybrid, list, round-robin
 func.func @step() {
   mpk_task.grid @a [4] boxes [] { mpk_task.yield }
   mpk_task.grid @b [5] boxes [] { mpk_task.yield }
