@@ -1,7 +1,8 @@
 """Hand-off by flags, played: every element carries the step that wrote it, and waiters look.
 
 A waiter goes on when all elements that it looks at carry the tag it wants: those that it reads of
-scratch buffers that the signallers of its counter write. Whose tag it is cannot be told.
+scratch buffers that the signallers of its counter write. Whose tag it is cannot be told; but what
+another device has written is not seen to have come.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Tags:
     def __init__(self, schedule: Schedule, atoms: Atoms, touched: dict[int, Touched]) -> None:
         self._tag = np.full(len(atoms.buffers), -1)
         self._writer = np.full(len(atoms.buffers), -1)
+        self._device = np.full(len(atoms.buffers), -1)
         names = np.array(atoms.buffers)
         tasks = [planned for worker in schedule.workers for planned in worker]
         carried: dict[int, set[str]] = {}
@@ -39,7 +41,9 @@ class Tags:
         for counter, lag in planned.looks:
             if step < lag:
                 continue
-            if (self._tag[self._looked[planned.order, counter]] != step - lag).any():
+            atoms = self._looked[planned.order, counter]
+            here = self._device[atoms] == planned.device
+            if not (here & (self._tag[atoms] == step - lag)).all():
                 return True
         return False
 
@@ -58,3 +62,4 @@ class Tags:
         """A task has written these atoms."""
         self._tag[atoms] = step
         self._writer[atoms] = planned.order
+        self._device[atoms] = planned.device

@@ -44,8 +44,9 @@ class Ring:
         for read in reads:
             if (found := self._copy_fault(op, read)) is not None:
                 return found
-        loaded = list(_stages(op, reads))
-        taken = list(_stages(op, _taken(op)))
+        if reads == (wanted := _taken(op)):
+            return None
+        loaded, taken = list(_stages(op, reads)), list(_stages(op, wanted))
         for brought, wanted in zip(loaded, taken, strict=False):
             if brought != wanted:
                 return f"takes {wanted} from the ring, where the loader has brought {brought}"

@@ -36,6 +36,7 @@ class PlannedTask:
     """Counters signalled by flag."""
     order: int
     """Place in program order: producers before their consumers."""
+    device: int
     fault: str | None
     """What it does that no machine lets it do."""
     may_stop: bool
@@ -179,15 +180,19 @@ class _Cells:
 
 def _planned(draft: _Draft, order: int, cells: _Cells, fault: str | None) -> PlannedTask:
     op = draft.family.op
+    looks = tuple((c, lag) for c, lag in draft.waits if cells.is_flag(c))
+    if looks and op.dynamic is not None:
+        fault = fault or "is never released: nobody but a waiter looks at flags"
     stops = (inner.properties.get("stop") for inner in op.body.block.ops)
     return PlannedTask(
         draft.family,
         draft.index,
         tuple((cells.of(c, draft), lag) for c, lag in draft.waits if not cells.is_flag(c)),
         tuple(cells.of(c, draft) for c in draft.signals if not cells.is_flag(c)),
-        tuple((c, lag) for c, lag in draft.waits if cells.is_flag(c)),
+        looks,
         tuple(c for c in draft.signals if cells.is_flag(c)),
         order,
+        draft.device,
         fault or _misplaced(draft),
         any(isinstance(stop, DenseArrayBase) and bool(stop.data.data) for stop in stops),
     )

@@ -95,6 +95,11 @@ class SymbolicProgram:
     def meaning(self, steps: int) -> tuple[dict[tuple[int, int], int], list[int]]:
         """What the families give one after another: what each task (its order, its step) reads, and
         the values at the end. MpkirError if a task reads poison."""
+        written = set(self._atoms.buffers)
+        for family in self._schedule.families:
+            for name in family.read_buffers:
+                if name in self._scratch and name not in written:
+                    raise MpkirError(f"@{family.name} reads '{name}', which no task ever writes")
         values = self._first_values()
         forgotten = [i for i, name in enumerate(self._atoms.buffers) if name in self._scratch]
         expected: dict[tuple[int, int], int] = {}
