@@ -111,6 +111,20 @@ def test_a_compiled_module_computes_what_the_module_does(name: str):
         torch.testing.assert_close(program(*args, **kwargs), module(*args, **kwargs))
 
 
+def test_a_policy_changes_no_bit():
+    module, x = Residual().eval(), torch.randn(2, 5, 32)
+    plain = mpkir.compile(module, (x,), workers=2)
+    dynamic = mpkir.compile(module, (x.clone(),), workers=2, policy="dynamic")
+    assert dynamic.table.dynamic_count > 0 == plain.table.dynamic_count
+    assert dynamic.manifest.info["policy"] == "dynamic"
+    assert torch.equal(dynamic(x.clone()), plain(x.clone()))
+
+
+def test_an_unknown_policy():
+    with pytest.raises(MpkirError, match="no scheduling policy is named 'fastest'; choose one of"):
+        mpkir.compile(Mlp(), (torch.randn(1, 40),), policy="fastest")
+
+
 def test_bfloat16_is_within_a_rounding_of_float32():
     module = Mlp().eval()
     x = torch.randn(4, 40)

@@ -55,6 +55,30 @@ COUNTING = """
   mpk_tensor.store_state "tokens", %n : tensor<33xi64>"""
 """The token after k is k + 1; 12 and 30 end the loop."""
 
+ATTENTION = """
+  %x = mpk_tensor.state "x" : tensor<1x1x64xf32>
+  %w = mpk_tensor.weight "w" : tensor<128x64xf32>
+  %all = mpk_tensor.linear %x, [%w] : tensor<1x1x64xf32>, [tensor<128x64xf32>] to
+    tensor<1x1x128xf32>
+  %rows = mpk_tensor.reshape %all : tensor<1x1x128xf32> to tensor<1x1x8x16xf32>
+  %q = mpk_tensor.slice %rows dim 2 start 0 step 1 : tensor<1x1x8x16xf32> to tensor<1x1x4x16xf32>
+  %k = mpk_tensor.slice %rows dim 2 start 4 step 1 : tensor<1x1x8x16xf32> to tensor<1x1x2x16xf32>
+  %v = mpk_tensor.slice %rows dim 2 start 6 step 1 : tensor<1x1x8x16xf32> to tensor<1x1x2x16xf32>
+  %kc = mpk_tensor.state "kc" : tensor<1x2x80x16xf32>
+  %vc = mpk_tensor.state "vc" : tensor<1x2x80x16xf32>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %acc, %stats, %kr, %vr = mpk_tensor.attention_split chunk 16 %q, %k, %v cache %kc, %vc at %p
+    scale 0.25 : (tensor<1x1x4x16xf32>, tensor<1x1x2x16xf32>, tensor<1x1x2x16xf32>,
+      tensor<1x2x80x16xf32>, tensor<1x2x80x16xf32>, tensor<1xi64>) -> (tensor<1x1x4x5x16xf32>,
+        tensor<1x1x4x5x2xf32>, tensor<1x2x80x16xf32>, tensor<1x2x80x16xf32>)
+  %y = mpk_tensor.attention_merge %acc, %stats : (tensor<1x1x4x5x16xf32>, tensor<1x1x4x5x2xf32>) ->
+    tensor<1x1x4x16xf32>
+  %z = mpk_tensor.reshape %y : tensor<1x1x4x16xf32> to tensor<1x1x64xf32>
+  mpk_tensor.store_state "x", %z : tensor<1x1x64xf32>
+  mpk_tensor.store_state "kc", %kr : tensor<1x2x80x16xf32>
+  mpk_tensor.store_state "vc", %vr : tensor<1x2x80x16xf32>"""
+"""Attention over more of a cache with every step."""
+
 
 @dataclass
 class Running:
@@ -106,6 +130,22 @@ def test_same_bits_as_a_static_schedule(schedule: Callable[..., Running], worker
         assert static.program.run(0, steps) == dynamic.program.run(0, steps) == steps
         assert torch.equal(static.buffers["x"], dynamic.buffers["x"])
     assert torch.isfinite(dynamic.buffers["x"]).all()
+
+
+def test_hybrid_gives_out_attention_only(schedule: Callable[..., Running]) -> None:
+    torch.manual_seed(0)
+    values = {"x": torch.randn(1, 1, 64), "w": torch.randn(128, 64) / 4}
+    static = schedule(ATTENTION, "round-robin", 2, values)
+    hybrid = schedule(ATTENTION, "hybrid", 2, values)
+    table = hybrid.program.table
+    given_out = {
+        table.names.bodies[b] for b in table.families[table.tasks[table.first_dynamic :, 0], 0]
+    }
+    assert [name.rpartition("_")[0] for name in given_out] == ["attention_split"]
+    for position, steps in ((0, 1), (1, 30), (31, 49)):
+        assert static.program.run(position, steps) == hybrid.program.run(position, steps) == steps
+        for name in ("x", "kc", "vc"):
+            assert torch.equal(static.buffers[name], hybrid.buffers[name]), name
 
 
 def test_while_others_use_the_cores(schedule: Callable[..., Running]) -> None:
