@@ -14,10 +14,13 @@
 // TASKS-NEXT:     // joins: 0
 // TASKS-NEXT:     // task pairs: 4
 // TASKS-NEXT:     // task pairs by data: 4
+// TASKS-NEXT:     // task pairs from step to step: 9
 // TASKS-NEXT:     builtin.module
 
 // Two workers, two tasks of @linear each: one wait and one signal of each worker suffice.
 // SCHEDULED:      // events: 2
+// SCHEDULED-NEXT: // pairs they order: 4
+// SCHEDULED-NEXT: // pairs they have to order: 4
 // SCHEDULED-NEXT: // fusion ratio: 2.0
 // SCHEDULED-NEXT: // linearization ratio: 2.5
 // SCHEDULED-NEXT: // waits per step: 3

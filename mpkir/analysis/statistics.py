@@ -8,7 +8,7 @@ waits for one event and every event's tasks are one range.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from xdsl.dialects import func
@@ -17,6 +17,8 @@ from xdsl.dialects.builtin import ModuleOp
 from mpkir.analysis.dependence import Hazard, conflicts_of, touches_of
 from mpkir.analysis.event_use import EventUse, event_use_of
 from mpkir.analysis.families import families_of
+from mpkir.analysis.orderings import step_orderings_of
+from mpkir.analysis.precision import Precision, precision_of
 from mpkir.analysis.task_pairs import pairs_of
 from mpkir.dialects import tensor
 
@@ -46,8 +48,14 @@ class GraphStatistics:
     touch the same elements and no third one in between orders them."""
     data_pairs: int | None = None
     """Those of them where the later task reads what the earlier one wrote."""
+    step_pairs: int | None = None
+    """Tasks of two consecutive steps that likewise have to wait for each other."""
     events: int | None = None
     """Counters."""
+    ordered: int | None = None
+    """Pairs of tasks of conflicting families of which one signals what the other waits for."""
+    needed: int | None = None
+    """How many pairs of those families' tasks conflict."""
     released: int | None = None
     """Lengths of the lists of tasks that each event releases, together."""
     ranges: int | None = None
@@ -87,7 +95,10 @@ class GraphStatistics:
             ("joins", self.joins),
             ("task pairs", self.pairs),
             ("task pairs by data", self.data_pairs),
+            ("task pairs from step to step", self.step_pairs),
             ("events", self.events),
+            ("pairs they order", self.ordered),
+            ("pairs they have to order", self.needed),
             ("fusion ratio", self.fusion_ratio),
             ("linearization ratio", self.linearization_ratio),
             ("waits per step", self.waits),
@@ -120,7 +131,8 @@ def statistics_of(module: ModuleOp) -> GraphStatistics:
         joins=sum(family.size for family in families if not family.accesses),
         pairs=sum(pairs_of(conflict) for conflict in conflicts),
         data_pairs=sum(pairs_of(conflict, Hazard.READ_AFTER_WRITE) for conflict in conflicts),
-        **_of_events(use),
+        step_pairs=sum(ordering.pairs for ordering in step_orderings_of(families)),
+        **_of_events(use, precision_of(module, families)),
     )
 
 
@@ -134,12 +146,14 @@ def _operators(module: ModuleOp) -> Iterator[object]:
             )
 
 
-def _of_events(use: EventUse | None) -> dict[str, int]:
+def _of_events(use: EventUse | None, precision: Sequence[Precision]) -> dict[str, int]:
     if use is None:
         return {}
     waits, signals = use.executed()
     return {
         "events": use.counters,
+        "ordered": sum(each.ordered for each in precision),
+        "needed": sum(each.needed for each in precision),
         "released": use.released,
         "ranges": use.ranges(),
         "waits": waits,

@@ -12,6 +12,10 @@ mpk_event.tensor @e counters 2 arrivals [1, 0]
 // CHECK: event needs at least one arrival
 
 // -----
+mpk_event.tensor @e counters 1 arrivals [8] orders 32 where 32 conflict
+// CHECK: an event tensor may order more pairs than conflict, not 32 where 32 do
+
+// -----
 mpk_event.tensor @e counters 2 arrivals [1] handoff carrier_pigeon
 // CHECK: Expected `local`, `counter`, `flag`, or `peer`
 
