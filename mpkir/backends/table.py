@@ -24,8 +24,7 @@ from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
 from mpkir.backends.body import Body, bodies_of
 from mpkir.dialects import event, task
 from mpkir.errors import MpkirError
-from mpkir.runtime.releases import release_arrivals
-from mpkir.runtime.table import MAX_OPERANDS, Table, TableNames, TaskField
+from mpkir.runtime.table import MAX_OPERANDS, Table, TableNames, TaskField, mark_releases
 
 _FLOATS: dict[type[Attribute], str] = {
     BFloat16Type: "bfloat16",
@@ -92,6 +91,12 @@ def _counters_of(module: ModuleOp) -> tuple[dict[str, int], list[str], list[int]
     for op in module.walk():
         if isinstance(op, event.TensorOp):
             symbol, each = op.sym_name.data, op.arrivals_of_each
+            if op.handoff.data is not event.Handoff.COUNTER:
+                raise MpkirError(
+                    f"hands over by {op.handoff.data.value!r}, and a table has only counters",
+                    where=f"@{symbol}",
+                    hint="make the hand-off 'counter'",
+                )
             first[symbol] = len(names)
             names += [symbol] if len(each) == 1 else [f"{symbol}.{i}" for i in range(len(each))]
             arrivals += each
@@ -209,18 +214,15 @@ def table_of(module: ModuleOp) -> Table:
     tasks, worker = tasks[order], worker[order]
     static = int((worker < workers).sum())
     _execute_few(tasks, worker, workers)
-    tasks[:, TaskField.RELEASE_ARRIVALS] = release_arrivals(
-        tasks[:, TaskField.SIGNAL_EVENT],
-        tasks[static:, TaskField.WAIT_EVENT],
-        np.array(arrivals, np.int32),
-    )
+    rows32, arrivals32 = np.ascontiguousarray(tasks, np.int32), np.array(arrivals, np.int32)
+    mark_releases(rows32, static, arrivals32)
     table = Table(
-        tasks=np.ascontiguousarray(tasks, np.int32),
+        tasks=rows32,
         workers=np.array(
             [0, *accumulate(np.bincount(worker[:static], minlength=workers))], np.int32
         ),
         families=np.array([_family_row(f, body_of[f.name], ids) for f in families], np.int32),
-        events=np.array(arrivals, np.int32),
+        events=arrivals32,
         names=TableNames(
             buffers=tuple(buffer.sym.data for buffer in ids),
             bodies=_body_names(bodies),

@@ -283,6 +283,13 @@ class Table:
         return event
 
 
+def mark_releases(tasks: Ints, first_dynamic: int, events: Ints) -> None:
+    """Fill in the last column of `tasks`, of which those from `first_dynamic` on have no place."""
+    f = TaskField
+    waits = tasks[first_dynamic:, f.WAIT_EVENT]
+    tasks[:, f.RELEASE_ARRIVALS] = release_arrivals(tasks[:, f.SIGNAL_EVENT], waits, events)
+
+
 def build_table(
     worker_tasks: Sequence[Sequence[Sequence[int]]],
     families: Sequence[Sequence[int]],
@@ -303,10 +310,7 @@ def build_table(
     padded = [[*family, *[-1] * (width - len(family))] for family in families]
     arrivals = np.array(events, np.int32)
     tasks = np.array(rows, np.int32).reshape(len(rows), len(TaskField))
-    placed = len(rows) - len(dynamic)
-    tasks[:, TaskField.RELEASE_ARRIVALS] = release_arrivals(
-        tasks[:, TaskField.SIGNAL_EVENT], tasks[placed:, TaskField.WAIT_EVENT], arrivals
-    )
+    mark_releases(tasks, len(rows) - len(dynamic), arrivals)
     table = Table(
         tasks=tasks,
         workers=np.cumsum([0, *map(len, worker_tasks)], dtype=np.int32),
