@@ -105,17 +105,20 @@ def _check_buffers(schedule: Schedule, device: Ints) -> None:
 def _apart(
     schedule: Schedule, chosen: npt.NDArray[np.bool_], place: Ints
 ) -> tuple[int, int, int] | None:
-    """A counter of those chosen with two users in different places, one of whom signals it."""
+    """A counter of those chosen, a task that signals it and one elsewhere that waits for it."""
     signals, waits = schedule.all_signals, schedule.all_waits
-    one = np.full(len(schedule.counters), -1)
-    one[signals.counter] = signals.task
-    for uses in (signals, waits):
-        other = one[uses.counter]
-        wrong = chosen[uses.counter] & (other >= 0) & (place[other] != place[uses.task])
-        if wrong.any():
-            at = int(wrong.argmax())
-            return int(uses.counter[at]), int(other[at]), int(uses.task[at])
-    return None
+    least = np.full(len(schedule.counters), np.iinfo(np.int64).max)
+    most = np.full(len(schedule.counters), -1)
+    np.minimum.at(least, signals.counter, place[signals.task])
+    np.maximum.at(most, signals.counter, place[signals.task])
+    here = place[waits.task]
+    wrong = chosen[waits.counter] & ((least[waits.counter] != here) | (most[waits.counter] != here))
+    if not wrong.any():
+        return None
+    at = int(wrong.argmax())
+    counter = int(waits.counter[at])
+    sources = schedule.all_signals.of(counter)
+    return counter, int(sources[place[sources] != here[at]][0]), int(waits.task[at])
 
 
 def _check_local(schedule: Schedule) -> None:
