@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
+from uuid import uuid4
 
 import torch
 from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
@@ -19,6 +19,7 @@ from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
+from mpkir import program_cache
 from mpkir.backends.body import bodies_of, buffer_of
 from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
@@ -29,13 +30,13 @@ from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.passes.plan_memory import activation_bytes
 from mpkir.pipeline import POLICY, lower
+from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
 from mpkir.registry import include_directories, named
-from mpkir.runtime.artifact import Artifact, check_replaceable, load_artifact, write_artifact
-from mpkir.runtime.cache import cache_directory, source_digest
-from mpkir.runtime.host import cpu_features
+from mpkir.runtime.artifact import Artifact, check_replaceable, write_artifact
 from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Signature
 from mpkir.runtime.program import Program
+from mpkir.source_keys import exported_program_key
 
 
 def compile_module(
@@ -67,9 +68,14 @@ def compile_module(
     constants, extra_files = dict(constants or {}), dict(extra_files or {})
     if output is None:
         with progress.stage("look into the cache"):
-            parts = (machine, sorted(cpu_features()), signature, language, tokens_per_step, policy)
-            output = _cached_output(module, parts, constants, extra_files)
-            held = _artifact_at(output)
+            files = tuple(str(Path(file).resolve()) for file in weight_files)
+            known = program_cache.environment()
+            # Where code has no file, an artifact is made each time, in a place of its own.
+            key = Key(uuid4().hex if known is None else known, text_of(module, generic=True))
+            parts = (machine, signature, language, tokens_per_step, policy, files)
+            program_cache.add_artifact_parts(key, parts, constants, extra_files)
+            output = program_cache.place_of(key)
+            held = program_cache.artifact_at(output)
         if held is not None and dump is None:
             return held
     _lower(module, machine, progress, dump, policy)
@@ -115,37 +121,11 @@ def compile_module(
         )
 
 
-def _cached_output(
-    module: ModuleOp,
-    parts: Sequence[Any],
-    constants: Mapping[str, torch.Tensor],
-    extra_files: Mapping[str, bytes],
-) -> Path:
-    """Where an artifact goes when the user names no place: by a hash of everything in it."""
-    text = text_of(module, generic=True)
-    key = hashlib.sha256(f"{text}\n{parts}\n{source_digest()}\n".encode())
-    for name, tensor in sorted(constants.items()):
-        key.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        key.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    for name, content in sorted(extra_files.items()):
-        key.update(f"{name} {len(content)}\n".encode())
-        key.update(content)
-    return cache_directory() / "programs" / key.hexdigest()[:24]
-
-
 def text_of(module: ModuleOp, *, generic: bool = False) -> str:
     """A module as text that parses back to it, with a line break at the end."""
     text = StringIO()
     Printer(text, print_generic_format=generic).print_op(module)
     return f"{text.getvalue()}\n"
-
-
-def _artifact_at(path: Path) -> Artifact | None:
-    """What an earlier compilation left there; None if nothing, or if it is damaged."""
-    try:
-        return load_artifact(path)
-    except MpkirError:
-        return None
 
 
 def weight_bytes_per_step(module: ModuleOp) -> int:
@@ -277,23 +257,33 @@ def compile(
                 hint="mpkir.compile(module, (tensor, ...))",
             )
         with progress.stage("export"):
-            program = export_module(program, args or (), kwargs)
+            exported = export_module(program, args or (), kwargs)
     elif args is not None or kwargs is not None:
         raise MpkirError(
             "an exported program has its arguments already", hint="leave out args and kwargs"
         )
+    else:
+        exported = program
+    tensors = tensors_of(exported)
+    key = None if output is not None else exported_program_key(exported, (machine, policy))
+    if key is not None and dump is None:
+        with progress.stage("look into the cache"):
+            held = program_cache.find(key)
+        if held is not None:
+            return Program(held, weights=tensors)
     with progress.stage("import"), without_torch_notes():
-        module = import_program(program)
-    tensors = tensors_of(program)
+        module = import_program(exported)
     artifact = compile_module(
         module,
         machine,
         output=output,
-        constants=first_states(module, program),
+        constants=first_states(module, exported),
         weights=tensors if output is not None else None,
-        signature=signature_of(program),
+        signature=signature_of(exported),
         progress=progress,
         dump=dump,
         policy=policy,
     )
+    if key is not None:
+        program_cache.remember(key, artifact)
     return Program(artifact, weights=tensors)

@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 
+from mpkir import program_cache
 from mpkir.checkpoints import load_checkpoint
 from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
-from mpkir.frontend import decode_step, weights_of, without_torch_notes
+from mpkir.frontend import export_step, weights_of, without_torch_notes
 from mpkir.machine import machine_named
 from mpkir.pipeline import POLICY
+from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
 from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
 from mpkir.runtime.program import Program
+from mpkir.source_keys import language_model_key
 
 DEFAULT_CAPACITY = 1024
 """Positions of a cache where the user asks for no number, if the model has that many."""
@@ -127,13 +130,25 @@ def compile_language_model(
     """
     machine = machine_named(target, workers=workers)
     capacity = capacity_for(model, capacity)
+    constants, extra_files = _constants_of(model), _tokenizer_files(tokenizer)
+    key: Key | None = None
+    if output is None:
+        with progress.stage("look into the cache"):
+            files = tuple(str(Path(file).resolve()) for file in weight_files)
+            parts = (machine, capacity, tuple(stop), policy, files)
+            key = language_model_key(model, parts, constants, extra_files)
+            held = None if key is None or dump is not None else program_cache.find(key)
+        if held is not None:
+            return held
     with progress.stage("export"), without_torch_notes():
-        module = decode_step(model, capacity, stop=stop)
-    return compile_module(
+        exported = export_step(model, capacity)
+    with progress.stage("import"), without_torch_notes():
+        module = exported.module(stop)
+    artifact = compile_module(
         module,
         machine,
         output=output,
-        constants=_constants_of(model),
+        constants=constants,
         weights=weights,
         weight_files=weight_files,
         language=LanguageRoles(
@@ -143,11 +158,14 @@ def compile_language_model(
             vocabulary=int(model.config.get_text_config().vocab_size),
             stop_tokens=tuple(stop),
         ),
-        extra_files=_tokenizer_files(tokenizer),
+        extra_files=extra_files,
         progress=progress,
         dump=dump,
         policy=policy,
     )
+    if key is not None:
+        program_cache.remember(key, artifact)
+    return artifact
 
 
 def capacity_for(model: Any, wanted: int | None) -> int:

@@ -6,9 +6,11 @@ by name, or registers functions for operators (`mpkir.registry.Registry`), or bo
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +25,9 @@ from mpkir import registry
 from mpkir.errors import MpkirError
 from mpkir.registry import Source
 
+_OWN = ("mpkir", "xdsl")
+"""Packages whose code is known by other means: `runtime.cache.source_digest`, a version."""
+_SUFFIXES = (".py", ".h", ".hpp", ".cuh", ".json", ".lark")
 _loaded: dict[Path, ModuleType] = {}
 
 
@@ -34,9 +39,34 @@ def load_plugins(paths: Iterable[Path]) -> None:
             _loaded[path] = _load(path)
 
 
-def plugin_files() -> tuple[Path, ...]:
-    """The files that have been loaded."""
-    return tuple(_loaded)
+def plugins_digest() -> str | None:
+    """Hash of the code of all plugins, of the headers and of the machine models that they bring.
+
+    None where a function was registered by code that lies in no file.
+    """
+    files: set[Path] = set(_loaded)
+    for source in registry.universes():
+        if source.path is not None and source.path.name not in _OWN:
+            files.update(_code_in(source.path))
+        files.update(loader() for loader in getattr(source.universe, "all_machines", {}).values())
+    for directory in registry.include_directories():
+        files.update(path for path in directory.rglob("*") if path.is_file())
+    for function in registry.registered_functions():
+        if function.__module__.partition(".")[0] not in _OWN:
+            files.add(Path(inspect.getfile(function)))
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        if not path.is_file():
+            return None
+        digest.update(f"{path}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _code_in(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    else:
+        yield from (each for each in path.rglob("*") if each.suffix in _SUFFIXES)
 
 
 def multiverse() -> Universe:
@@ -51,11 +81,11 @@ def multiverse() -> Universe:
 def _load(path: Path) -> ModuleType:
     if not path.is_file():
         raise MpkirError("there is no such plugin", where=str(path))
-    registered = registry.registrations()
+    registered = len(registry.registered_functions())
     module = _execute(path)
     universe = getattr(module, "UNIVERSE", None)
     if universe is None:
-        if registry.registrations() == registered:
+        if len(registry.registered_functions()) == registered:
             raise MpkirError(
                 "the plugin adds nothing: it has no UNIVERSE and registers no function",
                 where=str(path),
@@ -70,7 +100,7 @@ def _load(path: Path) -> ModuleType:
     _check_kind(path, "dialect", universe.all_dialects, lambda it: isinstance(it, Dialect))
     _check_kind(path, "pass", universe.all_passes, _is_a(ModulePass))
     _check_kind(path, "target", universe.all_targets, _is_a(Target))
-    registry.add_universe(Source(str(path), universe))
+    registry.add_universe(Source(str(path), universe, path))
     return module
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -35,6 +36,8 @@ class Source:
     name: str
     """What messages call it: an entry point's name and value, or a file."""
     universe: Any
+    path: Path | None = None
+    """The file, or the package's directory, that all of it lies in."""
 
 
 _files: list[Source] = []
@@ -47,7 +50,7 @@ def _installed() -> tuple[Source, ...]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         name = f"entry point {point.name} = {point.value}"
         try:
-            found.append(Source(name, point.load()))
+            found.append(Source(name, point.load(), _place_of_package(point.module)))
         except Exception as error:
             raise MpkirError(
                 f"the plugin cannot be loaded: {describe_error(error)}",
@@ -55,6 +58,14 @@ def _installed() -> tuple[Source, ...]:
                 hint="mend the package or uninstall it",
             ) from error
     return tuple(found)
+
+
+def _place_of_package(module: str) -> Path | None:
+    """Directory of the outermost package, or file of the module, that an entry point is in."""
+    found = find_spec(module.partition(".")[0])
+    if found is None or found.origin is None:
+        return None
+    return Path(found.origin).parent if found.submodule_search_locations else Path(found.origin)
 
 
 def universes() -> tuple[Source, ...]:
@@ -192,7 +203,7 @@ class Registry(MutableMapping[K, V], Generic[K, V]):
                     where=_place(value),
                 ) from error
         self._entries[key] = value
-        _count_registration()
+        _functions.append(value)
 
     def __getitem__(self, key: K) -> V:
         self._fill()
@@ -226,17 +237,12 @@ class Registry(MutableMapping[K, V], Generic[K, V]):
                 )
 
 
-_registrations = 0
+_functions: list[Any] = []
 
 
-def _count_registration() -> None:
-    global _registrations
-    _registrations += 1
-
-
-def registrations() -> int:
-    """How many functions have been registered so far, in all tables."""
-    return _registrations
+def registered_functions() -> tuple[Any, ...]:
+    """All functions that have been registered so far, in all tables."""
+    return tuple(_functions)
 
 
 def describe_error(error: BaseException) -> str:

@@ -16,8 +16,10 @@ TOP = {
     "compiler",
     "language_model",
     "pipeline",
+    "program_cache",
     "plugins",
     "progress",
+    "source_keys",
     "universe",
     "__init__",
 }

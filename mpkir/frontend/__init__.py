@@ -9,6 +9,7 @@ _HOME = {
     "LoadedModel": "mpkir.frontend.huggingface",
     "decode_step": "mpkir.frontend.decode",
     "export_module": "mpkir.frontend.signature",
+    "export_step": "mpkir.frontend.decode",
     "first_states": "mpkir.frontend.signature",
     "import_program": "mpkir.frontend.torch_export",
     "model_from_config": "mpkir.frontend.huggingface",

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.configuration_utils import get_head_shapes
@@ -41,6 +43,31 @@ def decode_step(
     is the longest sequence. Weight names are the model's own. The model may lie on the meta device.
     MpkirError where it cannot be exported.
     """
+    return export_step(model, capacity, tokens).module(stop)
+
+
+@dataclass(frozen=True)
+class ExportedStep:
+    """A decode step that torch has exported."""
+
+    model: PreTrainedModel
+    program: ExportedProgram
+    caches: Sequence[str]
+    capacity: int
+    tokens: int
+
+    def module(self, stop: Sequence[int] = ()) -> ModuleOp:
+        """It as a step program; see `decode_step`."""
+        module = import_program(self.program, below="model")
+        written = {op.sym.data for op in module.walk() if isinstance(op, tensor.StoreStateOp)}
+        if missing := [name for name in self.caches if name not in written]:
+            raise _not_decodable(self.model, f"it does not write the cache {missing[0]}")
+        _close_loop(module, self.capacity, self.tokens, stop)
+        return module
+
+
+def export_step(model: PreTrainedModel, capacity: int, tokens: int = 1) -> ExportedStep:
+    """What `decode_step` imports."""
     if capacity < 1 or not 1 <= tokens <= capacity:
         raise MpkirError(f"a step of {tokens} tokens with capacity {capacity}")
     capacity = -(-capacity // ROUND) * ROUND
@@ -56,12 +83,7 @@ def decode_step(
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise _not_decodable(model, lines[0]) from error
-    module = import_program(program, below="model")
-    written = {op.sym.data for op in module.walk() if isinstance(op, tensor.StoreStateOp)}
-    if missing := [name for name in step.caches if name not in written]:
-        raise _not_decodable(model, f"it does not write the cache {missing[0]}")
-    _close_loop(module, capacity, tokens, stop)
-    return module
+    return ExportedStep(model, program, step.caches, capacity, tokens)
 
 
 def _not_decodable(model: PreTrainedModel, reason: str) -> MpkirError:
