@@ -86,6 +86,7 @@ def _facts(manifest: Manifest, table: Table) -> RichTable:
         "target": f"{target.name} ({target.arch})",
         "workers": target.workers,
         "tasks a step": len(table.tasks),
+        "of these given out at run time": table.dynamic_count,
         "families": len(manifest.families),
         "bodies": len(manifest.bodies),
         "events": len(manifest.events),
