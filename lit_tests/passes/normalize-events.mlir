@@ -1,10 +1,10 @@
 // RUN: mpk-opt %s -p mpk-normalize-events --split-input-file | filecheck %s
 
 // Two events with the same waiters and other maps: their counters join until one map serves both.
-// Here heads wait in pairs afterwards.
+// Here heads wait in pairs afterwards: 12 pairs of tasks are ordered where 8 were.
 
 // CHECK-LABEL: func.func @join_maps
-// CHECK-COUNT-1: mpk_event.tensor @q counters 2 arrivals [3]
+// CHECK-COUNT-1: mpk_event.tensor @q counters 2 arrivals [3] orders 12 where 8 conflict
 // CHECK-NOT:     mpk_event.tensor
 // CHECK:         mpk_task.grid @q_proj [4] boxes [] signals [#mpk_event.edge<@q, affine_map<(d0) -> ((d0 floordiv 2))>>]
 // CHECK:         mpk_task.grid @k_proj [2] boxes [] signals [#mpk_event.edge<@q, affine_map<(d0) -> (d0)>>]

@@ -57,6 +57,8 @@ class Tensor:
     lag: int
     """Of all its waits: nothing waits for both this step's and the last step's firing."""
     handoff: event.Handoff = event.Handoff.COUNTER
+    excess: int = 0
+    """Pairs of tasks that it orders though nothing asks for that."""
     signals: list[Tie] = field(default_factory=list[Tie])
     waits: list[Tie] = field(default_factory=list[Tie])
 
@@ -68,8 +70,30 @@ class Tensor:
     @property
     def arrivals(self) -> Ints:
         """Signals of each counter in a step."""
+        return self._uses(self.signals)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of tasks of which one signals what the other waits for."""
+        return int(self.arrivals @ self._uses(self.waits))
+
+    @property
+    def coarsened(self) -> tuple[int, int] | None:
+        """The pairs that it orders and those that it has to, if these are fewer."""
+        ordered = self.pairs
+        return (ordered, ordered - self.excess) if 0 < self.excess < ordered else None
+
+    def precedes_itself(self) -> bool:
+        """Whether a family waits that is, or stands before, one that signals: though its tasks may
+        use other counters, families then have no order.
+        """
+        return self.lag == 0 and max(
+            (tie.family.number for tie in self.signals), default=-1
+        ) >= min((tie.family.number for tie in self.waits), default=1 << 62)
+
+    def _uses(self, ties: list[Tie]) -> Ints:
         result = np.zeros(self.counters, np.int64)
-        for tie in self.signals:
+        for tie in ties:
             result += np.bincount(tie.counter, minlength=self.counters)
         return result
 
@@ -83,6 +107,13 @@ class Tensor:
         self.signals = [tie.renumbered(number) for tie in self.signals]
         self.waits = [tie.renumbered(number) for tie in self.waits]
         self.counters = counters
+
+    def coarsen(self, number: Ints) -> None:
+        """Let counters fall together: c becomes `number[c]`; notes what that orders besides."""
+        before = self.pairs
+        self.renumber(number, int(number.max()) + 1)
+        self.signals, self.waits = united([], self.signals), united([], self.waits)
+        self.excess += max(0, self.pairs - before)
 
 
 Use: TypeAlias = tuple[Tensor, Tie]
@@ -100,7 +131,9 @@ class EventGraph:
         """The graph that a module's edges spell."""
         families = families_of(module)
         tensors = {
-            op.sym_name.data: Tensor(op.sym_name.data, op.counters.value.data, 0, op.handoff.data)
+            op.sym_name.data: Tensor(
+                op.sym_name.data, op.counters.value.data, 0, op.handoff.data, _excess_of(op)
+            )
             for op in module.walk()
             if isinstance(op, event.TensorOp)
         }
@@ -175,11 +208,13 @@ class EventGraph:
         for tensor in self.tensors:
             maps = [tie.map(tensor.counters) for tie in tensor.ties]
             if any(map is None for map in maps):
-                tensor.renumber(np.zeros(tensor.counters, np.int64), 1)
+                tensor.coarsen(np.zeros(tensor.counters, np.int64))
                 maps = [tie.map(1) for tie in tensor.ties]
             arrivals = tensor.arrivals.tolist()
             each = arrivals[0] if len(set(arrivals)) == 1 else arrivals
-            ops.append(event.TensorOp(tensor.name, tensor.counters, each, tensor.handoff))
+            ops.append(
+                event.TensorOp(tensor.name, tensor.counters, each, tensor.handoff, tensor.coarsened)
+            )
             for tie, map in zip(tensor.ties, maps, strict=True):
                 assert map is not None
                 if tie in tensor.waits:
@@ -193,6 +228,12 @@ class EventGraph:
         for family in self.families:
             family.op.waits = ArrayAttr(waits[family]) if waits[family] else None
             family.op.signals = ArrayAttr(signals[family]) if signals[family] else None
+
+
+def _excess_of(op: event.TensorOp) -> int:
+    if op.ordered is None or op.conflicting is None:
+        return 0
+    return op.ordered.value.data - op.conflicting.value.data
 
 
 def _tie(family: Family, edge: event.EdgeAttr) -> Tie:
@@ -218,7 +259,8 @@ def merged(a: Tensor, b: Tensor, place: Ints) -> Tensor | None:
     """One tensor with the ties of both: counter c of `b` becomes counter `place[c]` of `a`, a new
     one where that is -1.
 
-    None if affine maps cannot say its ties, neither in `a`'s numbering nor in `b`'s.
+    None if affine maps cannot say its ties, neither in `a`'s numbering nor in `b`'s, or if families
+    would wait for themselves.
     """
     new = place < 0
     place = np.where(new, a.counters + np.cumsum(new) - 1, place)
@@ -228,9 +270,12 @@ def merged(a: Tensor, b: Tensor, place: Ints) -> Tensor | None:
         counters,
         a.lag,
         a.handoff,
+        a.excess + b.excess,
         united(a.signals, [tie.renumbered(place) for tie in b.signals]),
         united(a.waits, [tie.renumbered(place) for tie in b.waits]),
     )
+    if result.precedes_itself():
+        return None
     if has_maps(result):
         return result
     if len(place) != counters or len(set(place.tolist())) < counters:

@@ -15,7 +15,7 @@ from mpkir.analysis.dependence import connected
 from mpkir.analysis.families import Family, Ints
 from mpkir.analysis.labels import fit
 from mpkir.dialects import task
-from mpkir.passes.event_graph import EventGraph, Tensor, Tie, united
+from mpkir.passes.event_graph import EventGraph, Tensor, Tie
 
 
 def _families(ties: list[Tie]) -> frozenset[Family]:
@@ -42,14 +42,14 @@ def _unite_counters(tensor: Tensor) -> None:
     left = np.concatenate([a.counter for a, _ in pairs])
     right = np.concatenate([b.counter for _, b in pairs])
     _, number = np.unique(connected(tensor.counters, left, right), return_inverse=True)
-    tensor.renumber(number, int(number.max()) + 1)
-    tensor.signals, tensor.waits = united([], tensor.signals), united([], tensor.waits)
+    tensor.coarsen(number)
 
 
 def _join(a: Tensor, b: Tensor) -> None:
     """Make `a` stand for both."""
     b.renumber(np.arange(b.counters) + a.counters, a.counters + b.counters)
     a.signals, a.waits, a.counters = a.signals + b.signals, a.waits + b.waits, b.counters
+    a.excess += b.excess
     _unite_counters(a)
 
 
@@ -178,7 +178,7 @@ class _Normalizer:
             nodes = source.counters + target.counters
             roots = connected(nodes, given, wanted + source.counters)
             _, number = np.unique(roots[source.counters :], return_inverse=True)
-            target.renumber(number, int(number.max()) + 1)
+            target.coarsen(number)
             goes = np.full(source.counters, -1, np.int64)
             goes[given] = number[wanted]
             reached = np.flatnonzero(goes >= 0)

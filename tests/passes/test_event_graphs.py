@@ -201,6 +201,7 @@ def test_fusion_orders_the_same_tasks_in_fewer_events(text: str):
     apply(module, FuseEventsPass())
     assert ordered(module) == before
     assert counters_of(module) <= counters
+    EventGraph.read(module).order()
     fused = str(module)
     assert str(apply(module, FuseEventsPass())) == fused
 
@@ -213,6 +214,7 @@ def test_merging_orders_the_same_tasks_in_fewer_events(text: str):
     apply(module, MergeEventsPass())
     assert ordered(module) == before
     assert counters_of(module) <= counters
+    EventGraph.read(module).order()
 
 
 @given(graphs())

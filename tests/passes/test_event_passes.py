@@ -31,9 +31,11 @@ from mpkir.analysis.families import evaluate, families_of
 from mpkir.analysis.labels import constant_map
 from mpkir.dialects import event, task, tensor
 from mpkir.errors import MpkirError
+from mpkir.passes.eliminate_dependencies import EliminateDependenciesPass
 from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.linearize_tasks import LinearizeTasksPass
 from mpkir.passes.lower_dependencies import LowerDependenciesPass
+from mpkir.passes.merge_events import MergeEventsPass
 from mpkir.passes.normalize_events import NormalizeEventsPass
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.passes.verify_schedule import VerifySchedulePass
@@ -228,9 +230,10 @@ def test_conflicting_tasks_stay_ordered(module: ModuleOp):
     assert needed <= lowered
     check_counters(module)
 
-    apply(module, FuseEventsPass())
-    assert ordered(module) == lowered
-    check_counters(module)
+    for each in (FuseEventsPass(), MergeEventsPass(), EliminateDependenciesPass()):
+        apply(module, each)
+        assert ordered(module) == lowered
+        check_counters(module)
 
     apply(module, NormalizeEventsPass())
     normalized = ordered(module)
@@ -252,6 +255,8 @@ def test_what_the_passes_make_is_accepted(module: ModuleOp, workers: int):
         module,
         LowerDependenciesPass(),
         FuseEventsPass(),
+        MergeEventsPass(),
+        EliminateDependenciesPass(),
         NormalizeEventsPass(),
         LinearizeTasksPass(),
         ScheduleTasksPass(workers=workers),
