@@ -36,6 +36,8 @@ class Counters:
     """Pairs of tasks that the tensor orders."""
     needed: int
     """Pairs of tasks that have to be."""
+    followed: bool
+    """Whether somebody waits for every counter."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,28 @@ class _Column:
         outside = wait(0) < 0 or wait(factor.later.size - 1) > greatest - least
         return cls(factor, signal, wait, greatest - least + 1, outside)
 
+    def ends(self) -> Sequence[int]:
+        """Counters among which there is one like each: between a period from the first and one to
+        the last they repeat.
+        """
+        near = 2 * _period(self.factor.band) + 1
+        if self.count <= 2 * near:
+            return range(self.count)
+        return [*range(near), *range(self.count - near, self.count)]
+
     def arrivals(self) -> Arrivals:
         """Signals of each counter from the values of this factor's variable."""
         size = self.factor.earlier.size
-        # A period lies between the first and the last counters; inside it they repeat.
-        ends = _ends(self.count, self.factor.band)
-        found = {_size_of(self.signal, size, counter) for counter in ends}
+        found = {_size_of(self.signal, size, counter) for counter in self.ends()}
         if len(found) == 1:
             return found.pop()
         numbers = self.signal.of_all(size)
         return tuple(np.bincount(numbers, minlength=self.count).tolist())
+
+    def followed(self) -> bool:
+        """Whether every counter is waited for, those that are only by going round not counted."""
+        size = self.factor.later.size
+        return all(_size_of(self.wait, size, counter) for counter in self.ends())
 
     def ordered(self) -> int:
         """Pairs of values with the same counter."""
@@ -98,14 +112,6 @@ def _period(band: Band) -> int:
     """Components in a period of the band."""
     labels = band.labels()
     return labels.period if labels else 1
-
-
-def _ends(count: int, band: Band) -> Sequence[int]:
-    """Counters among which all numbers of arrivals are found."""
-    near = 2 * _period(band) + 1
-    if count <= 2 * near:
-        return range(count)
-    return [*range(near), *range(count - near, count)]
 
 
 def _single(band: Band, factor: Factor) -> Labels:
@@ -163,6 +169,7 @@ def counters_of(relation: Relation) -> Counters:
         _product(each, [column.count for column in columns], earlier),
         ordered * earlier * later,
         relation.pairs,
+        all(column.followed() for column in columns),
     )
 
 

@@ -6,7 +6,7 @@ earlier one in its group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,41 +41,92 @@ def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[b
         touching[edge.later].append(edge.later_group)
     representative = [_classes(size, labels) for size, labels in zip(sizes, touching, strict=True)]
     offsets = np.cumsum([0, *map(len, representative)]).tolist()
-    before = [0] * offsets[-1]
-    """Bit set of the nodes before each node."""
     outgoing: list[list[int]] = [[] for _ in sizes]
     for number, edge in enumerate(edges):
         outgoing[edge.earlier].append(number)
+    # Bit sets of nodes begin with those of the first family that an edge still leads from, so that
+    # they are as long as edges reach, not as the program.
+    bases = [offsets[first] for first in _still_used(len(sizes), edges)]
     direct: dict[int, list[int]] = {}
     reached: dict[int, list[int]] = {}
     result = [False] * len(edges)
-    for family in range(len(sizes)):
+    for family, base in enumerate(bases):
         nodes = range(offsets[family], offsets[family + 1])
-        labels: dict[int, list[int]] = {
-            e: edges[e].later_group[representative[family]].tolist() for e in incoming[family]
-        }
-        for at, node in enumerate(nodes):
-            for e in incoming[family]:
-                before[node] |= reached[e][labels[e][at]]
-        for e in incoming[family]:
-            others = [o for o in incoming[family] if o != e]
-            result[e] = bool(others) and all(
-                _is_covered(direct[e][labels[e][at]], [reached[o][labels[o][at]] for o in others])
-                for at in range(len(nodes))
+        into = incoming[family]
+        for e in into:
+            behind = base - bases[edges[e].earlier]
+            direct[e] = [bits >> behind for bits in direct[e]]
+            reached[e] = [bits >> behind for bits in reached[e]]
+        # Nodes that wait for the same counters have the same before them.
+        waits, kind = _distinct_rows(
+            [edges[e].later_group[representative[family]] for e in into], len(nodes)
+        )
+        before = [0] * len(waits)
+        for at, row in enumerate(waits):
+            for e, group in zip(into, row, strict=True):
+                before[at] |= reached[e][group]
+        always = {e: _common(reached[e]) for e in into}
+        for place, e in enumerate(into):
+            # Most edges are implied by one that all tasks wait for; only the others need each row.
+            result[e] = len(into) > 1 and (
+                _is_covered(_together(direct[e]), (always[o] for o in into if o != e))
+                or all(
+                    _is_covered(
+                        direct[e][row[place]],
+                        (reached[o][group] for o, group in zip(into, row, strict=True) if o != e),
+                    )
+                    for row in waits
+                )
             )
+        for e in into:
+            del direct[e], reached[e]
         for e in outgoing[family]:
             direct[e] = [0] * edges[e].groups
             reached[e] = [0] * edges[e].groups
             groups = edges[e].earlier_group[representative[family]].tolist()
-            for node, group in zip(nodes, groups, strict=True):
-                direct[e][group] |= 1 << node
-                reached[e][group] |= 1 << node | before[node]
+            for node, at, group in zip(nodes, kind, groups, strict=True):
+                direct[e][group] |= 1 << node - base
+                reached[e][group] |= 1 << node - base | before[at]
     return result
 
 
-def _is_covered(wanted: int, given: Sequence[int]) -> bool:
+def _still_used(families: int, edges: Sequence[FamilyEdge]) -> list[int]:
+    """For each family the first one from which an edge leads to it or to a later one."""
+    first = list(range(families))
+    for edge in edges:
+        first[edge.later] = min(first[edge.later], edge.earlier)
+    for family in reversed(range(families - 1)):
+        first[family] = min(first[family], first[family + 1])
+    return first
+
+
+def _distinct_rows(columns: Sequence[Ints], rows: int) -> tuple[list[list[int]], list[int]]:
+    """The distinct rows of some columns, and for each row which of these it is."""
+    if not columns:
+        return [[]], [0] * rows
+    found, number = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
+    return found.tolist(), number.reshape(-1).tolist()
+
+
+def _common(sets: Iterable[int]) -> int:
+    result = -1
+    for bits in sets:
+        result &= bits
+    return result
+
+
+def _together(sets: Iterable[int]) -> int:
+    result = 0
+    for bits in sets:
+        result |= bits
+    return result
+
+
+def _is_covered(wanted: int, given: Iterable[int]) -> bool:
     for bits in given:
         wanted &= ~bits
+        if not wanted:
+            break
     return not wanted
 
 

@@ -35,6 +35,7 @@ def task_counters_of(conflict: Conflict) -> Counters:
         int(arrivals[0]) if same else tuple(arrivals.tolist()),
         int(arrivals @ waiting),
         pairs_of(conflict),
+        bool(waiting.min()),
     )
 
 

@@ -54,7 +54,7 @@ class _Dependence:
         too many tasks.
         """
         counters = self.counters
-        if counters.counters == 1:
+        if counters.followed:
             return np.ones(1, bool)
         if max(self.earlier.size, self.later.size) > MAX_TASKS:
             return None

@@ -64,6 +64,7 @@ def check_counters(counters: Counters, grids: list[tuple[int, ...]], wanted: Pai
     assert arrivals.min() > 0
     assert counters.ordered == sum(a == b for a in signals for b in waits)
     assert counters.needed == len(wanted)
+    assert set(waits) == set(range(counters.counters)) or not counters.followed
 
 
 def oracle(one: list[set[int]], other: list[set[int]]) -> Pairs:
