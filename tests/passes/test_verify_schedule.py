@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from xdsl.dialects.builtin import ModuleOp
@@ -145,3 +147,95 @@ def test_a_mistake(run: Run, old: str, new: str, parts: list[str]):
         run(GOOD.replace(old, new), "mpk-verify-schedule")
     for part in parts:
         assert part in str(error.value)
+
+
+GRAPHS = Path(__file__).parents[2] / "benchmarks" / "graphs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"arrivals [2] handoff peer": "arrivals [2]"}, ["to sum0[0] needs the hand-off 'peer'"]),
+        (
+            {"arrivals [1] handoff local": "arrivals [1] handoff flag"},
+            ["keep0[0] (mpk_tensor.elementwise) waits by flag for sum0[0]", "it reads none"],
+        ),
+        (
+            {"workers [0, 1] slots [4, 4]": "workers [1, 0] slots [4, 4]"},
+            ["on worker 0 and keep0[0]", "on worker 1 meet at s0[0], whose hand-off is 'local'"],
+        ),
+        (
+            {
+                "workers [0, 1] slots [3, 3]": "workers [0, 1] slots [4, 4]",
+                "workers [0, 1] slots [4, 4]": "workers [0, 1] slots [3, 3]",
+            },
+            ["deadlock: keep0[0]", "waits for ever for s0[0], which waits for sum0[0]"],
+        ),
+        (
+            {"writes(%k0 : memref<1x8xf32>)": "writes(%p1_1 : memref<1x8xf32>)"},
+            ["race within a step", "'p1_1'"],
+        ),
+        ({"mpk.devices = 2": "mpk.devices = 3"}, ["4 workers cannot be shared equally by 3 dev"]),
+        ({'"x0" : memref': '"x0" device 2 : memref'}, ["'x0' lies on device 2, of 2 devices"]),
+        ({"reads(%x0, %u0": "reads(%x1, %u0"}, ["up0[0]", "on device 0 reads 'x1', which lies on"]),
+        (
+            {
+                "workers [0, 1] slots [3, 3]": "dynamic",
+                "workers [0, 1] slots [4, 4]": "workers [0, 1] slots [3, 3]",
+            },
+            ["sum0[0]", "is released by parts[0], which", "no device is its own"],
+        ),
+        ({"stream <[1], rows 4": "stream <[1, 1], rows 4"}, ["a stage of 'u0' is loaded that nob"]),
+        (
+            {
+                "writes(%k0 : memref<1x8xf32>)": "writes(%i : memref<1x8xf32>)",
+                "  %x0 =": '  %i = mpk_task.buffer input "i" : memref<1x8xf32>\n  %x0 =',
+            },
+            ["keep0[0] (mpk_tensor.elementwise) writes 'i', but a buffer of the kind 'input'"],
+        ),
+    ],
+)
+def test_two_devices(run: Run, changes: dict[str, str], parts: list[str]):
+    text = (GRAPHS / "two-gpu.mlir").read_text(encoding="utf-8")
+    assert all(old in text for old in changes)
+    # All at once, so that one change does not undo another.
+    pattern = re.compile("|".join(map(re.escape, changes)))
+    with pytest.raises(MpkirError) as error:
+        run(pattern.sub(lambda found: changes[found.group()], text), "mpk-verify-schedule")
+    for part in parts:
+        assert part in str(error.value)
+
+
+APPEND = """
+module attributes {mpk.workers = 2} {
+  func.func @step() {
+    %s = mpk_task.buffer state "tokens" initial -1 : memref<9xi64>
+    %x = mpk_task.buffer state "x" : memref<4xf32>
+    mpk_event.tensor @end counters 1 arrivals [1]
+    mpk_task.grid @other [1] writes(%x : memref<4xf32>)
+        boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [4]>] workers [1] slots [0] {
+      %0 = mpk_tensor.full 1.0 : f32 : tensor<4xf32>
+      mpk_task.yield %0 : tensor<4xf32>
+    }
+    mpk_task.grid @append [1] reads(%s : memref<9xi64>) writes(%s : memref<9xi64>)
+        boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [9]>,
+               #mpk_task.region<affine_map<(d0) -> (0)>, [9]>]
+        signals [#mpk_event.edge<@end, affine_map<(d0) -> (0)>>] workers [0] slots [0] {
+    ^bb0(%0 : tensor<9xi64>):
+      %1 = mpk_tensor.position : tensor<1xi64>
+      %2 = mpk_tensor.full 3 : i64 : tensor<1xi64>
+      %3 = mpk_tensor.sequence_append %0, %2 at %1 STOP
+        : (tensor<9xi64>, tensor<1xi64>, tensor<1xi64>) -> tensor<9xi64>
+      mpk_task.yield %3 : tensor<9xi64>
+    }
+    func.return
+  }
+}
+"""
+
+
+def test_nothing_runs_after_the_stop(run: Run):
+    """@other waits for nobody: it may be steps ahead when @append ends the loop."""
+    run(APPEND.replace("STOP", ""), "mpk-verify-schedule")
+    with pytest.raises(MpkirError, match=r"other\[0\] .* before append\[0\] .* stopped the loop"):
+        run(APPEND.replace("STOP", "stop [2]"), "mpk-verify-schedule")
