@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,13 @@ from mpkir.errors import MpkirError
 from mpkir.frontend.aten import LOWERINGS, Lowering, tensor_type
 from mpkir.frontend.aten.registry import Value
 from mpkir.frontend.aten.scalars import number
+from mpkir.frontend.direct import (
+    functional,
+    inlined_graph,
+    is_direct,
+    written_buffers,
+    written_value,
+)
 
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
@@ -50,7 +58,9 @@ def import_program(program: ExportedProgram, *, below: str = "") -> ModuleOp:
     for node in program.graph.nodes:
         if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor):
             tensor_type(node.meta["val"], f"input '{node.target}'")
-    return _Importer(program.run_decompositions({}), below).run()
+    if not is_direct(program, {*LOWERINGS, *_IGNORED}):
+        program = program.run_decompositions({})
+    return _Importer(program, below).run()
 
 
 class _Importer:
@@ -59,12 +69,12 @@ class _Importer:
         self.prefix = f"{below}." if below else ""
         self.block = Block()
         self.values: dict[fx.Node, Value] = {}
+        self.names: dict[fx.Node, list[fx.Node]] = {}
+        """The nodes that stand for a value that is written in place."""
 
     def run(self) -> ModuleOp:
         self.import_inputs()
-        for node in self.program.graph.nodes:
-            if node.op == "call_function" and node.target not in _IGNORED:
-                self.values[node] = self.import_call(node)
+        self.import_calls(self.program.graph)
         self.import_outputs()
         self.block.add_op(ReturnOp())
         return ModuleOp([FuncOp("step", ((), ()), Region(self.block))])
@@ -74,7 +84,7 @@ class _Importer:
 
     def import_inputs(self) -> None:
         signature = self.program.graph_signature
-        mutated = set(signature.buffers_to_mutate.values())
+        mutated = {*signature.buffers_to_mutate.values(), *written_buffers(self.program)}
         mutated_inputs = set(signature.user_inputs_to_mutate.values())
         specs = {spec.arg.name: spec for spec in signature.input_specs}
         for node in self.program.graph.find_nodes(op="placeholder"):
@@ -108,10 +118,36 @@ class _Importer:
                 self.block.add_op(op)
                 self.values[node] = op.results[0]
 
+    def import_calls(self, graph: fx.Graph) -> None:
+        for node in graph.nodes:
+            if node.op != "call_function" or node.target in _IGNORED:
+                continue
+            if (inner := inlined_graph(node)) is not None:
+                self.values[node] = self.import_graph(inner, node.args[2:])
+                continue
+            self.values[node] = self.import_call(node)
+            if functional(node.target) is not None:
+                # Whoever reads what the call writes to, by any name, takes what it gives.
+                written = written_value(node)
+                names = self.names.setdefault(written, [written])
+                names.append(node)
+                self.values.update(dict.fromkeys(names, self.values[node]))
+
+    def import_graph(self, graph: fx.Graph, arguments: Sequence[Any]) -> tuple[SSAValue, ...]:
+        """Import what another graph does with these arguments; its results."""
+        inputs = graph.find_nodes(op="placeholder")
+        for node, argument in zip(inputs, arguments, strict=True):
+            self.values[node] = self.values[argument]
+        self.import_calls(graph)
+        (output,) = graph.find_nodes(op="output")
+        value_of: Any = self.values.__getitem__
+        results: Any = fx.map_arg(output.args[0], value_of)
+        return tuple(results)
+
     def import_call(self, node: fx.Node) -> Value:
         location, where = _location(node, self.prefix)
         low = Lowering(node, self.block, location, where)
-        function = LOWERINGS.get(node.target)
+        function = LOWERINGS.get(functional(node.target) or node.target)
         if function is None:
             raise MpkirError(
                 f"{low.describe()} has no lowering",
@@ -127,6 +163,10 @@ class _Importer:
     def import_outputs(self) -> None:
         nodes = {node.name: node for node in self.program.graph.nodes}
         results = 0
+        for target, node in written_buffers(self.program).items():
+            value = self.values[node]
+            assert isinstance(value, SSAValue)
+            self.block.add_op(tensor.StoreStateOp(self.relative(target), value))
         for spec in self.program.graph_signature.output_specs:
             if not isinstance(spec.arg, TensorArgument):
                 if spec.kind is OutputKind.USER_OUTPUT:
