@@ -130,7 +130,7 @@ def waits(module: ModuleOp) -> dict[str, tuple[object, object]]:
 
 
 @given(text=steps(), workers=st.integers(1, 4), seed=st.integers(0, 99))
-@settings(suppress_health_check=list(HealthCheck), max_examples=60)
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
 def test_sharing_changes_no_bit(text: str, workers: int, seed: int) -> None:
     """In program order and in any other that events allow; in order of data nobody waits longer."""
     alone, events = lowered(text, workers, "none")
@@ -173,7 +173,7 @@ def slices(family: Family, access: Access) -> list[tuple[slice, ...]]:
 
 
 @given(text=steps(), workers=st.integers(1, 4))
-@settings(suppress_health_check=list(HealthCheck), max_examples=60)
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
 def test_precedence_is_that_of_tasks(text: str, workers: int) -> None:
     """Whatever family is said to be over before another, each of its tasks is before each of it."""
     module, _ = lowered(text, workers, "none")

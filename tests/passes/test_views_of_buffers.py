@@ -45,7 +45,7 @@ def views(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[str, tuple]:
 
 
 @given(data=st.data(), shape=st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple))
-@settings(suppress_health_check=list(HealthCheck), max_examples=300)
+@settings(suppress_health_check=list(HealthCheck), max_examples=200)
 def test_a_layout_is_where_numpy_finds_the_elements(data, shape: tuple[int, ...]) -> None:
     """A reshape is refused only if NumPy would have to copy, too."""
     buffer = np.arange(prod(shape))
@@ -171,7 +171,7 @@ def steps(draw: st.DrawFn) -> ModuleOp:
 
 
 @given(module=steps(), workers=st.integers(1, 3))
-@settings(suppress_health_check=list(HealthCheck), max_examples=250)
+@settings(suppress_health_check=list(HealthCheck), max_examples=150)
 def test_tasks_read_through_views(assert_same_numbers, module: ModuleOp, workers: int) -> None:
     tiled = module.clone()
     PartitionTilesPass(workers=workers, min_elements=4).apply(Context(), tiled)
