@@ -101,7 +101,13 @@ class Timing:
     arrival: float = 0.003
     """Each signal on a counter that others signal too."""
     link_bandwidth: float = 450
-    """To other devices, of a whole device, each way."""
+    """To the other devices of a host, of a whole device, each way."""
+    host_devices: int = 8
+    """Devices of one host."""
+    network: float = 5.0
+    """From a device to one of another host, as a hop."""
+    network_bandwidth: float = 50
+    """Of a whole device, each way."""
     code_cache: int = 131072
     """Instructions that a worker keeps at hand."""
     code_bandwidth: float = 3.5

@@ -180,6 +180,8 @@ class _Run:
             hop[handoff] + delay
             for handoff, delay in zip(plan.graph.handoffs, plan.delay.tolist(), strict=True)
         ]
+        fenced = (event.Handoff.COUNTER, event.Handoff.PEER)
+        self.fences = [handoff in fenced for handoff in plan.graph.handoffs]
         # The memory: streams by the virtual time at which they end, a heap of wake-ups.
         self.time, self.virtual, self.asked, self.rate = 0.0, 0.0, 0.0, 0.0
         self.slow = 1.0
@@ -190,6 +192,11 @@ class _Run:
         self.bandwidth = plan.machine.memory_bandwidth * KILO
         self.idle_bytes = self.bandwidth * self.timing.dram_latency
         self.knee = self.idle_bytes**3
+        self.least_rate = self.bandwidth / (2 * self.idle_bytes)
+        # What a task that reads past the ring has asked for and not got: a stage, or what keeps the
+        # memory just busy where there is no ring.
+        has_ring = plan.machine.streams
+        self.own_reads = plan.ring.slot_bytes if has_ring else self.idle_bytes / plan.workers
 
     def _read_tasks(self) -> None:
         plan = self.plan
@@ -289,7 +296,7 @@ class _Run:
         """A loader's next chunk, or (size > 0) a task's own reads, go to the memory."""
         self.sequence += 1
         is_load = int(size == 0)
-        asked = min(size, self.plan.ring.slot_bytes)
+        asked = min(size, self.own_reads)
         if is_load:
             chunks = self.chunks[worker]
             size, _, asked = chunks[self.workers[worker].loading % len(chunks)]
@@ -464,8 +471,9 @@ class _Run:
         return True
 
     def release(self, each: int) -> float:
-        """From results to the signal's leaving."""
-        return self.timing.release * self.slow if self.signal[each] >= 0 else 0.0
+        """From results to the signal's leaving; a mark that the data carries leaves with them."""
+        counter = self.signal[each]
+        return self.timing.release * self.slow if counter >= 0 and self.fences[counter] else 0.0
 
     def raise_counter(self, each: int, index: int, todo: list[int]) -> None:
         """Signal; when that is the last arrival, let go who waits."""
@@ -499,7 +507,7 @@ class _Run:
         self.ready[index] = self.fired[key] + self.hop[key % self.counters]
         start = max(self.ready[index], free[worker])
         cold = self.fetch_code(state, family)
-        reads = self.dram[each] / (self.plan.ring.slot_bytes * self.rate) if self.rate else 0.0
+        reads = self.dram[each] / (self.own_reads * max(self.rate, self.least_rate))
         work = max(cold + self.work[each], reads) + self.prepare[family]
         self.start[index], self.ran_on[index] = start, worker
         self.busy[index] = work + self.release(each)

@@ -310,7 +310,7 @@ def simulate(
     json: Annotated[
         Path | None, typer.Option(help="Write the facts to this file; - prints them.")
     ] = None,
-    plugins: Plugins = None,
+    load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
     """Play a step on a machine model: time, bandwidth, critical path, operators.

@@ -72,13 +72,23 @@ def shard(source: str, ranks: int) -> Iterator[Path]:
 
 
 def all_reduce_time(plan: Plan, ranks: int, patterns: Sequence[str]) -> float:
-    """Microseconds of a one-shot all-reduce of the widest result: every rank sends all of its own
-    to every other one, each value a packet, and waits for theirs.
+    """Microseconds of an all-reduce of the widest result.
+
+    Within a host in one shot: every rank sends all of its own to every other one, each value a
+    packet, and waits for theirs. Over hosts, each rank then exchanges the sums of its part of the
+    values with its fellows in the other hosts, and tells them to its own host.
     """
     values = 0
     for family in plan.graph.families:
         if any(fnmatchcase(family.name, pattern) for pattern in patterns):
-            written = int(plan.costs[family.number].written.sum())
-            values = max(values, written // 4)
-    sent = (ranks - 1) * values * PACKET
-    return plan.machine.hops.peer + sent / (plan.machine.timing.link_bandwidth * KILO)
+            values = max(values, int(plan.costs[family.number].written.sum()) // 4)
+    timing, hop = plan.machine.timing, plan.machine.hops.peer
+    inside = min(ranks, timing.host_devices)
+    link = timing.link_bandwidth * KILO
+    time = hop + (inside - 1) * values * PACKET / link
+    hosts = -(-ranks // timing.host_devices)
+    if hosts > 1:
+        part = values / inside * PACKET
+        across = timing.network + (hosts - 1) * part / (timing.network_bandwidth * KILO)
+        time += across + hop + (inside - 1) * part / link
+    return time

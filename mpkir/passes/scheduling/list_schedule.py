@@ -38,6 +38,8 @@ class _Schedule:
         self.ahead = self.machine.ring.bytes / self.share
         self.computing = np.zeros(count)
         self.loading = np.zeros(count)
+        self.tells = np.full(count, -1.0)
+        """The event that a worker's last task signals."""
         self.fired = np.zeros(len(self.graph.arrivals))
 
     def run(self) -> list[Placement]:
@@ -106,18 +108,21 @@ class _Schedule:
 
     def _place(self, family: int) -> Ints:
         """Workers of a family's tasks; the state moves on."""
-        waits = [edge for edge in self.graph.waits[family] if not edge.lag]
         size = self.graph.families[family].size
-        ready = np.zeros(size)
-        for edge in waits:
-            np.maximum(ready, self.fired[edge.counter], out=ready)
-        workers = np.empty(size, np.int64)
-        end = np.empty(size)
-        home = self._home(family)
-        first = np.ones(len(home), np.bool_)
-        for time in np.unique(ready).tolist():
-            group = np.flatnonzero(ready == time)
-            workers[group], end[group] = self._place_group(family, group, time, first)
+        ready, told = np.zeros(size), np.full(size, -1, np.int64)
+        for edge in self.graph.waits[family]:
+            if not edge.lag:
+                np.maximum(ready, self.fired[edge.counter], out=ready)
+        for edge in self.graph.signals[family]:
+            told = edge.counter
+        workers, end = np.empty(size, np.int64), np.empty(size)
+        first = np.ones(len(self._home(family)), np.bool_)
+        # Tasks that one event lets go and that tell the same event, in the order of their release.
+        kinds, kind = np.unique(np.stack([ready, told]), axis=1, return_inverse=True)
+        for number in range(kinds.shape[1]):
+            group = np.flatnonzero(kind == number)
+            time, event = kinds[:, number].tolist()
+            workers[group], end[group] = self._place_group(family, group, time, event, first)
         for edge in self.graph.signals[family]:
             np.maximum.at(self.fired, edge.counter, end + self._handoff())
         return workers
@@ -127,36 +132,39 @@ class _Schedule:
         family: int,
         group: Ints,
         ready: float,
+        tells: float,
         first: np.ndarray[tuple[int], np.dtype[np.bool_]],
     ) -> tuple[Ints, Floats]:
-        """Tasks that one event lets go: their workers and when they are done.
+        """Tasks that wait for the same and tell the same: their workers and when they are done.
 
-        Tasks of a group take nearly the same time, so the k-th task of a worker would be done at
-        its first's end and k - 1 times that; the earliest of all these ends are taken.
+        They take nearly the same time, so the k-th task of a worker would be done at its first's
+        end and k - 1 times that; the earliest of all these ends are taken. A worker's last task
+        that signals an event signals for all, so who has just done tasks for the same event goes
+        on, while any other has to publish first what it has done.
         """
         times, cost = self.times[family], self.problem.costs[family]
         home = self._home(family)
         mine = slice(home.start, home.stop)
         work = float(times.work[group].mean())
         load = float(cost.bytes[group].mean()) / self.share
-        loading = np.maximum(self.loading[mine], self.computing[mine] - self.ahead)
-        begin = np.maximum(ready, self.computing[mine]) + times.prepare * first
+        told = self.tells[mine]
+        publish = np.where((told == tells) | (told < 0), 0.0, self.machine.timing.release)
+        computing = self.computing[mine]
+        loading = np.maximum(self.loading[mine], computing - self.ahead)
+        begin = np.maximum(ready, computing + publish) + times.prepare * first
         most = -(-len(group) // len(home)) + 2
         turns = np.arange(1, most + 1)[:, None]
         ends = np.maximum(begin + turns * work, loading + turns * load + work)
-        # Of equal ends the next worker in turn: (end, how many it has read, number).
-        order = np.lexsort(
-            (
-                np.broadcast_to(self.loading[mine], ends.shape).ravel(),
-                ends.round(3).ravel(),
-            )
-        )[: len(group)]
+        # Of equal ends first who has read least, then by number.
+        read = np.broadcast_to(self.loading[mine], ends.shape)
+        order = np.lexsort((read.ravel(), ends.round(3).ravel()))[: len(group)]
         workers = order % len(home)
         counts = np.bincount(workers, minlength=len(home))
         used = np.flatnonzero(counts)
-        last = ends[counts[used] - 1, used]
+        last = np.maximum(begin + counts * work, loading + counts * load + work)[used]
         state = home.start + used
         self.computing[state] = last
         self.loading[state] = loading[used] + counts[used] * load
+        self.tells[state] = tells
         first[used] = False
         return home.start + workers, ends.ravel()[order]
