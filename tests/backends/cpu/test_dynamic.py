@@ -36,8 +36,9 @@ FORK = """
   %y = mpk_tensor.elementwise %q, %r {
   ^bb0(%0 : f32, %1 : f32):
     %2 = math.tanh %0 : f32
-    %3 = arith.subf %2, %1 : f32
-    mpk_tensor.yield %3 : f32
+    %3 = math.tanh %1 : f32
+    %4 = arith.subf %2, %3 : f32
+    mpk_tensor.yield %4 : f32
   } : (tensor<1x64xf32>, tensor<1x64xf32>) -> tensor<1x64xf32>
   mpk_tensor.store_state "x", %y : tensor<1x64xf32>"""
 """Two products of one value, and back into it."""
@@ -113,7 +114,7 @@ def schedule(partition: Callable[..., ModuleOp]) -> Callable[..., Running]:
 
 def fork_values() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    weights = {name: torch.randn(64, 64) / 8 for name in "abc"}
+    weights = {name: torch.randn(64, 64) / 4 for name in "abc"}
     return weights | {"x": torch.randn(1, 64)}
 
 
@@ -129,7 +130,7 @@ def test_same_bits_as_a_static_schedule(schedule: Callable[..., Running], worker
     for steps in (1, 2, 300, 1, 40):
         assert static.program.run(0, steps) == dynamic.program.run(0, steps) == steps
         assert torch.equal(static.buffers["x"], dynamic.buffers["x"])
-    assert torch.isfinite(dynamic.buffers["x"]).all()
+    assert dynamic.buffers["x"].abs().mean() > 0.1
 
 
 def test_hybrid_gives_out_attention_only(schedule: Callable[..., Running]) -> None:
