@@ -225,7 +225,11 @@ def record(family: str, tally: Tally, schedules_checked: int, count: int) -> dic
         total.update(counts)
     return {
         "benchmark": "mutations",
-        "family": family,
+        "system": "mpkir-verify-schedule",
+        "model": family,
+        "gpu": "none",
+        "gpus": 0,
+        "batch": 1,
         "graph": families()[family],
         "schedules": schedules_checked,
         "asked": count,
@@ -246,7 +250,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         total = each["total"]
         accepted = total["made"] - total["rejected"]
         lines += [
-            f"### {each['family']}: {each['graph']}",
+            f"### {each['model']}: {each['graph']}",
             "",
             f"{each['schedules']} unbroken schedules, all accepted; {total['made']} mutants.",
             "",
@@ -281,7 +285,7 @@ def write_docs(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--count", type=int, default=10000, help="mutants of each family")
     parser.add_argument("--family", choices=list(families()), action="append")
     parser.add_argument("--seed", type=int, default=0)

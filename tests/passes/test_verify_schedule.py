@@ -10,6 +10,9 @@ import pytest
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.errors import MpkirError
+from mpkir.machine import machine_named, machine_names
+from mpkir.passes.verify_schedule import VerifySchedulePass
+from mpkir.pipeline import stages
 
 Run = Callable[[str, str], ModuleOp]
 
@@ -239,3 +242,9 @@ def test_nothing_runs_after_the_stop(run: Run):
     run(APPEND.replace("STOP", ""), "mpk-verify-schedule")
     with pytest.raises(MpkirError, match=r"other\[0\] .* before append\[0\] .* stopped the loop"):
         run(APPEND.replace("STOP", "stop [2]"), "mpk-verify-schedule")
+
+
+@pytest.mark.parametrize("name", machine_names())
+def test_every_compile_ends_with_the_proof(name: str):
+    *_, last = stages(machine_named(name))
+    assert isinstance(last, VerifySchedulePass)
