@@ -24,6 +24,7 @@ from mpkir.backends.body import bodies_of, buffer_of
 from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.builders import Builder
+from mpkir.collection import rare_collection
 from mpkir.dialects import task
 from mpkir.dialects.tensor import EmbeddingOp, ExpertLinearOp, shape_of
 from mpkir.errors import MpkirError
@@ -39,6 +40,7 @@ from mpkir.runtime.program import Program
 from mpkir.source_keys import exported_program_key
 
 
+@rare_collection()
 def compile_module(
     module: ModuleOp,
     machine: Machine,
@@ -220,6 +222,7 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
     )
 
 
+@rare_collection()
 def compile(
     program: torch.export.ExportedProgram | torch.nn.Module,
     args: tuple[Any, ...] | None = None,

@@ -11,6 +11,7 @@ import torch
 
 from mpkir import program_cache
 from mpkir.checkpoints import load_checkpoint
+from mpkir.collection import rare_collection
 from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
 from mpkir.frontend import export_step, weights_of, without_torch_notes
@@ -108,6 +109,7 @@ class LanguageModel(LoadedLanguageModel):
         return cls(Program(artifact, weights=weights))
 
 
+@rare_collection()
 def compile_language_model(
     model: Any,
     target: str = "cpu",

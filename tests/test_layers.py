@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 TOP = {
     "builders",
     "checkpoints",
+    "collection",
     "compiler",
     "language_model",
     "pipeline",
