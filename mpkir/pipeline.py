@@ -95,6 +95,9 @@ def _with_plugins(own: tuple[ModulePass, ...]) -> tuple[ModulePass, ...]:
     result = [passes[name]()() for name in added.get("", ())]
     for stage in own:
         result += [stage, *(passes[name]()() for name in added.get(stage.name, ()))]
+    if not isinstance(result[-1], VerifySchedulePass):
+        # What changes after the proof is proven again.
+        result.append(VerifySchedulePass())
     return tuple(result)
 
 
