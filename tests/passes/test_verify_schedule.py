@@ -248,3 +248,11 @@ def test_nothing_runs_after_the_stop(run: Run):
 def test_every_compile_ends_with_the_proof(name: str):
     *_, last = stages(machine_named(name))
     assert isinstance(last, VerifySchedulePass)
+
+
+def test_what_plugins_put_after_the_proof_is_proven_too(monkeypatch: pytest.MonkeyPatch):
+    added = {VerifySchedulePass.name: ["mpk-linearize-tasks"]}
+    monkeypatch.setattr("mpkir.pipeline.stages_of_plugins", lambda: added)
+    *_, proof, extra, again = stages(machine_named("h100"))
+    assert (proof, again) == (VerifySchedulePass(), VerifySchedulePass())
+    assert extra.name == "mpk-linearize-tasks"
