@@ -21,7 +21,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.cache import cache_directory
 from mpkir.runtime.host import cpu_arch, cpu_features
-from mpkir.runtime.queues import Dynamic, dynamic_part, queue_words
+from mpkir.runtime.queues import Dynamic, check_serves, dynamic_part, queue_words
 from mpkir.runtime.table import Table
 
 INCLUDE = Path(__file__).parents[1] / "backends" / "cpu" / "include"
@@ -173,6 +173,7 @@ class CpuProgram:
                 where=str(binary_path),
                 hint="the artifact is damaged: compile it again",
             )
+        check_serves(table, _serves_queues(self._library), str(binary_path))
         names = table.names.buffers
         if len(buffers) != len(names):
             raise MpkirError(f"{len(buffers)} buffers for a program that has {len(names)}")
@@ -241,6 +242,14 @@ def _load(path: Path) -> ctypes.CDLL:
             f"the binary cannot be loaded ({error})", where=str(path), hint="compile it again"
         ) from error
     return library
+
+
+def _serves_queues(library: ctypes.CDLL) -> bool:
+    """Whether the binary runs dynamic tasks; one that does not need not say so."""
+    try:
+        return bool(library.mpk_dynamic())
+    except AttributeError:
+        return False
 
 
 def _check_whole(path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.queues import Dynamic, dynamic_part, looked_up, queue_words
+from mpkir.runtime.queues import Dynamic, check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Ints, Table
 
 THREADS = 352
@@ -182,6 +182,7 @@ class CudaProgram:
         )
         facts = self._read_facts()
         self.threads, self.shared_bytes, self.tokens_per_step = facts[1], facts[2], facts[3]
+        check_serves(self.table, bool(facts[6]))
 
     def read_global(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""

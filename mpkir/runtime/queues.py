@@ -7,6 +7,7 @@ import ctypes
 import numpy as np
 import numpy.typing as npt
 
+from mpkir.errors import MpkirError
 from mpkir.runtime.releases import Ints
 from mpkir.runtime.table import FIRST_OPERAND, MAX_OPERANDS, FamilyField, Table, TaskField
 
@@ -29,6 +30,18 @@ class Dynamic(ctypes.Structure):
         ("last_event", ctypes.c_int),
         ("last_arrivals", ctypes.c_int),
     )
+
+
+def check_serves(table: Table, serves: bool, where: str | None = None) -> None:
+    """Raise MpkirError where a table has dynamic tasks and its binary runs none, or the other way
+    about."""
+    if serves != (table.dynamic_count > 0):
+        raise MpkirError(
+            f"the table has {table.dynamic_count} tasks to give out at run time, and the binary "
+            f"{'serves queues' if serves else 'serves no queues'}",
+            where=where,
+            hint="the artifact is damaged: compile it again",
+        )
 
 
 def queue_words(table: Table) -> int:

@@ -52,6 +52,7 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
         "  return mpk::launch<Program>(*args);",
         "}",
         'extern "C" int mpk_workers(void) { return Program::workers; }',
+        'extern "C" int mpk_dynamic(void) { return Program::dynamic; }',
     ]
     return "\n".join(lines) + "\n"
 

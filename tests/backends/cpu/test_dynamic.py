@@ -83,6 +83,7 @@ ATTENTION = """
 
 @dataclass
 class Running:
+    source: str
     program: CpuProgram
     buffers: dict[str, torch.Tensor]
 
@@ -106,8 +107,9 @@ def schedule(partition: Callable[..., ModuleOp]) -> Callable[..., Running]:
         }
         for name, value in values.items():
             buffers[name].copy_(value)
-        binary = build(emit(bodies_of(module), workers, 1))
-        return Running(CpuProgram(binary, table_of(module), list(buffers.values())), buffers)
+        source = emit(bodies_of(module), workers, 1)
+        program = CpuProgram(build(source), table_of(module), list(buffers.values()))
+        return Running(source, program, buffers)
 
     return run
 
@@ -210,3 +212,11 @@ def test_watchdog(schedule: Callable[..., Running]) -> None:
     step.buffers["x"].copy_(values["x"])
     assert program.run(0, 3) == fresh.program.run(0, 3) == 3
     assert torch.equal(step.buffers["x"], fresh.buffers["x"])
+
+
+def test_table_and_binary_of_different_schedules(schedule: Callable[..., Running]) -> None:
+    values = fork_values()
+    static, dynamic = (schedule(FORK, policy, 2, values) for policy in ("round-robin", "dynamic"))
+    binary = build(dynamic.source)
+    with pytest.raises(MpkirError, match=r"has 0 tasks to give out .* the binary serves queues"):
+        CpuProgram(binary, static.program.table, list(static.buffers.values()))

@@ -357,11 +357,12 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
 
 }  // namespace mpk
 
-// mpk_facts: worker threads, shared memory and tokens per step, for the host to check and launch by.
+// mpk_facts: worker threads, shared memory, tokens per step, whether queues are served; for the host
+// to check and launch by.
 #define MPK_KERNEL(program)                                                                \
   extern "C" __device__ const int mpk_facts[8] = {                                         \
       0, mpk::THREADS, int(sizeof(mpk::Shared<program>)), program::tokens,                 \
-      mpk::Layout<program>::SLOTS, program::in_flight, 0, 0};                              \
+      mpk::Layout<program>::SLOTS, program::in_flight, program::dynamic, 0};               \
   static_assert(sizeof(mpk::Shared<program>) <= program::shared_bytes, "shared memory");    \
   extern "C" __global__ void __launch_bounds__(mpk::THREADS, 1)                            \
       mpk_run(const __grid_constant__ mpk::LaunchArgs args) {                              \
