@@ -29,7 +29,11 @@ from mpkir.passes.raising.positions import Positions
 from mpkir.passes.raising.prologues import MoveIntoAttention
 from mpkir.passes.raising.rotary import RaisePartialRotary, RaiseRotary, Tables
 from mpkir.passes.raising.routers import RaiseSoftmaxOfChosen, RaiseTopkOfSoftmax
-from mpkir.passes.raising.views import ReshapeBehindLinear, ReshapeBehindTopk
+from mpkir.passes.raising.views import (
+    ReshapeBeforeConversion,
+    ReshapeBehindLinear,
+    ReshapeBehindTopk,
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class RaiseOperatorsPass(ModulePass):
         run(MoveIntoAttention(), RaiseSliceOfExpertLinear(), ReshapeBehindLinear())
         dce(op)
         run(RaiseGatedMlp(), RaiseWeightedSum(), ReshapeBehindTopk())
+        run(ReshapeBeforeConversion())
         CanonicalizeViewsPass().apply(ctx, op)
         dce(op)
 

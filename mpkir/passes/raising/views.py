@@ -68,3 +68,23 @@ class ReshapeBehindTopk(RewritePattern):
         moved.location = op.location
         back = [tensor.ReshapeOp(v, shape_of(op.values)) for v in (moved.values, moved.indices)]
         rewriter.replace(op, [moved, *back], [each.result for each in back])
+
+
+class ReshapeBeforeConversion(RewritePattern):
+    """A reshape of converted elements is a conversion of reshaped ones.
+
+    Then a product, a conversion and an addition stand together, and become one operator.
+    """
+
+    @op_type_rewrite_pattern
+    def match_and_rewrite(self, op: tensor.ReshapeOp, rewriter: PatternRewriter, /) -> None:
+        conversion = elementwise(op.source)
+        if conversion is None or form_of(conversion) != ("arg", 0):
+            return
+        (source,) = conversion.inputs
+        if not op.source.has_one_use() or shape_of(source) != shape_of(op.source):
+            return
+        moved = tensor.ReshapeOp(source, shape_of(op.result))
+        converted = tensor.ElementwiseOp([moved.result], conversion.body.clone(), op.result.type)
+        converted.location = conversion.location
+        rewriter.replace(op, [moved, converted])
