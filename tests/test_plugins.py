@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from mpkir import registry
 from mpkir.errors import MpkirError
 from mpkir.plugins import load_plugins
-from mpkir.registry import Registry
+from mpkir.registry import Registry, Source
+from mpkir.universe import MpkirUniverse
 
 HEAD = "from mpkir.universe import MpkirUniverse\n"
 PASS = """
@@ -79,6 +82,35 @@ def test_an_operator_without_a_function_is_told_where_to_register_one():
     assert "register a function of (op, limits) with @mpkir.x.TABLE.register(Mine)" in hint
 
 
+def test_modules_of_a_universe_fill_a_table_when_it_is_looked_into(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "filling_module.py").write_text(
+        "import test_table\n@test_table.TABLE.register('key')\ndef function(op): pass\n"
+    )
+    (tmp_path / "empty_module.py").write_text("")
+    table: Registry[str, object] = Registry("mine", "test_table.TABLE", ("op",))
+    home = ModuleType("test_table")
+    monkeypatch.setattr(home, "TABLE", table, raising=False)
+    monkeypatch.setitem(sys.modules, "test_table", home)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_files", [])
+
+    def add(module: str) -> None:
+        universe = MpkirUniverse(all_operators={"mine": module})
+        registry.add_universe(Source(f"universe of {module}", universe))
+
+    add("filling_module")
+    assert "filling_module" not in sys.modules
+    assert "key" in table
+    add("empty_module")
+    with pytest.raises(MpkirError, match="empty_module for 'mine', which registers nothing"):
+        table.get("other")
+    add("missing_module")
+    with pytest.raises(MpkirError, match="'mine' cannot be loaded: ModuleNotFoundError"):
+        table.get("other")
+
+
 def mpk_opt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mpkir.tools.mpk_opt", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -90,6 +122,7 @@ EVERYTHING = (
     + """
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 import numpy as np
 from xdsl.utils.target import Target
 from mpkir.passes.scheduling.policy import Placement, Policy
