@@ -132,12 +132,13 @@ func.func @again() {
 
 // -----
 
-// No map gives 0, 1, 0, 2, 1 from the task's index: the whole family becomes one counter, and the
-// event says what that costs.
+// Groups 0, 1, 0, 2, 1 at places without any rule: a map of steps, one at each change.
 
-// CHECK-LABEL: func.func @coarse
-// CHECK:         mpk_event.tensor @e0 counters 1 arrivals [5] orders 15 where 5 conflict
-func.func @coarse() {
+// CHECK-LABEL: func.func @steps
+// CHECK:         mpk_event.tensor @e0 counters 3 arrivals [2, 2, 1]
+// CHECK:         mpk_task.grid @a [5]
+// CHECK-SAME:      signals [#mpk_event.edge<@e0, affine_map<(d0) -> ((((((d0 + 4) floordiv 5) + (((d0 + 3) floordiv 5) * -1)) + (((d0 + 2) floordiv 5) * 2)) + (((d0 + 1) floordiv 5) * -1)))>>]
+func.func @steps() {
   %x = mpk_task.buffer scratch "x" : memref<5xf32>
   %y = mpk_task.buffer scratch "y" : memref<3x2xf32>
   mpk_task.grid @a [5] writes(%x : memref<5xf32>) boxes [#mpk_task.region<affine_map<(d0) -> ((d0 * 3) mod 5)>, [1]>] {
@@ -197,6 +198,33 @@ func.func @halves() {
   mpk_task.grid @columns [2] reads(%v : memref<8x4xf32, strided<[1, 16], offset: 8>>) writes(%y : memref<8x4xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4, 0)>, [4, 4]>, #mpk_task.region<affine_map<(d0) -> (d0 * 4, 0)>, [4, 4]>] {
   ^bb0(%0 : tensor<4x4xf32>):
     mpk_task.yield %0 : tensor<4x4xf32>
+  }
+  func.return
+}
+
+// -----
+
+// A fused projection: four tiles of queries, two of keys, two of values; each head reads a slice of
+// each and waits for just its tiles.
+
+// CHECK-LABEL: func.func @fused
+// CHECK:         mpk_event.tensor @e0 counters 2 arrivals [4]
+// CHECK-NOT:     orders
+// CHECK:         mpk_task.grid @heads [2]
+// CHECK-SAME:      waits [#mpk_event.edge<@e0, affine_map<(d0) -> (d0)>>]
+func.func @fused() {
+  %x = mpk_task.buffer scratch "x" : memref<16xf32>
+  %y = mpk_task.buffer scratch "y" : memref<2x4xf32>
+  %q = mpk_task.view %x : memref<16xf32> to memref<2x4xf32>
+  %k = mpk_task.view %x : memref<16xf32> to memref<2x2xf32, strided<[2, 1], offset: 8>>
+  %v = mpk_task.view %x : memref<16xf32> to memref<2x2xf32, strided<[2, 1], offset: 12>>
+  mpk_task.grid @tiles [8] writes(%x : memref<16xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 2)>, [2]>] {
+    %0 = mpk_tensor.full 1.0 : f32 : tensor<2xf32>
+    mpk_task.yield %0 : tensor<2xf32>
+  }
+  mpk_task.grid @heads [2] reads(%q, %k, %v : memref<2x4xf32>, memref<2x2xf32, strided<[2, 1], offset: 8>>, memref<2x2xf32, strided<[2, 1], offset: 12>>) writes(%y : memref<2x4xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 4]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 2]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 2]>, #mpk_task.region<affine_map<(d0) -> (d0, 0)>, [1, 4]>] {
+  ^bb0(%0 : tensor<1x4xf32>, %1 : tensor<1x2xf32>, %2 : tensor<1x2xf32>):
+    mpk_task.yield %0 : tensor<1x4xf32>
   }
   func.return
 }

@@ -1,6 +1,7 @@
 """Affine maps that give each task of a grid its group, where such a map exists.
 
-They have the form `sum_k step_k * (((d_k + e_k) floordiv m_k) mod r_k) + c`.
+They have the form `sum_k step_k * (((d_k + e_k) floordiv m_k) mod r_k) + c`, or with a few steps at
+any places in the part of a dimension.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ import numpy as np
 from xdsl.ir.affine import AffineExpr, AffineMap
 
 from mpkir.analysis.families import Ints, coordinates_of, evaluate
+
+MAX_JUMPS = 16
+"""Steps in the part of one dimension that is no run of equal steps."""
 
 
 def constant_map(rank: int, value: int = 0) -> AffineMap:
@@ -78,4 +82,20 @@ def _fit_line(
             digit = quotient % period
             if np.array_equal(step * (digit - digit[0]) + given[0], given):
                 return (inner % period) * step, step * (at % period)
-    return None
+    return _jumps(given, where, len(known), origin, d)
+
+
+def _jumps(
+    given: Ints, where: Ints, length: int, origin: int, d: AffineExpr
+) -> tuple[AffineExpr, int] | None:
+    """A sum of steps, each 0 before a place and 1 from there on, if there are few."""
+    changes = np.flatnonzero(np.diff(given)) + 1
+    if len(changes) > MAX_JUMPS:
+        return None
+    result: AffineExpr = AffineExpr.constant(0)
+    at_origin = 0
+    for change in changes.tolist():
+        height, place = int(given[change] - given[change - 1]), int(where[change])
+        result = result + (d + (length - place)) // length * height
+        at_origin += height * (origin >= place)
+    return result, at_origin

@@ -41,9 +41,20 @@ def test_a_map_that_is_found_is_right(labels: list[int]):
         assert found.max() < 4
 
 
-@pytest.mark.parametrize("labels", [[0, 1, 1, 0, 1], [0, 0, 1, 2]])
-def test_no_map(labels: list[int]):
-    assert fit(np.array(labels, np.int64), (len(labels),), 3) is None
+@pytest.mark.parametrize(
+    ("labels", "grid"), [([0, 0, 0, 1], (2, 2)), ([0, 1, 1, 0, 1, 0, 0] * 5, (35,))]
+)
+def test_no_map(labels: list[int], grid: tuple[int, ...]):
+    assert fit(np.array(labels, np.int64), grid, 2) is None
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 1, 0, 1], [0, 0, 1, 2], [0, 0, 0, 1, -1, 2, 0, 2, 1]])
+def test_steps_at_any_places(labels: list[int]):
+    known = np.array(labels, np.int64)
+    map = fit(known, (len(labels),), 3)
+    assert map is not None
+    found = evaluate(map, coordinates_of((len(labels),)))[:, 0]
+    assert ((found == known) | (known < 0)).all()
 
 
 def test_tasks_without_a_group_may_come_anywhere():
