@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mutators import Edits, Mutators
+from edits import Edits
+from mutators import Mutators
 from schedules import Scheduled, families, schedules
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 
@@ -295,6 +296,7 @@ def main() -> int:
     records: list[dict[str, Any]] = []
     failed = False
     remember_regions()
+    facts = provenance()
     for family in options.family or list(families()):
         tally, wrong, checked = run_family(family, options.count, options.seed)
         records.append(record(family, tally, checked, options.count))
@@ -302,7 +304,7 @@ def main() -> int:
             print(f"unbroken, but does not pass: {text}", file=sys.stderr)
         failed = failed or bool(wrong or tally.missed)
         if options.json is not None:
-            saved = [{**each, **provenance()} for each in records]
+            saved = [{**each, **facts} for each in records]
             options.json.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
     print(table(records))
     if options.docs is not None:
