@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
+from transformers import Qwen3Config
 from xdsl.context import Context
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 from xdsl.parser import Parser
@@ -19,15 +20,17 @@ from mpkir.analysis.families import Access, Family, families_of
 from mpkir.analysis.precedence import precedence_of
 from mpkir.backends.interpreter.event_level import EventProgram
 from mpkir.dialects import task
+from mpkir.frontend import decode_step, model_from_config
+from mpkir.machine import machine_named
 from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.linearize_tasks import LinearizeTasksPass
 from mpkir.passes.lower_dependencies import LowerDependenciesPass
 from mpkir.passes.normalize_events import NormalizeEventsPass
 from mpkir.passes.partition_tiles import PartitionTilesPass
-from mpkir.passes.plan_memory import ACTIVATIONS, PlanMemoryPass
+from mpkir.passes.plan_memory import ACTIVATIONS, PlanMemoryPass, activation_bytes
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.passes.verify_schedule import VerifySchedulePass
-from mpkir.pipeline import context
+from mpkir.pipeline import context, stages
 
 FEATURES = (4, 6, 9)
 
@@ -306,3 +309,27 @@ def test_what_a_step_leaves_to_the_next_is_not_shared(run) -> None:
     module = run(text, "mpk-plan-memory{order=program}")
     kept = [op.sym.data for op in module.walk() if isinstance(op, task.BufferOp)]
     assert sorted(kept) == ["activations.0", "b", "left", "x", "y"]
+
+
+def test_memory_does_not_grow_with_layers() -> None:
+    """Qwen3-8B's widths: two layers take what 36 take, far below 2 MB; unshared, it doubles."""
+    found = []
+    for layers in (2, 4):
+        config = Qwen3Config(
+            vocab_size=4096,
+            hidden_size=4096,
+            intermediate_size=12288,
+            num_hidden_layers=layers,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            head_dim=128,
+        )
+        module = decode_step(model_from_config(config), 1024)
+        for each in stages(machine_named("h100")):
+            each.apply(context(), module)
+            if isinstance(each, PlanMemoryPass):
+                break
+        found.append(activation_bytes(module))
+    few, many = found
+    assert few["activation_bytes"] == many["activation_bytes"] < 200_000
+    assert many["activation_bytes_unshared"] > 1.8 * few["activation_bytes_unshared"]
