@@ -132,7 +132,8 @@ def compile_language_model(
     """
     machine = machine_named(target, workers=workers)
     capacity = capacity_for(model, capacity)
-    constants, extra_files = _constants_of(model), _tokenizer_files(tokenizer)
+    with progress.stage("read constants and tokenizer"):
+        constants, extra_files = _constants_of(model), _tokenizer_files(tokenizer)
     key: Key | None = None
     if output is None:
         with progress.stage("look into the cache"):

@@ -76,6 +76,18 @@ def test_its_code_is_the_packages(file: str, code: str):
     assert code.strip() in (PACKAGE / file).read_text(encoding="utf-8")
 
 
+def test_mpk_takes_the_plugin_too(folder: Path):
+    plugin = "--load-plugin mpkir_squared_relu/plugin.py"
+    done = run(f"mpk compile mlp.mlir -o compiled {plugin} --timing", folder)
+    assert done.returncode == 0, done.stderr
+    assert " %  squared-relu-raise" in done.stderr
+    assert "in all, peak memory" in done.stderr
+    assert "squared_relu/gated.hpp" in (folder / "compiled" / "kernel.cpp").read_text()
+    done = run("mpk compile mlp.mlir -o other --load-plugin nothing.py", folder)
+    assert done.returncode == 1
+    assert re.fullmatch(r"mpk: error: \S+nothing.py: there is no such plugin\n", done.stderr)
+
+
 def code_lines(path: Path) -> int:
     """Lines that are neither blank nor comments nor docstrings."""
     text = path.read_text(encoding="utf-8")
