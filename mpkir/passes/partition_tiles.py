@@ -65,6 +65,20 @@ def _tile_type(value: SSAValue, box: RegionAttr) -> TensorType[Attribute]:
     return TensorType(tensor.element_type_of(value), box.shape)
 
 
+class _Places(dict[SSAValue, SSAValue]):
+    """The buffer or view in which each value is, and the values that each buffer holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[BufferOp, dict[SSAValue, None]] = {}
+
+    def __setitem__(self, value: SSAValue, place: SSAValue) -> None:
+        if value in self:
+            del self.held[buffer_of(self[value])][value]
+        super().__setitem__(value, place)
+        self.held.setdefault(buffer_of(place), {})[value] = None
+
+
 @dataclass
 class _Partition:
     """The task-level step under construction."""
@@ -72,7 +86,7 @@ class _Partition:
     limits: Limits
     lifetimes: Lifetimes
     block: Block = field(default_factory=Block)
-    buffers: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
+    buffers: _Places = field(default_factory=_Places)
     named: dict[tuple[BufferKind, str], SSAValue] = field(
         default_factory=dict[tuple[BufferKind, str], SSAValue]
     )
@@ -143,7 +157,7 @@ class _Partition:
 
     def save_values_in(self, buffer: SSAValue, op: Operation) -> None:
         """Copy what the buffer holds if it is read after `op`, which replaces it."""
-        held = [value for value, place in self.buffers.items() if buffer_of(place) is buffer.owner]
+        held = self.buffers.held.get(buffer_of(buffer), {})
         live = [value for value in held if self.lifetimes.is_read_after(value, op)]
         if not live:
             return

@@ -198,6 +198,7 @@ def _used_after(op: Operation, *appends: tensor.CacheAppendOp) -> bool:
     for append in appends:
         for reader in _readers(append.result):
             feeds = isinstance(reader, tensor.MatmulOp) and isinstance(op, tensor.MatmulOp)
-            if reader is not op and not feeds and not op.is_before_in_block(reader):
+            # Asked from the reader, a store at the block's end, where there is little to walk.
+            if reader is not op and not feeds and reader.is_before_in_block(op):
                 return False
     return True
