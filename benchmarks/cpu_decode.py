@@ -12,6 +12,7 @@ error of both systems' logits against PyTorch in fp32.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -130,6 +131,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "batch": 1,
         "positions": [first, first + steps - 1],
         "runs": arguments.rounds,
+        "load_average": os.getloadavg()[0],
         "floor_ms": round(floor, 4),
         "bandwidth_gb_s": round(bandwidth, 1),
         **logit_errors(lm, model),
