@@ -40,26 +40,23 @@ def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[b
         touching[edge.earlier].append(edge.earlier_group)
         touching[edge.later].append(edge.later_group)
     representative = [_classes(size, labels) for size, labels in zip(sizes, touching, strict=True)]
-    offsets = np.cumsum([0, *map(len, representative)]).tolist()
     outgoing: list[list[int]] = [[] for _ in sizes]
     for number, edge in enumerate(edges):
         outgoing[edge.earlier].append(number)
-    # Bit sets of nodes begin with those of the first family that an edge still leads from, so that
-    # they are as long as edges reach, not as the program.
-    bases = [offsets[first] for first in _still_used(len(sizes), edges)]
+    slots = _Slots({e.earlier: e.later for e in sorted(edges, key=lambda edge: edge.later)})
     direct: dict[int, list[int]] = {}
     reached: dict[int, list[int]] = {}
     result = [False] * len(edges)
-    for family, base in enumerate(bases):
-        nodes = range(offsets[family], offsets[family + 1])
+    for family, representatives in enumerate(representative):
         into = incoming[family]
+        slots.release_before(family)
         for e in into:
-            behind = base - bases[edges[e].earlier]
-            direct[e] = [bits >> behind for bits in direct[e]]
-            reached[e] = [bits >> behind for bits in reached[e]]
+            known = slots.known_to(edges[e].earlier)
+            direct[e] = [bits & known for bits in direct[e]]
+            reached[e] = [bits & known for bits in reached[e]]
         # Nodes that wait for the same counters have the same before them.
         waits, kind = _distinct_rows(
-            [edges[e].later_group[representative[family]] for e in into], len(nodes)
+            [edges[e].later_group[representatives] for e in into], len(representatives)
         )
         before = [0] * len(waits)
         for at, row in enumerate(waits):
@@ -80,24 +77,47 @@ def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[b
             )
         for e in into:
             del direct[e], reached[e]
+        begin = slots.take(family, len(representatives))
         for e in outgoing[family]:
             direct[e] = [0] * edges[e].groups
             reached[e] = [0] * edges[e].groups
-            groups = edges[e].earlier_group[representative[family]].tolist()
-            for node, at, group in zip(nodes, kind, groups, strict=True):
-                direct[e][group] |= 1 << node - base
-                reached[e][group] |= 1 << node - base | before[at]
+            groups = edges[e].earlier_group[representatives].tolist()
+            for node, (at, group) in enumerate(zip(kind, groups, strict=True), begin):
+                direct[e][group] |= 1 << node
+                reached[e][group] |= 1 << node | before[at]
     return result
 
 
-def _still_used(families: int, edges: Sequence[FamilyEdge]) -> list[int]:
-    """For each family the first one from which an edge leads to it or to a later one."""
-    first = list(range(families))
-    for edge in edges:
-        first[edge.later] = min(first[edge.later], edge.earlier)
-    for family in reversed(range(families - 1)):
-        first[family] = min(first[family], first[family + 1])
-    return first
+class _Slots:
+    """Bits of the sets of nodes. A family's bits are used again after the last edge that leads from
+    it, so that sets are as long as edges reach, not as the program.
+    """
+
+    def __init__(self, last_use: dict[int, int]) -> None:
+        self._last_use = last_use
+        self._ranges: dict[int, tuple[int, int]] = {}
+
+    def release_before(self, family: int) -> None:
+        """Forget the families from which no edge leads to this one or later ones."""
+        for other in [f for f in self._ranges if self._last_use[f] < family]:
+            del self._ranges[other]
+
+    def known_to(self, family: int) -> int:
+        """The bits that mean now what they meant when this family took its own."""
+        return _together(
+            (1 << end) - (1 << begin) for f, (begin, end) in self._ranges.items() if f <= family
+        )
+
+    def take(self, family: int, count: int) -> int:
+        """The first of this many bits for a family, if edges lead from it."""
+        begin = 0
+        for taken, end in sorted(self._ranges.values()):
+            if begin + count <= taken:
+                break
+            begin = end
+        if family in self._last_use:
+            self._ranges[family] = begin, begin + count
+        return begin
 
 
 def _distinct_rows(columns: Sequence[Ints], rows: int) -> tuple[list[list[int]], list[int]]:
