@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from xdsl.parser import Parser
 
 from mpkir import registry
+from mpkir.backends.body import Body
+from mpkir.builders import CpuBuilder
+from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
+from mpkir.machine import Machine, machine_named
+from mpkir.pipeline import context
 from mpkir.plugins import load_plugins
 from mpkir.registry import Registry, Source
+from mpkir.runtime.artifact import Artifact
 from mpkir.universe import MpkirUniverse
 
 HEAD = "from mpkir.universe import MpkirUniverse\n"
@@ -177,3 +186,23 @@ def test_policies_machines_targets_and_stages_load_from_a_file(tmp_path: Path):
     (tmp_path / "tiny.json").write_text("{}")
     done = mpk_opt(*plugin, "-p", "mpk-pipeline{target=tiny}")
     assert "tiny.json: the machine model lacks arch, workers" in done.stderr
+
+
+class Signed(CpuBuilder):
+    """The CPU's backend, with a comment of its own."""
+
+    def emit(self, bodies: Sequence[Body], machine: Machine, tokens: int) -> str:
+        return f"// signed\n{super().emit(bodies, machine, tokens)}"
+
+
+def test_a_machine_names_its_backend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def compiled() -> Artifact:
+        machine = replace(machine_named("cpu", 1), backend="signed")
+        return compile_module(Parser(context(), STEP).parse_module(), machine, output=tmp_path)
+
+    with pytest.raises(MpkirError, match="no backend is named 'signed', which cpu asks for; load"):
+        compiled()
+    monkeypatch.setattr(registry, "_files", [])
+    universe = MpkirUniverse(all_backends={"signed": lambda: Signed})
+    registry.add_universe(Source("test", universe))
+    assert (compiled().path / "kernel.cpp").read_text().startswith("// signed")
