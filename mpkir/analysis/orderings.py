@@ -66,7 +66,13 @@ class BufferAccesses:
             something = ElementSet((((0,), (1,)),))
             return _live_pairs(groups, self.given, [something] * len(self.given))
         shape = common_shape((access for _, access in self.given), self.size)
-        sets = [elements_of(access, family.op.grid, shape) for family, access in self.given]
+        known: dict[_Form, ElementSet | None] = {}
+        sets: list[ElementSet | None] = []
+        for family, access in self.given:
+            form = _form(family, access)
+            if form not in known:
+                known[form] = elements_of(access, family.op.grid, shape)
+            sets.append(known[form])
         boxes = [each for each in sets if each is not None]
         if len(boxes) == len(sets):
             return _live_pairs(groups, self.given, boxes)

@@ -25,7 +25,7 @@ def closure(sizes: list[int], edges: list[FamilyEdge]) -> np.ndarray:
 
 @st.composite
 def graphs(draw: st.DrawFn) -> tuple[list[int], list[FamilyEdge]]:
-    sizes = draw(st.lists(st.integers(1, 4), min_size=2, max_size=6))
+    sizes = draw(st.lists(st.integers(1, 4), min_size=2, max_size=8))
     edges: list[FamilyEdge] = []
     for later in range(len(sizes)):
         for earlier in range(later):
