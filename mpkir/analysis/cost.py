@@ -152,7 +152,7 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
 def _flops(family: Family, used: dict[int, _Use]) -> Ints:
     """Arithmetic of every task; of attention over the rows of its cache that it uses."""
     result = np.zeros(family.size, np.int64)
-    for op in family.op.body.block.ops:
+    for op in list(family.op.body.block.ops)[:-1]:
         if isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp) and isinstance(
             op.k_cache, BlockArgument
         ):
@@ -315,6 +315,8 @@ def flops_of(op: Operation, cache_rows: int | None = None) -> int:
             return _inside(op, prod(tensor.shape_of(op.results[0])))
         case tensor.RmsNormOp() | tensor.LayerNormOp() | tensor.SoftmaxOp() | tensor.RotaryOp():
             return 4 * prod(tensor.shape_of(op.results[0]))
+        case _ if not op.operands:
+            return 0
         case _:
             touched = (*op.operands, *op.results)
             return max((prod(tensor.shape_of(v)) for v in touched if _is_tile(v)), default=0)

@@ -54,16 +54,16 @@ class Plan:
 
     def delayed(self, patterns: Sequence[str], by: float) -> Plan:
         """The same with `by` microseconds more on what families of these names hand over (shell
-        patterns: `*.o_proj`). MpkirError for a pattern that fits no family.
+        patterns: `*.o_proj`). MpkirError if there is no such family.
         """
-        delay = self.delay.copy()
-        for pattern in patterns:
-            found = [f for f in self.graph.families if fnmatchcase(f.name, pattern)]
-            if not found:
-                raise MpkirError(f"no family is called like {pattern!r}")
-            for family in found:
+        delay, found = self.delay.copy(), False
+        for family in self.graph.families:
+            if any(fnmatchcase(family.name, pattern) for pattern in patterns):
+                found = True
                 for edge in self.graph.signals[family.number]:
-                    delay[np.unique(edge.counter)] += by
+                    delay[np.unique(edge.counter)] = by
+        if not found:
+            raise MpkirError(f"no family is called like any of {', '.join(patterns)}")
         return replace(self, delay=delay)
 
 

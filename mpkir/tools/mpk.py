@@ -42,7 +42,7 @@ Workers = Annotated[
 Capacity = Annotated[int | None, typer.Option(help="Longest sequence; at most 1024 by default.")]
 Policy = Annotated[
     str | None,
-    typer.Option(help="Who schedules the tasks: round-robin, hybrid, dynamic, or a plugin's."),
+    typer.Option(help="Who schedules: round-robin, list, hybrid, dynamic, or a plugin's."),
 ]
 Plugins = Annotated[
     list[Path] | None,

@@ -20,7 +20,7 @@ from mpkir.analysis.plan import Plan
 from mpkir.analysis.task_times import KILO
 from mpkir.errors import MpkirError
 
-ALL_REDUCED = ("*o_proj*", "*down_proj*", "argmax_partial*")
+ALL_REDUCED = ("*o_proj*", "*down_proj*", "*experts.1", "argmax_partial*")
 """Families of the decoders of Hugging Face whose results the ranks add up, or compare."""
 
 PACKET = 8

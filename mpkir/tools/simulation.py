@@ -218,16 +218,8 @@ def tables(found: dict[str, Any]) -> Iterator[RichTable]:
         each = found[what]
         head.add_row(text, f"{each['least']:.1%} to {each['most']:.1%}, mean {each['mean']:.1%}")
     yield head
-    table = RichTable(
-        "operator",
-        "tasks",
-        "adds us",
-        "on the path",
-        "us",
-        "hand-off",
-        "starved",
-        title="operators",
-    )
+    columns = ("tasks", "adds us", "path", "us", "hand-off", "starved")
+    table = _by_operator("operators", *columns)
     for name, each in found["operators"].items():
         link = found["critical_path"].get(name)
         path = (
@@ -241,7 +233,7 @@ def tables(found: dict[str, Any]) -> Iterator[RichTable]:
 
 def _by_operator(title: str, *columns: str) -> RichTable:
     table = RichTable(title=title)
-    table.add_column("operator", overflow="fold", min_width=24)
+    table.add_column("operator", overflow="fold", min_width=20)
     for column in columns:
         table.add_column(column, justify="right")
     return table
