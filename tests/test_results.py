@@ -18,6 +18,12 @@ def test_the_readmes_tables_are_the_results() -> None:
     assert script["tables"]() in (ROOT / "README.md").read_text("utf-8")
 
 
+def test_the_page_of_compile_times_is_the_results() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "compile_time_report.py"))
+    assert script["tables"]() in script["PAGE"].read_text("utf-8")
+    assert script["plot"]() == script["PLOT"].read_text("utf-8")
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_every_record_says_what_was_measured(path: Path) -> None:
     for record in json.loads(path.read_text("utf-8")):
