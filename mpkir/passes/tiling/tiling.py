@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from xdsl.ir import SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
@@ -40,10 +41,15 @@ class Tiling:
 
 def box(shape: Sequence[int], cuts: Mapping[int, Cut], grid_rank: int) -> RegionAttr:
     """The box of a tensor: cut along the given dimensions, whole along the others."""
+    return _box(tuple(shape), tuple(cuts.get(dim) for dim in range(len(shape))), grid_rank)
+
+
+@cache
+def _box(shape: tuple[int, ...], cuts: tuple[Cut | None, ...], grid_rank: int) -> RegionAttr:
+    # Layers repeat: one attribute serves them all, and is verified once.
     offsets: list[AffineExpr] = []
     sizes: list[int] = []
-    for dim, size in enumerate(shape):
-        cut = cuts.get(dim)
+    for size, cut in zip(shape, cuts, strict=True):
         if cut is None:
             offsets.append(AffineExpr.constant(0))
             sizes.append(size)
