@@ -10,7 +10,7 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen3Config, Qwen3MoeCon
 
 CAPACITY = 1024
 MEASURED = ("smollm2-135m", "llama-3.2-1b", "qwen3-0.6b", "qwen3-8b")
-"""Names of the models that results are published of; `small` serves the memory checkers."""
+"""Names of the models that results are published of; `small` and `small-mixture` serve checks."""
 
 
 def configurations() -> dict[str, PreTrainedConfig]:
@@ -97,6 +97,12 @@ def configurations() -> dict[str, PreTrainedConfig]:
             rms_norm_eps=1e-6,
             rope_theta=1000000.0,
             tie_word_embeddings=False,
+        ),
+        "small-mixture": _qwen3_moe(
+            hidden_size=1024,
+            num_hidden_layers=4,
+            num_attention_heads=16,
+            moe_intermediate_size=512,
         ),
         "qwen3-30b-a3b": _qwen3_moe(
             hidden_size=2048,
