@@ -1,0 +1,47 @@
+"""mpk_task: families of tasks, each one worker's work, on regions of buffers.
+
+One op states a whole family: a grid of tasks, the region of each buffer that a task reads or writes
+as an affine function of its grid index, and as body the tensor operator on tiles of those sizes.
+Later levels add to a family what it waits for and signals (edges of `mpk_event`), where its tasks
+stand in the linear order, and on which worker each runs.
+"""
+
+from xdsl.ir import Dialect
+
+from mpkir.dialects.task.buffers import (
+    BufferKind,
+    BufferKindAttr,
+    BufferOp,
+    ViewOp,
+    buffer_of,
+    layout_of,
+    memref_type_of,
+    row_major,
+)
+from mpkir.dialects.task.grids import GridOp, IndexOp, YieldOp
+from mpkir.dialects.task.regions import RegionAttr
+from mpkir.dialects.task.streams import RingOp, StreamAttr
+
+Task = Dialect(
+    "mpk_task",
+    [BufferOp, ViewOp, RingOp, GridOp, IndexOp, YieldOp],
+    [BufferKindAttr, RegionAttr, StreamAttr],
+)
+
+__all__ = [
+    "BufferKind",
+    "BufferKindAttr",
+    "BufferOp",
+    "GridOp",
+    "IndexOp",
+    "RegionAttr",
+    "RingOp",
+    "StreamAttr",
+    "Task",
+    "ViewOp",
+    "YieldOp",
+    "buffer_of",
+    "layout_of",
+    "memref_type_of",
+    "row_major",
+]

@@ -1,0 +1,224 @@
+"""Buffers in global memory and views of them: who owns what, under which shape and strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import auto
+from math import prod
+from typing import cast
+
+from xdsl.dialects.builtin import (
+    I64,
+    IntegerAttr,
+    MemRefType,
+    NoneAttr,
+    StridedLayoutAttr,
+    StringAttr,
+    UnitAttr,
+    i64,
+)
+from xdsl.dialects.utils import EnumAttribute
+from xdsl.ir import (
+    Attribute,
+    SpacedOpaqueSyntaxAttribute,
+    SSAValue,
+)
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    prop_def,
+    result_def,
+    traits_def,
+)
+from xdsl.traits import MemoryWriteEffect, Pure
+from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.str_enum import StrEnum
+
+
+def memref_type_of(value: SSAValue) -> MemRefType[Attribute]:
+    """The type of a value that is known to be a buffer or a view of one."""
+    assert isinstance(value.type, MemRefType)
+    return cast(MemRefType[Attribute], value.type)
+
+
+def row_major(shape: Sequence[int]) -> tuple[int, ...]:
+    """Strides, in elements, of a dense array of this shape."""
+    return tuple(prod(shape[dim + 1 :]) for dim in range(len(shape)))
+
+
+def layout_of(type: MemRefType[Attribute]) -> tuple[tuple[int, ...], int]:
+    """Strides of the dimensions and the offset of a buffer or view, in elements of its buffer."""
+    layout = type.layout
+    if isinstance(layout, NoneAttr):
+        return row_major(type.get_shape()), 0
+    strides = layout.get_strides() or ()
+    offset = layout.get_offset()
+    assert offset is not None
+    return tuple(stride for stride in strides if stride is not None), offset
+
+
+def buffer_of(value: SSAValue) -> BufferOp:
+    """The buffer behind a memref value, through views."""
+    while isinstance(owner := value.owner, ViewOp):
+        value = owner.source
+    assert isinstance(owner, BufferOp)
+    return owner
+
+
+class BufferKind(StrEnum):
+    """Who owns a buffer's contents.
+
+    weight: bound when the program is loaded, never written; state: kept across steps; input,
+    output: written or read by the host between launches; scratch: an activation.
+    """
+
+    WEIGHT = auto()
+    STATE = auto()
+    INPUT = auto()
+    OUTPUT = auto()
+    SCRATCH = auto()
+
+
+@irdl_attr_definition
+class BufferKindAttr(EnumAttribute[BufferKind], SpacedOpaqueSyntaxAttribute):
+    name = "mpk_task.kind"
+
+
+@irdl_op_definition
+class BufferOp(IRDLOperation):
+    """A contiguous row-major array in global memory; `initial` fills a state before the first step.
+
+    `device`: in whose memory it lies, where a module runs on several (`mpk.devices`). A task reads
+    buffers of the device it runs on, and writes these and those of others. `donated`: the program
+    writes over the state that it was given, where it lies.
+
+    ```mlir
+    %k0 = mpk_task.buffer state "k0" initial 0 donated : memref<1x3x512x64xbf16>
+    %theirs = mpk_task.buffer scratch "part1" device 1 : memref<1x4096xf32>
+    ```
+    """
+
+    name = "mpk_task.buffer"
+
+    kind = prop_def(BufferKindAttr)
+    sym = prop_def(StringAttr, prop_name="name")
+    initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    device = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    donated = opt_prop_def(UnitAttr)
+    result = result_def(MemRefType.constr())
+
+    traits = traits_def(MemoryWriteEffect())
+
+    assembly_format = (
+        "$kind $name (`initial` $initial^)? (`device` $device^)? (`donated` $donated^)? attr-dict "
+        "`:` type($result)"
+    )
+
+    def __init__(
+        self, kind: BufferKind, name: str, type: Attribute, initial: int = 0, device: int = 0
+    ):
+        super().__init__(
+            properties={
+                "kind": BufferKindAttr(kind),
+                "name": StringAttr(name),
+                "initial": IntegerAttr(initial, i64),
+                "device": IntegerAttr(device, i64),
+            },
+            result_types=[type],
+        )
+
+    def verify_(self) -> None:
+        if not isinstance(memref_type_of(self.result).layout, NoneAttr):
+            raise VerifyException(f"a buffer is row-major, got {self.result.type}")
+        if self.device.value.data < 0:
+            raise VerifyException(f"devices count from 0, got {self.device.value.data}")
+        if self.donated is not None and self.kind.data is not BufferKind.STATE:
+            raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
+
+
+@irdl_op_definition
+class ViewOp(IRDLOperation):
+    """Elements of a buffer under other indices: reshaped, sliced, transposed, broadcast, a prefix.
+
+    The result's type says which: element (i, j, ..) is the buffer's element
+    `offset + i * strides[0] + j * strides[1] + ..`. A type without a layout is row-major from the
+    buffer's first element. This holds for a view of a view too: strides and offset count elements
+    of the buffer, never of the source. A stride of 0 repeats elements, in a view that is only read;
+    otherwise different indices are different elements.
+
+    ```mlir
+    %columns = mpk_task.view %x :
+      memref<64x32xbf16> to memref<64x16xbf16, strided<[32, 1], offset: 16>>
+    ```
+    """
+
+    name = "mpk_task.view"
+
+    source = operand_def(MemRefType.constr())
+    result = result_def(MemRefType.constr())
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$source attr-dict `:` type($source) `to` type($result)"
+
+    def __init__(
+        self,
+        source: SSAValue,
+        shape: Sequence[int],
+        strides: Sequence[int] | None = None,
+        offset: int = 0,
+    ):
+        dense = row_major(shape)
+        strides = dense if strides is None else tuple(strides)
+        layout = (
+            NoneAttr() if (strides, offset) == (dense, 0) else StridedLayoutAttr(strides, offset)
+        )
+        super().__init__(
+            operands=[source],
+            result_types=[MemRefType(memref_type_of(source).get_element_type(), shape, layout)],
+        )
+
+    def verify_(self) -> None:
+        source, result = memref_type_of(self.source), memref_type_of(self.result)
+        if not isinstance(self.source.owner, ViewOp | BufferOp):
+            raise VerifyException("a view is of a buffer or of another view")
+        if source.get_element_type() != result.get_element_type():
+            raise VerifyException(f"view keeps the type of elements, got {source} to {result}")
+        shape = result.get_shape()
+        if any(size < 1 for size in shape):
+            raise VerifyException(f"sizes of a view are positive, got {result}")
+        if not isinstance(result.layout, NoneAttr):
+            _verify_layout(result)
+        strides, offset = layout_of(result)
+        last = offset + sum(
+            (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
+        )
+        buffer = memref_type_of(buffer_of(self.source).result)
+        if last >= prod(buffer.get_shape()):
+            raise VerifyException(
+                f"view reaches element {last} of {buffer}, which has {prod(buffer.get_shape())}"
+            )
+
+
+def _verify_layout(type: MemRefType[Attribute]) -> None:
+    """Raise VerifyException unless a layout has constant strides under which dimensions nest."""
+    layout, shape = type.layout, type.get_shape()
+    if not isinstance(layout, StridedLayoutAttr):
+        raise VerifyException(f"the layout of a view is strided, got {type}")
+    strides, offset = layout.get_strides(), layout.get_offset()
+    if len(strides) != len(shape):
+        raise VerifyException(f"{type} has {len(strides)} strides for {len(shape)} dimensions")
+    if offset is None or offset < 0 or any(stride is None or stride < 0 for stride in strides):
+        raise VerifyException(f"strides and offset of a view are constants from 0, got {type}")
+    span = 1
+    for stride, size in sorted((s or 0, n) for s, n in zip(strides, shape, strict=True)):
+        if not stride or size == 1:
+            continue
+        if stride < span:
+            raise VerifyException(
+                f"two indices of {type} are one element; only a stride of 0 repeats elements"
+            )
+        span += stride * (size - 1)
