@@ -54,8 +54,9 @@ struct RingShape {
   static constexpr int RW = ceil_div(RPS, WR);      // rows of a stage that a warp sums
   // One row of x stays in registers over a run of tasks.
   static constexpr bool KEEP = B::T == 1 && PARTS * XV * E <= 64;
-  // All sums of a task stay in registers until its end.
-  static constexpr bool FLAT = KEEP && B::J * GROUPS * RW <= 32 && B::J * GROUPS * RW * PARTS * XV <= 96;
+  // All sums of a task stay in registers until its end; only of short tasks, because that unrolls
+  // the whole task, and bodies that leave the instruction cache between layers run cold.
+  static constexpr bool FLAT = KEEP && B::J * GROUPS * RW * PARTS * XV <= 32;
   static constexpr int PARTIAL = WK * B::T * B::J * B::ROWS * 4;
   static_assert(B::K % (E * PARTS) == 0, "a stage is a multiple of 16 bytes");
   static_assert(RPS * PV <= SLOT_V && (RPS == 1 || PARTS == 1), "a stage fits a slot");
