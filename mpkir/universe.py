@@ -30,9 +30,7 @@ _PASSES = {
     "mpk-lower-dependencies": "mpkir.passes.lower_dependencies:LowerDependenciesPass",
     "mpk-fuse-events": "mpkir.passes.fuse_events:FuseEventsPass",
     "mpk-merge-events": "mpkir.passes.merge_events:MergeEventsPass",
-    "mpk-eliminate-dependencies": (
-        "mpkir.passes.eliminate_dependencies:EliminateDependenciesPass"
-    ),
+    "mpk-eliminate-dependencies": ("mpkir.passes.eliminate_dependencies:EliminateDependenciesPass"),
     "mpk-normalize-events": "mpkir.passes.normalize_events:NormalizeEventsPass",
     "mpk-linearize-tasks": "mpkir.passes.linearize_tasks:LinearizeTasksPass",
     "mpk-pipeline-tasks": "mpkir.passes.pipeline_tasks:PipelineTasksPass",
