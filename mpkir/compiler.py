@@ -20,7 +20,7 @@ from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
 from mpkir import program_cache
-from mpkir.backends.body import bodies_of, buffer_of
+from mpkir.backends.body import bodies_of
 from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.builders import Builder
@@ -140,7 +140,7 @@ def weight_bytes_per_step(module: ModuleOp) -> int:
             continue
         reads: dict[SSAValue, SSAValue] = dict(zip(grid.body.block.args, grid.reads, strict=True))
         for argument, value in reads.items():
-            buffer = buffer_of(value)
+            buffer = task.buffer_of(value)
             if buffer.kind.data is not task.BufferKind.WEIGHT:
                 continue
             type = task.memref_type_of(buffer.result)

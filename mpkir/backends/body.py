@@ -75,14 +75,6 @@ class Body:
         return tuple(self.op.body.block.ops)[:-1]
 
 
-def buffer_of(value: SSAValue) -> task.BufferOp:
-    """The buffer behind a memref value, through views."""
-    while isinstance(owner := value.owner, task.ViewOp):
-        value = owner.source
-    assert isinstance(owner, task.BufferOp)
-    return owner
-
-
 def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> tuple[Operand, ...]:
     result: list[Operand] = []
     for value, box in zip(values, boxes, strict=True):

@@ -21,7 +21,8 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.cache import cache_directory
 from mpkir.runtime.host import cpu_arch, cpu_features
-from mpkir.runtime.queues import Dynamic, check_serves, dynamic_part, queue_words
+from mpkir.runtime.launch import Control, LaunchArgs
+from mpkir.runtime.queues import check_serves, dynamic_part, queue_words
 from mpkir.runtime.table import Table
 
 INCLUDE = Path(__file__).parents[1] / "backends" / "cpu" / "include"
@@ -110,39 +111,6 @@ def _key(source: str, compiler: Sequence[str], folders: Sequence[Path]) -> str:
     for part in (*parts, *(header.read_text(encoding="utf-8") for header in headers)):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:32]
-
-
-class LaunchArgs(ctypes.Structure):
-    """The argument of `mpk_run`: `struct LaunchArgs` of include/mpk/abi.hpp."""
-
-    _fields_ = (
-        ("buffers", ctypes.c_void_p),
-        ("tasks", ctypes.c_void_p),
-        ("workers", ctypes.c_void_p),
-        ("families", ctypes.c_void_p),
-        ("counters", ctypes.c_void_p),
-        ("control", ctypes.c_void_p),
-        ("position", ctypes.c_longlong),
-        ("steps", ctypes.c_int),
-        ("epoch", ctypes.c_uint),
-        ("watchdog", ctypes.c_longlong),
-        ("dynamic", Dynamic),
-    )
-
-
-class Control(ctypes.Structure):
-    """What a launch leaves behind: `struct Control` of include/mpk/abi.hpp."""
-
-    _fields_ = (
-        ("stop_at", ctypes.c_int),
-        ("fault", ctypes.c_int),
-        ("fault_worker", ctypes.c_int),
-        ("fault_task", ctypes.c_int),
-        ("fault_event", ctypes.c_int),
-        ("fault_seen", ctypes.c_uint),
-        ("fault_wanted", ctypes.c_uint),
-        ("reserved", ctypes.c_int),
-    )
 
 
 class CpuProgram:

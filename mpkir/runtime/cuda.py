@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.queues import Dynamic, check_serves, dynamic_part, looked_up, queue_words
+from mpkir.runtime.launch import Control, GpuLaunchArgs
+from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Ints, Table
 
 THREADS = 352
@@ -22,26 +23,7 @@ ALIGNMENT = 16
 """Bytes to which buffers must be aligned: kernels read 16 bytes at once."""
 
 _NO_GPU = 'run it on a machine with an NVIDIA GPU and its driver, or compile with target="cpu"'
-_CONTROL_WORDS = 8
-
-
-class LaunchArgs(ctypes.Structure):
-    """The kernel's one argument: `struct LaunchArgs` of include/mpk/abi.cuh."""
-
-    _fields_ = (
-        ("buffers", ctypes.c_void_p),
-        ("tasks", ctypes.c_void_p),
-        ("workers", ctypes.c_void_p),
-        ("families", ctypes.c_void_p),
-        ("counters", ctypes.c_void_p),
-        ("control", ctypes.c_void_p),
-        ("position", ctypes.c_longlong),
-        ("steps", ctypes.c_int),
-        ("epoch", ctypes.c_uint),
-        ("watchdog", ctypes.c_longlong),
-        ("dynamic", Dynamic),
-        ("dynamic_tasks", ctypes.c_void_p),
-    )
+_CONTROL_WORDS = ctypes.sizeof(Control) // 4
 
 
 class CudaProgram:
@@ -107,7 +89,7 @@ class CudaProgram:
         """Start a run; `finish` must follow before the next launch."""
         self._control.copy_(torch.tensor([steps, *[0] * (_CONTROL_WORDS - 1)], dtype=torch.int32))
         tasks, workers, families = self._arrays
-        args = LaunchArgs(
+        args = GpuLaunchArgs(
             self._pointers.data_ptr(),
             tasks.data_ptr(),
             workers.data_ptr(),

@@ -19,7 +19,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
-from mpkir.backends.body import Body, Operand, buffer_of
+from mpkir.backends.body import Body, Operand
 from mpkir.backends.cuda.address import (
     affine,
     broadcast,
@@ -141,7 +141,7 @@ class BodyPrinter:
         op = self.body.op
         if number >= len(op.reads):
             return False
-        return buffer_of(op.reads[number]).kind.data is task.BufferKind.WEIGHT
+        return task.buffer_of(op.reads[number]).kind.data is task.BufferKind.WEIGHT
 
     def is_constant(self, value: SSAValue) -> bool:
         """Whether a value is made from parameters and literals only."""
@@ -158,7 +158,7 @@ class BodyPrinter:
         """Whether a read and a written operand (both by number) are one buffer."""
         op = self.body.op
         written = op.writes[write - len(self.body.reads)]
-        return buffer_of(op.reads[read]) is buffer_of(written)
+        return task.buffer_of(op.reads[read]) is task.buffer_of(written)
 
     def pointer(self, number: int, indices: Sequence[str]) -> str:
         """The address of an element of an operand's box."""

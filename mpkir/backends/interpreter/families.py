@@ -9,7 +9,6 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
-from mpkir.backends.body import buffer_of
 from mpkir.backends.interpreter.kernels import Scalars, block_kernel
 from mpkir.backends.interpreter.memory import Memory
 from mpkir.backends.interpreter.values import Array
@@ -71,8 +70,8 @@ class Family:
         self.op = op
         self.name = op.sym_name.data
         self.size = op.size
-        self.read_buffers = tuple(buffer_of(value).sym.data for value in op.reads)
-        self.write_buffers = tuple(buffer_of(value).sym.data for value in op.writes)
+        self.read_buffers = tuple(task.buffer_of(value).sym.data for value in op.reads)
+        self.write_buffers = tuple(task.buffer_of(value).sym.data for value in op.writes)
         self.reads = tuple(memory.view(value) for value in op.reads)
         self.writes = tuple(memory.view(value) for value in op.writes)
         self._outside = tuple(map(_outside, op.body.block.args))

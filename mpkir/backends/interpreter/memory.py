@@ -9,7 +9,6 @@ import numpy as np
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Attribute, SSAValue
 
-from mpkir.backends.body import buffer_of
 from mpkir.backends.interpreter.values import (
     Array,
     carrier_dtype,
@@ -78,7 +77,7 @@ class Memory:
 
     def view(self, value: SSAValue) -> Array:
         """The array behind a memref value, in that value's shape and layout."""
-        return as_view(self.arrays[buffer_of(value).sym.data], value)
+        return as_view(self.arrays[task.buffer_of(value).sym.data], value)
 
     def _of_kind(self, *kinds: BufferKind) -> list[task.BufferOp]:
         return [op for op in self._buffers.values() if op.kind.data in kinds]

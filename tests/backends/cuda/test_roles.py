@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mpkir.runtime.build_cuda import INCLUDE
-from mpkir.runtime.cuda import LaunchArgs
+from mpkir.runtime.launch import GpuLaunchArgs
 from mpkir.runtime.queues import dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Table, TableNames, TaskField, build_table
 
@@ -101,7 +101,7 @@ class Running:
 
     def run(self, position: int, steps: int, watchdog: float = 20.0) -> int:
         self.control[:] = [steps, *[0] * 7]
-        args = LaunchArgs(
+        args = GpuLaunchArgs(
             self.pointers.ctypes.data,
             self.table.tasks.ctypes.data,
             self.table.workers.ctypes.data,

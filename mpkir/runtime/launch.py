@@ -1,0 +1,46 @@
+"""What host and kernel hand each other at a launch: the structures of include/mpk/abi.{hpp,cuh}."""
+
+from __future__ import annotations
+
+import ctypes
+
+from mpkir.runtime.queues import Dynamic
+
+
+class LaunchArgs(ctypes.Structure):
+    """The argument of `mpk_run`; a GPU's has more behind it."""
+
+    _fields_ = (
+        ("buffers", ctypes.c_void_p),
+        ("tasks", ctypes.c_void_p),
+        ("workers", ctypes.c_void_p),
+        ("families", ctypes.c_void_p),
+        ("counters", ctypes.c_void_p),
+        ("control", ctypes.c_void_p),
+        ("position", ctypes.c_longlong),
+        ("steps", ctypes.c_int),
+        ("epoch", ctypes.c_uint),
+        ("watchdog", ctypes.c_longlong),
+        ("dynamic", Dynamic),
+    )
+
+
+class GpuLaunchArgs(LaunchArgs):
+    """The kernel's one argument: dynamic tasks are looked up on the host."""
+
+    _fields_ = (("dynamic_tasks", ctypes.c_void_p),)
+
+
+class Control(ctypes.Structure):
+    """What a launch leaves behind."""
+
+    _fields_ = (
+        ("stop_at", ctypes.c_int),
+        ("fault", ctypes.c_int),
+        ("fault_worker", ctypes.c_int),
+        ("fault_task", ctypes.c_int),
+        ("fault_event", ctypes.c_int),
+        ("fault_seen", ctypes.c_uint),
+        ("fault_wanted", ctypes.c_uint),
+        ("reserved", ctypes.c_int),
+    )
