@@ -26,7 +26,7 @@ from xdsl.ir import Block, Region, SSAValue
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
 from mpkir.frontend.aten import LOWERINGS, Lowering, tensor_type
-from mpkir.frontend.aten.registry import Value
+from mpkir.frontend.aten.registry import HINTS, Value
 from mpkir.frontend.aten.scalars import number
 from mpkir.frontend.direct import (
     functional,
@@ -147,13 +147,15 @@ class _Importer:
     def import_call(self, node: fx.Node) -> Value:
         location, where = _location(node, self.prefix)
         low = Lowering(node, self.block, location, where)
-        function = LOWERINGS.get(functional(node.target) or node.target)
+        overload = functional(node.target) or node.target
+        function = LOWERINGS.get(overload)
         if function is None:
+            add = f"({str(node.target).replace('aten.', 'torch.ops.aten.', 1)})"
+            hints = (f"add one with @mpkir.frontend.register_lowering{add}", HINTS.get(overload))
             raise MpkirError(
                 f"{low.describe()} has no lowering",
                 where=where,
-                hint="add one with @mpkir.frontend.register_lowering"
-                f"({str(node.target).replace('aten.', 'torch.ops.aten.', 1)})",
+                hint="; ".join(hint for hint in hints if hint),
             )
         value_of: Any = self.values.__getitem__
         args: Any = fx.map_arg(node.args, value_of)

@@ -25,6 +25,9 @@ LOWERINGS: Registry[Any, LoweringFunction] = Registry(
 )
 """Functions that import ATen operators, by overload."""
 
+HINTS: dict[Any, str] = {}
+"""What a user can do about an operator without a lowering, other than to add one."""
+
 
 def register_lowering(*overloads: Any) -> Callable[[Function], Function]:
     """Declare the function that imports ATen operators.

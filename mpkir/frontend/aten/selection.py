@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from xdsl.ir import SSAValue
 
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import shape_of
-from mpkir.frontend.aten.registry import Lowering, Value, register_lowering
+from mpkir.frontend.aten.registry import HINTS, Lowering, Value, register_lowering
 
 aten = torch.ops.aten
 
@@ -27,10 +25,10 @@ def topk(
     return op.values, op.indices
 
 
-@register_lowering(aten._grouped_mm.default, aten.histc.default, aten.sort.default)
-def grouped(low: Lowering, *_: Any, **__: Any) -> Value:
-    low.fail(
-        "has no lowering",
+HINTS.update(
+    dict.fromkeys(
+        (aten._grouped_mm.default, aten.histc.default, aten.sort.default),
         "if it groups tokens by expert, let the model gather the chosen experts' weights: "
         "model.set_experts_implementation('batched_mm') before torch.export",
     )
+)

@@ -167,7 +167,7 @@ def test_constant_and_ops_of_it() -> None:
 
 
 def test_unknown_op_is_named() -> None:
-    with pytest.raises(MpkirError, match=r"cannot run 'math.ctpop'.*register a kernel"):
+    with pytest.raises(MpkirError, match=r"cannot run 'math.ctpop'.*register a function"):
         elementwise([np.array([1])], [i64], lambda x: [math.CtPopOp(x)])
 
 
