@@ -1,11 +1,12 @@
 """Fit the constants of a machine's `timing` to traced steps; predict each model from the others.
 
-    python benchmarks/fit_machine.py --ir DIR --traces DIR [--iterations 4] [--json FILE]
+    python benchmarks/fit_machine.py --artifacts DIR --ir DIR --traces DIR [--iterations 4]
 
-Gauss-Newton on logarithms. Residuals are what each operator adds to a step, measured against
-simulated, as a part of the step, and the step; a weak prior keeps constants that nothing decides
-where they were. Leaving a model out takes its residuals away and goes one more step from the
-optimum of all. Prints the constants for mpkir/machines/*.json.
+Gauss-Newton on logarithms. Residuals are, of traced steps, what each operator adds, measured
+against simulated, as a part of the step, and the step; of other fitted cases the step at the middle
+of the measured positions. A weak prior keeps constants that nothing decides where they were.
+Leaving a model out takes its residuals away and goes one more step from the optimum of all. Prints
+the constants for mpkir/machines/*.json.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from measured_steps import Measured, arguments, measured_from, simulated_operators
+from measured_steps import Measured, arguments, read_measured, simulated_operators
 
+from mpkir.analysis.plan import Plan
 from mpkir.analysis.simulator import play
-from mpkir.machine import Machine
+from mpkir.machine import Timing, machine_named
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,6 +34,8 @@ FITTED = (
     "task",
     "plain",
     "attention",
+    "chunk",
+    "join",
     "body",
     "release",
     "code_bandwidth",
@@ -47,28 +51,36 @@ WEIGHT = 2.0
 class Fit:
     """Residuals of all models as a function of the constants' logarithms."""
 
-    def __init__(self, measured: list[Measured], machine: Machine) -> None:
-        self.measured, self.machine = measured, machine
-        self.prior = np.log([getattr(machine.timing, name) for name in FITTED])
-        self.rows: dict[str, slice] = {}
-        """Where each model's residuals stand."""
+    def __init__(self, measured: list[Measured], timing: Timing) -> None:
+        self.measured = [each for each in measured if each.fitted]
+        self.plans = [
+            each.plan if each.end is not None else each.at(each.position) for each in self.measured
+        ]
+        self.prior = np.log([getattr(timing, name) for name in FITTED])
+        self.models: list[str] = []
+        """Whose each residual is."""
 
-    def at(self, constants: Floats) -> Machine:
-        """The machine with these constants."""
+    @staticmethod
+    def at(plan: Plan, constants: Floats) -> Plan:
+        """The plan on a machine with these constants."""
         values = dict(zip(FITTED, np.exp(constants).tolist(), strict=True))
-        return replace(self.machine, timing=replace(self.machine.timing, **values))
+        timing = replace(plan.machine.timing, **values)
+        return replace(plan, machine=replace(plan.machine, timing=timing))
 
     def residuals(self, constants: Floats) -> Floats:
         """Of every operator of every model, and of every step."""
-        machine = self.at(constants)
         found: list[float] = []
-        for each in self.measured:
-            begin = len(found)
-            operators, step = simulated_operators(play(replace(each.plan, machine=machine), 1))
-            wanted = each.operators
-            found += [WEIGHT * (operators[k] - wanted[k]) / each.traced for k in wanted]
-            found.append(WEIGHT * (step / each.traced - 1))
-            self.rows[each.model] = slice(begin, len(found))
+        self.models = []
+        for each, plan in zip(self.measured, self.plans, strict=True):
+            moved = self.at(plan, constants)
+            if each.end is None:
+                found.append(WEIGHT * (play(moved).step / each.step - 1))
+            else:
+                operators, step = simulated_operators(play(moved, 1))
+                wanted, traced = each.operators(each.end), float(each.end.max())
+                found += [WEIGHT * (operators[k] - wanted[k]) / traced for k in wanted]
+                found.append(WEIGHT * (step / traced - 1))
+            self.models += [each.model] * (len(found) - len(self.models))
         return np.array([*found, *(PRIOR * (constants - self.prior))])
 
     def jacobian(self, constants: Floats, residuals: Floats) -> Floats:
@@ -82,8 +94,7 @@ class Fit:
 
     def error(self, each: Measured, constants: Floats) -> float:
         """Of the step at the middle of the measured positions, as part of it."""
-        plan = replace(each.at(each.position), machine=self.at(constants))
-        return play(plan).step / each.step - 1
+        return play(self.at(each.at(each.position), constants)).step / each.step - 1
 
 
 def step_from(jacobian: Floats, residuals: Floats, damping: float = 1e-4) -> Floats:
@@ -98,8 +109,8 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=4)
     given = parser.parse_args()
-    measured = measured_from(given)
-    fit = Fit(measured, measured[0].plan.machine)
+    measured = read_measured(given)
+    fit = Fit(measured, machine_named(given.machine).timing)
     constants = fit.prior.copy()
     residuals = fit.residuals(constants)
     jacobian = fit.jacobian(constants, residuals)
@@ -116,19 +127,21 @@ def main() -> None:
     def values(of: Floats) -> dict[str, float]:
         return {name: float(f"{v:.3g}") for name, v in zip(FITTED, np.exp(of), strict=True)}
 
-    result: dict[str, object] = {"timing": values(constants), "models": {}}
+    errors: list[dict[str, object]] = []
     for each in measured:
         kept = np.ones(len(residuals), bool)
-        kept[fit.rows[each.model]] = False
+        kept[: len(fit.models)] = np.array(fit.models) != each.model
         without = constants + step_from(jacobian[kept], residuals[kept])
         record = {
+            "model": each.model,
+            "configuration": each.configuration,
             "error": round(fit.error(each, constants), 4),
             "error_left_out": round(fit.error(each, without), 4),
             "timing_left_out": values(without),
         }
-        result["models"][each.model] = record  # pyright: ignore[reportIndexIssue]
-        print(each.model, record, flush=True)
-    text = json.dumps(result, indent=1)
+        errors.append(record)
+        print(record, flush=True)
+    text = json.dumps({"timing": values(constants), "errors": errors}, indent=1)
     print(text)
     if given.json is not None:
         given.json.write_text(text + "\n", encoding="utf-8")

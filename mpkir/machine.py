@@ -93,6 +93,11 @@ class Timing:
     """Reads of a body that is neither a streaming product nor attention."""
     attention: float = 20
     """Arithmetic of attention, in 1e9 operations a second."""
+    chunk: float = 2.0
+    """The start of an attention chunk that has rows: norm and rotation of its queries, the first
+    rows from memory, the sums of its warps joined."""
+    join: float = 0.15
+    """Each part that a merge of split attention joins: a load that waits for the one before."""
     body: float = 0.1
     """A body that does not stream, beside its reads and arithmetic."""
     release: float = 0.65
@@ -117,7 +122,7 @@ class Timing:
     few enough to have an instruction each."""
     code_of_body: int = 4096
     """Bytes of instructions of any body beside that."""
-    unrolled: int = 262144
+    unrolled: int = 131072
     """Most bytes of weights of a task for which that is so."""
 
 

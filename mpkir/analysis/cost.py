@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
+from typing import TypeGuard
 
 import numpy as np
 from xdsl.dialects.builtin import FixedBitwidthType, MemRefType, TensorType
@@ -82,6 +83,10 @@ class FamilyCost:
     written: Ints
     flops: Ints
     """Arithmetic operations on scalars (a number)."""
+    rows: Ints
+    """Rows of its cache that attention scores (a number)."""
+    joined: int
+    """Parts of a split attention that the task joins (a number)."""
     shared: int
     """Shared memory that the task needs at least: a stage of each streamed weight."""
 
@@ -134,6 +139,7 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
                 common += int(size.max(initial=0))
             else:
                 own += np.where(first, 0, size)
+    rows = _scored_rows(family, used)
     return FamilyCost(
         loop_of(family),
         streamed,
@@ -144,27 +150,48 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         frozenset(inputs),
         own,
         written,
-        _flops(family, used),
+        _flops(family, rows),
+        rows,
+        _joined(family),
         stage_bytes * (len(stream.reads) if stream else 0),
     )
 
 
-def _flops(family: Family, used: dict[int, _Use]) -> Ints:
+def _flops(family: Family, rows: Ints) -> Ints:
     """Arithmetic of every task; of attention over the rows of its cache that it uses."""
     result = np.zeros(family.size, np.int64)
     for op in list(family.op.body.block.ops)[:-1]:
-        if isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp) and isinstance(
-            op.k_cache, BlockArgument
-        ):
-            number = op.k_cache.index
-            boxes = boxes_of(family.accesses[number], family.coordinates)
-            rows = np.zeros(family.size, np.int64)
-            rows[boxes.tasks] = used[number].sizes(boxes.low, boxes.high)[:, 2]
+        if _reads_cache(op):
             for each in np.unique(rows).tolist():
                 result[rows == each] += flops_of(op, each)
         else:
             result += flops_of(op)
     return result
+
+
+def _scored_rows(family: Family, used: dict[int, _Use]) -> Ints:
+    """How many rows of its cache each task's attention scores."""
+    result = np.zeros(family.size, np.int64)
+    for op in family.op.body.block.ops:
+        if _reads_cache(op):
+            assert isinstance(op.k_cache, BlockArgument)
+            number = op.k_cache.index
+            boxes = boxes_of(family.accesses[number], family.coordinates)
+            result[boxes.tasks] = used[number].sizes(boxes.low, boxes.high)[:, 2]
+    return result
+
+
+def _reads_cache(op: Operation) -> TypeGuard[tensor.AttentionOp | tensor.AttentionSplitOp]:
+    return isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp) and isinstance(
+        op.k_cache, BlockArgument
+    )
+
+
+def _joined(family: Family) -> int:
+    """How many parts of split attentions a task joins one after the other."""
+    ops = family.op.body.block.ops
+    merges = (op for op in ops if isinstance(op, tensor.AttentionMergeOp))
+    return sum(tensor.shape_of(op.acc)[3] for op in merges)
 
 
 def loop_of(family: Family) -> Loop:

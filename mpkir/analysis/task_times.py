@@ -65,7 +65,8 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
             work = timing.body + timing.l2_latency + reads + products
             dram = cost.dram.astype(np.float64)
         case Loop.ATTENTION:
-            work = timing.body + cost.flops / (timing.attention * KILO)
+            chunk = timing.chunk * (cost.rows > 0) + cost.flops / (timing.attention * KILO)
+            work = timing.body + chunk + timing.join * cost.joined
             dram = cost.dram.astype(np.float64)
         case Loop.REDUCE | Loop.MAP:
             touched = np.maximum(cost.own + cost.dram, cost.written)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mpkir.analysis.plan import plan_of
 from mpkir.analysis.simulator import simulate
+from mpkir.analysis.task_times import times_of
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
+from mpkir.pipeline import lower
 from mpkir.progress import SILENT
 from mpkir.runtime.artifact import load_artifact
 from mpkir.tools import mpk, simulation
 from mpkir.tools.sharding import shard_config
-from mpkir.tools.sources import compile_source
+from mpkir.tools.sources import compile_source, module_of
 
 CONFIG = {
     "model_type": "llama",
@@ -144,3 +148,21 @@ def test_ranks(config: Path, capsys: pytest.CaptureFixture[str]):
     assert (parts["num_key_value_heads"], parts["head_dim"], parts["vocab_size"]) == (1, 32, 128)
     with pytest.raises(MpkirError, match="num_attention_heads = 4 does not divide by 3 ranks"):
         shard_config(CONFIG, 3)
+
+
+def test_attention_costs_its_chunks_with_rows_and_a_merge_every_part(step: Path):
+    h100 = machine_named("h100")
+    machine = replace(h100, tiles=replace(h100.tiles, attention_chunk=32))
+    module = module_of(str(step), None).module
+    lower(module, machine)
+    costs = plan_of(module, machine, 79).costs
+    for cost in (each for each in costs if each.rows.any()):
+        # 80 rows of 256, of each of two key heads
+        assert cost.rows.reshape(8, 2).T.tolist() == [[32, 32, 16, 0, 0, 0, 0, 0]] * 2
+        work = times_of(cost, machine).work.reshape(8, 2)
+        assert (work[2] > work[3] + machine.timing.chunk).all()
+    merges = [each for each in costs if each.joined]
+    assert [each.joined for each in merges] == [8, 8]
+    slow = replace(machine, timing=replace(machine.timing, join=machine.timing.join + 1))
+    for cost in merges:
+        assert np.allclose(times_of(cost, slow).work - times_of(cost, machine).work, 8)
