@@ -14,7 +14,7 @@ import torch
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
 
-from mpkir.backends.body import bodies_of, buffer_of
+from mpkir.backends.body import bodies_of
 from mpkir.backends.cpu.emit import emit
 from mpkir.backends.table import buffer_ops_of, buffers_of
 from mpkir.dialects import task
@@ -40,7 +40,7 @@ def barrier_table(module: ModuleOp, workers: int) -> Table:
     lists: list[list[tuple[int, ...]]] = [[] for _ in range(workers)]
     families: list[tuple[int, ...]] = []
     for number, grid in enumerate(grids):
-        operands = [ids[buffer_of(v)] for v in (*grid.reads, *grid.writes)]
+        operands = [ids[task.buffer_of(v)] for v in (*grid.reads, *grid.writes)]
         families.append((body_of[grid.sym_name.data], grid.size, 0, 0, *operands))
         before = number - 1 if number else len(grids) - 1
         for index in range(grid.size):
