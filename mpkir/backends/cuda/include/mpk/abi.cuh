@@ -66,6 +66,9 @@ struct alignas(16) Work {
   int stop;  // set instead of running the task: the worker leaves
   int first; // the first task of a step on this worker
   int release_arrivals;  // as in the table; only in programs with dynamic tasks
+  u32 tag;         // of what this step writes to flagged buffers
+  u32 most_polls;  // of one element, before the launch is given up; 0 = no limit
+  Control* control;
 
   template <class T>
   __device__ __forceinline__ T* at(int k) const {

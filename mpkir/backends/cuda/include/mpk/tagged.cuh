@@ -1,0 +1,165 @@
+// Elements that carry their own ready mark: a value and the tag of the step that wrote it, in one
+// word that is stored and loaded whole. A reader polls the word itself, so a hand-off is one trip
+// through memory, without a counter, a fence or an acquire. 16-bit floats share 32 bits with 16 bits
+// of the tag, 32-bit floats 64 bits with all of it.
+//
+// A buffer of such elements is written anew in each step, so what a reader may find there is this
+// step's tag or the one before.
+#pragma once
+#include "abi.cuh"
+#include "sync.cuh"
+
+namespace mpk {
+
+template <class T>
+struct Tagged;
+template <>
+struct Tagged<bf16> { u32 word; };
+template <>
+struct Tagged<f16> { u32 word; };
+template <>
+struct Tagged<float> { u64 word; };
+
+// N neighbouring elements, as loaded; plain ones are there at once.
+// `address` of request is aligned to the bytes of the N elements, or to 16 if they are more.
+template <class X, int N>
+struct Fetched {
+  Vector<X, N> raw;
+  __device__ __forceinline__ void request(const X* address) { raw = load_vector<X, N>(address); }
+  __device__ __forceinline__ bool arrived(u32) const { return true; }
+  __device__ __forceinline__ float get(int i) const { return raw.get(i); }
+};
+
+__device__ __forceinline__ void load_words(const u32* p, u32 (&w)[4]) {
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(p) : "memory");
+}
+__device__ __forceinline__ u32 load_word(const u32* p) {
+  u32 w;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(w) : "l"(p) : "memory");
+  return w;
+}
+
+template <class T, int N>
+struct FetchedHalves {
+  u32 word[N];
+  __device__ __forceinline__ void request(const Tagged<T>* address) {
+    const u32* p = reinterpret_cast<const u32*>(address);
+    if constexpr (N % 4 == 0) {
+#pragma unroll
+      for (int i = 0; i < N; i += 4)
+        load_words(p + i, *reinterpret_cast<u32(*)[4]>(word + i));
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) word[i] = load_word(p + i);
+    }
+  }
+  __device__ __forceinline__ bool arrived(u32 tag) const {
+    u32 differ = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) differ |= word[i] ^ tag;
+    return (differ & 0xffffu) == 0;
+  }
+  __device__ __forceinline__ float get(int i) const {
+    if constexpr (sizeof(T) == 2 && __is_same(T, bf16)) {
+      return __uint_as_float(word[i] & 0xffff0000u);
+    } else {
+      T v;
+      v.bits = static_cast<unsigned short>(word[i] >> 16);
+      return to_float(v);
+    }
+  }
+};
+template <int N>
+struct Fetched<Tagged<bf16>, N> : FetchedHalves<bf16, N> {};
+template <int N>
+struct Fetched<Tagged<f16>, N> : FetchedHalves<f16, N> {};
+
+template <int N>
+struct Fetched<Tagged<float>, N> {
+  u64 word[N];
+  __device__ __forceinline__ void request(const Tagged<float>* address) {
+    if constexpr (N % 2 == 0) {
+#pragma unroll
+      for (int i = 0; i < N; i += 2)
+        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0,%1}, [%2];"
+                     : "=l"(word[i]), "=l"(word[i + 1]) : "l"(address + i) : "memory");
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) word[i] = load_relaxed(&address[i].word);
+    }
+  }
+  __device__ __forceinline__ bool arrived(u32 tag) const {
+    u32 differ = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) differ |= u32(word[i] >> 32) ^ tag;
+    return differ == 0;
+  }
+  __device__ __forceinline__ float get(int i) const { return __uint_as_float(u32(word[i])); }
+};
+
+// Whether a poll that has looked `polls` times should give up: the launch has failed, or has now,
+// because this task waited too long. What was found then is used as it is; the host refuses it.
+__device__ __forceinline__ bool gives_up(const Work& work, u32 polls) {
+  if (polls % 256 != 0) return false;
+  Control* control = work.control;
+  if (load_relaxed(&control->fault) != 0) return true;
+  if (work.most_polls == 0 || polls < work.most_polls) return false;
+  if (atomicCAS(&control->fault, 0, 1) == 0) {
+    control->fault_worker = blockIdx.x;
+    control->fault_task = work.task;
+    control->fault_event = -1;
+    control->fault_seen = 0;
+    control->fault_wanted = work.tag;
+  }
+  return true;
+}
+
+// One element, of this step.
+template <class T>
+__device__ __forceinline__ float await(const Tagged<T>* address, const Work& work) {
+  Fetched<Tagged<T>, 1> element;
+  for (u32 polls = 1;; ++polls) {
+    element.request(address);
+    if (element.arrived(work.tag) || gives_up(work, polls)) return element.get(0);
+  }
+}
+
+// COUNT groups of N neighbouring elements at address(i), all requested before any is looked at;
+// groups that are not there yet are asked for again. exists(i) says whether there is a group i.
+template <int N, int COUNT, class X, class Address, class Exists>
+__device__ __forceinline__ void await_all(const Work& work, Address address, Exists exists,
+                                          Fetched<X, N> (&group)[COUNT]) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i)
+    if (exists(i)) group[i].request(address(i));
+  for (u32 polls = 1;; ++polls) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      if (exists(i) && !group[i].arrived(work.tag)) {
+        all = false;
+        group[i].request(address(i));
+      }
+    }
+    if (all || gives_up(work, polls)) return;
+  }
+}
+
+template <class V>
+__device__ __forceinline__ void publish(Tagged<bf16>* p, V v, const Work& work) {
+  const u32 word = u32(convert<bf16>(v).bits) << 16 | (work.tag & 0xffffu);
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+}
+template <class V>
+__device__ __forceinline__ void publish(Tagged<f16>* p, V v, const Work& work) {
+  const u32 word = u32(convert<f16>(v).bits) << 16 | (work.tag & 0xffffu);
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+}
+template <class V>
+__device__ __forceinline__ void publish(Tagged<float>* p, V v, const Work& work) {
+  const u64 word = u64(work.tag) << 32 | __float_as_uint(convert<float>(v));
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(word) : "memory");
+}
+
+}  // namespace mpk
