@@ -219,6 +219,8 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
         source=buffer.name if has_source else None,
         initial=buffer.initial if is_state else None,
         donated=buffer.donated,
+        flagged=buffer.flagged,
+        packed=buffer.packed,
     )
 
 

@@ -35,6 +35,10 @@ class Operand:
     """In elements of the buffer."""
     origin: int
     """The buffer's element at index 0 in each dimension."""
+    is_flagged: bool = False
+    """Whether each element carries the number of the step that wrote it."""
+    is_packed: bool = False
+    """Whether a weight lies as blocks for tensor cores."""
 
     @property
     def is_plain(self) -> bool:
@@ -88,6 +92,8 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
                 box.shape,
                 strides,
                 origin,
+                task.buffer_of(value).flagged is not None,
+                task.buffer_of(value).packed is not None,
             )
         )
     return tuple(result)
@@ -101,6 +107,8 @@ def _code_key(op: task.GridOp) -> str:
     for value, box in zip((*op.reads, *op.writes), op.boxes.data, strict=True):
         printer.print_attribute(value.type)
         printer.print_attribute(box)
+        printer.print_string(" flagged " if task.buffer_of(value).flagged is not None else " ")
+        printer.print_string("packed " if task.buffer_of(value).packed is not None else "")
     if op.stream is not None:
         printer.print_attribute(op.stream)
     printer.print_region(_without_name_hints(op))

@@ -48,6 +48,10 @@ class Buffer:
     """Fills a state before the first step."""
     donated: bool
     """Whether the program writes over a state."""
+    flagged: bool
+    """Whether each element carries the number of the step that wrote it."""
+    packed: bool
+    """Whether a weight lies as blocks for tensor cores."""
 
 
 def dtype_name(element_type: Attribute) -> str:
@@ -80,6 +84,8 @@ def _buffer(op: task.BufferOp) -> Buffer:
         tuple(op.result.type.get_shape()),
         op.initial.value.data,
         op.donated is not None,
+        op.flagged is not None,
+        op.packed is not None,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import DTYPE_BYTES, Buffer
+from mpkir.runtime.manifest import DTYPE_BYTES, TAGGED_BYTES, Buffer
 
 ALIGNMENT = 256
 """Bytes; what is allocated here starts at a multiple of it."""
@@ -16,6 +16,20 @@ BOUND_ALIGNMENT = 64
 """Bytes; a tensor handed over is used as it is if it starts at a multiple of this (torch's own)."""
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES}
+
+
+_TAGGED_WORDS = {4: torch.int32, 8: torch.int64}
+
+
+def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
+    """What a buffer's memory holds, as its element type: without the tags, if it is flagged.
+
+    A 16-bit float lies in the upper half of its word, a 32-bit one in the lower.
+    """
+    if not buffer.flagged:
+        return memory
+    half = 1 if TAGGED_BYTES[buffer.dtype] == 4 else 0
+    return memory.view(TORCH_DTYPES[buffer.dtype]).view(*buffer.shape, 2)[..., half]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -29,8 +43,10 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:
-    """New memory for a buffer, filled with its initial value."""
-    dtype = TORCH_DTYPES[buffer.dtype]
+    """New memory for a buffer, filled with its initial value; a flagged one as its tagged words."""
+    dtype = (
+        _TAGGED_WORDS[TAGGED_BYTES[buffer.dtype]] if buffer.flagged else TORCH_DTYPES[buffer.dtype]
+    )
     size = math.prod(buffer.shape) * dtype.itemsize
     memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)
     skip = -memory.data_ptr() % ALIGNMENT

@@ -31,6 +31,7 @@ class CudaProgram:
 
     binary          a cubin, or the path of one
     buffers         one tensor for each buffer id, in order: contiguous, on one GPU; used in place
+    flagged         ids of the buffers whose elements carry the number of the step that wrote them
     watchdog_s      seconds that a task may wait for an event before the launch ends; 0 = for ever
 
     Raises MpkirError if there is no GPU, if the cubin is for another one, if a buffer is misplaced,
@@ -43,11 +44,13 @@ class CudaProgram:
         table: Table,
         buffers: Sequence[torch.Tensor],
         watchdog_s: float = 10.0,
+        flagged: Sequence[int] = (),
     ) -> None:
         self.table = table
         self.watchdog_s = watchdog_s
         self.device = _device_of(buffers, table)
         self._buffers = tuple(buffers)
+        self._flagged = [buffers[number] for number in flagged]
         self._driver = _driver()
         with torch.cuda.device(self.device):
             torch.cuda.current_stream().synchronize()  # makes torch's context the current one
@@ -132,6 +135,8 @@ class CudaProgram:
         if control[1] != 0:
             self._counters.zero_()
             self._queues.zero_()
+            for buffer in self._flagged:
+                buffer.zero_()
             self._epoch = 0
             raise self._fault(control)
         done = min(int(control[0]), steps)

@@ -32,6 +32,18 @@ DTYPE_BYTES = {
 }
 """Element types of buffers, named as in NumPy and torch, with the bytes of one element."""
 
+TAGGED_BYTES = {"bfloat16": 4, "float16": 4, "float32": 8}
+"""Bytes of one element of a flagged buffer: the value and its tag."""
+
+PACKED_ROWS, PACKED_COLUMNS = 8, 32
+"""A packed matrix [N, K] lies as [N / 8][K / 32][8][32]."""
+
+
+def is_packable(shape: tuple[int, ...]) -> bool:
+    """Whether a matrix of this shape is a whole number of blocks."""
+    return len(shape) == 2 and shape[0] % PACKED_ROWS == 0 and shape[1] % PACKED_COLUMNS == 0
+
+
 _CUDA_ARCH = re.compile(r"sm_\d{2,3}[af]?")
 
 
@@ -63,6 +75,8 @@ class Buffer:
     source   name of the tensor that fills a weight or constant, or a state at first
     initial  what fills a state without a source at first and after a reset; None is 0
     donated  the program writes over this state: a call's argument is changed like in PyTorch
+    flagged  each element is one word that holds the value and the number of the step that wrote it
+    packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
     """
 
     name: str
@@ -72,6 +86,8 @@ class Buffer:
     source: str | None = None
     initial: int | float | None = None
     donated: bool = False
+    flagged: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,3 +228,13 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         raise MpkirError("only a state has an initial value", where=where)
     if buffer.donated and buffer.kind != "state":
         raise MpkirError("only a state is donated", where=where)
+    if buffer.packed and (buffer.kind != "weight" or not is_packable(buffer.shape)):
+        raise MpkirError(
+            f"only a weight of whole blocks is packed, not {buffer.kind} {list(buffer.shape)}",
+            where=where,
+        )
+    if buffer.flagged and (buffer.kind != "scratch" or buffer.dtype not in TAGGED_BYTES):
+        raise MpkirError(
+            f"only {', '.join(TAGGED_BYTES)} scratch is flagged, not {buffer.kind} {buffer.dtype}",
+            where=where,
+        )

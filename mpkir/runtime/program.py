@@ -11,9 +11,9 @@ from torch.utils import _pytree as pytree
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact, load_artifact
-from mpkir.runtime.buffers import allocate, bind, check_fits
+from mpkir.runtime.buffers import allocate, bind, check_fits, values_of
 from mpkir.runtime.host import check_host
-from mpkir.runtime.manifest import Signature, Target
+from mpkir.runtime.manifest import Manifest, Signature, Target
 from mpkir.runtime.table import Table
 
 
@@ -49,7 +49,7 @@ class Program:
         check_host(self.manifest.target, self.device, str(artifact.path))
         self._buffers = self._allocate(artifact.weights() if weights is None else weights)
         self.launcher = _launcher(
-            self.manifest.target, artifact.binary_path, self.table, list(self._buffers.values())
+            self.manifest, artifact.binary_path, self.table, list(self._buffers.values())
         )
         self.reset()
 
@@ -71,12 +71,16 @@ class Program:
         return self.launcher.run(position, steps)
 
     def buffer(self, name: str) -> torch.Tensor:
-        """The memory of a buffer; what is written to it is what the next run reads."""
+        """The memory of a buffer; what is written to it is what the next run reads.
+
+        Of a flagged one a copy of the values: nobody but the program can write its elements.
+        """
         if name not in self._buffers:
             raise MpkirError(
                 f"the program has no buffer {name!r}", hint="`mpk inspect` lists the buffers"
             )
-        return self._buffers[name]
+        spec = next(buffer for buffer in self.manifest.buffers if buffer.name == name)
+        return values_of(spec, self._buffers[name]).clone() if spec.flagged else self._buffers[name]
 
     def reset(self) -> None:
         """Give every state (caches, token sequence) its initial value again."""
@@ -157,15 +161,22 @@ def _device_of(target: Target, device: torch.device | str | None) -> torch.devic
 
 
 def _launcher(
-    target: Target, binary: Path, table: Table, buffers: Sequence[torch.Tensor]
+    manifest: Manifest, binary: Path, table: Table, buffers: Sequence[torch.Tensor]
 ) -> Launcher:
-    if target.kind == "cpu":
+    flagged = [number for number, buffer in enumerate(manifest.buffers) if buffer.flagged]
+    if manifest.target.kind == "cpu":
         from mpkir.runtime.cpu import CpuProgram
 
+        if flagged:
+            raise MpkirError(
+                f"buffer {manifest.buffers[flagged[0]].name!r} is flagged, and threads hand over "
+                "by counters only",
+                hint="compile the model again for this machine",
+            )
         return CpuProgram(binary, table, buffers)
     from mpkir.runtime.cuda import CudaProgram
 
-    return CudaProgram(binary, table, buffers)
+    return CudaProgram(binary, table, buffers, flagged=flagged)
 
 
 def _flatten_arguments(

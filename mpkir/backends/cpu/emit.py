@@ -8,6 +8,7 @@ from mpkir.backends.body import Body
 from mpkir.backends.cpu.body_printer import BodyPrinter
 from mpkir.backends.cpu.operators import print_operator
 from mpkir.backends.cpu.text import bind_operand
+from mpkir.errors import MpkirError
 
 _NAMED_FAMILIES = 4
 
@@ -58,6 +59,12 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
 
 
 def _print_body(body: Body) -> BodyPrinter:
+    if any(operand.is_flagged for operand in body.operands):
+        raise MpkirError(
+            "hands over by flagged buffers, and threads have only counters",
+            where=f"family @{body.families[0]}",
+            hint="leave out mpk-choose-handoffs",
+        )
     printer = BodyPrinter(body)
     printer.bind()
     for op in body.tile_ops:

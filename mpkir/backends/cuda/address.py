@@ -39,6 +39,12 @@ def storage_type(type: Attribute) -> str:
             return carried_type(type)
 
 
+def operand_type(operand: Operand) -> str:
+    """The C++ type of an operand's elements in memory; a flagged one's carry a tag."""
+    element = storage_type(operand.element_type)
+    return f"mpk::Tagged<{element}>" if operand.is_flagged else element
+
+
 def affine(expr: AffineExpr, index: str) -> str:
     """An offset as a C++ expression of the task's index; it is not negative."""
     match expr:

@@ -26,6 +26,7 @@ from mpkir.backends.cuda.address import (
     clipped,
     is_zero,
     linear_index,
+    operand_type,
     reindex,
     storage_type,
     unravel,
@@ -168,6 +169,9 @@ class BodyPrinter:
         return f"p{number}({', '.join(('w', *indices))})"
 
     def _define_pointer(self, number: int, operand: Operand) -> None:
+        if operand.is_packed:
+            self._define_packed_pointer(number, operand)
+            return
         terms = [str(operand.origin)] if operand.origin else []
         for d, (expr, stride, box) in enumerate(
             zip(operand.offsets.results, operand.strides, operand.sizes, strict=True)
@@ -177,11 +181,26 @@ class BodyPrinter:
             if parts and stride:
                 scaled = "" if stride == 1 else f" * {stride}"
                 terms.append(f"mpk::i64({' + '.join(parts)}){scaled}")
-        element = storage_type(operand.element_type)
+        element = operand_type(operand)
         offset = " + ".join(terms) or "0"
         self.lines.append(
             f"{DEVICE} {element}* p{number}({self._parameters(len(operand.sizes))}) "
             f"{{ return w.at<{element}>({number}) + ({offset}); }}"
+        )
+
+    def _define_packed_pointer(self, number: int, operand: Operand) -> None:
+        if not operand.is_plain:
+            raise MpkirError(
+                "a packed weight is seen through a view", where=f"family @{self.body.families[0]}"
+            )
+        place = [
+            " + ".join(([] if is_zero(expr) else [affine(expr, "w.index")]) + [f"i{d}"])
+            for d, expr in enumerate(operand.offsets.results)
+        ]
+        element = operand_type(operand)
+        self.lines.append(
+            f"{DEVICE} {element}* p{number}({self._parameters(2)}) {{ return "
+            f"w.at<{element}>({number}) + mpk::packed_place<{operand.shape[1]}>({', '.join(place)}); }}"
         )
 
     @staticmethod
@@ -207,7 +226,13 @@ class BodyPrinter:
     def store(self, write: int, indices: Sequence[str], value: str) -> str:
         """The statement that stores an element of written operand number `write` (from 0)."""
         number = len(self.body.reads) + write
-        statement = f"mpk::store({self.pointer(number, indices)}, {value});"
+        place = self.pointer(number, indices)
+        is_flagged = self.body.operands[number].is_flagged
+        statement = (
+            f"mpk::publish({place}, {value}, w);"
+            if is_flagged
+            else f"mpk::store({place}, {value});"
+        )
         condition = self.inside(number, indices)
         return statement if condition is None else f"if ({condition}) {statement}"
 
@@ -277,9 +302,12 @@ class BodyPrinter:
             indices = [f"i{d}" for d in range(len(operand.sizes))]
             pointer, condition = self.pointer(number, indices), self.inside(number, indices)
             carried = carried_type(operand.element_type)
-            loaded = f"mpk::load({pointer})"
-            if carried == "float":
-                loaded = f"mpk::to_float({loaded})"
+            if operand.is_flagged:
+                loaded = f"mpk::await({pointer}, w)"
+            else:
+                loaded = f"mpk::load({pointer})"
+                if carried == "float":
+                    loaded = f"mpk::to_float({loaded})"
             if condition is not None:
                 loaded = f"{condition} ? {loaded} : {carried}(0)"
             self.lines.append(

@@ -9,6 +9,9 @@ from typing import cast
 
 from xdsl.dialects.builtin import (
     I64,
+    BFloat16Type,
+    Float16Type,
+    Float32Type,
     IntegerAttr,
     MemRefType,
     NoneAttr,
@@ -37,6 +40,8 @@ from xdsl.traits import MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
+from mpkir.dialects.parts import PartsAttr
+
 
 def memref_type_of(value: SSAValue) -> MemRefType[Attribute]:
     """The type of a value that is known to be a buffer or a view of one."""
@@ -58,6 +63,15 @@ def layout_of(type: MemRefType[Attribute]) -> tuple[tuple[int, ...], int]:
     offset = layout.get_offset()
     assert offset is not None
     return tuple(stride for stride in strides if stride is not None), offset
+
+
+PACKED_ROWS, PACKED_COLUMNS = 8, 32
+"""A packed matrix [N, K] lies in memory as [N / 8][K / 32][8][32]: as tensor cores take it."""
+
+
+def is_packable(shape: Sequence[int]) -> bool:
+    """Whether an array of this shape is a whole number of a packed matrix's blocks."""
+    return len(shape) == 2 and shape[0] % PACKED_ROWS == 0 and shape[1] % PACKED_COLUMNS == 0
 
 
 def buffer_of(value: SSAValue) -> BufferOp:
@@ -82,6 +96,10 @@ class BufferKind(StrEnum):
     SCRATCH = auto()
 
 
+FLAGGED_TYPES = (BFloat16Type, Float16Type, Float32Type)
+"""Types of elements that fit in one word together with the number of a step."""
+
+
 @irdl_attr_definition
 class BufferKindAttr(EnumAttribute[BufferKind], SpacedOpaqueSyntaxAttribute):
     name = "mpk_task.kind"
@@ -93,11 +111,16 @@ class BufferOp(IRDLOperation):
 
     `device`: in whose memory it lies, where a module runs on several (`mpk.devices`). A task reads
     buffers of the device it runs on, and writes these and those of others. `donated`: the program
-    writes over the state that it was given, where it lies.
+    writes over the state that it was given, where it lies. `flagged`: every element of an
+    activation carries the number of the step that wrote it, so that whoever reads it waits for the
+    value itself and needs no event. `parts`: a weight that several tensors of the model fill, row after row.
+    `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
     ```mlir
     %k0 = mpk_task.buffer state "k0" initial 0 donated : memref<1x3x512x64xbf16>
     %theirs = mpk_task.buffer scratch "part1" device 1 : memref<1x4096xf32>
+    %h = mpk_task.buffer scratch "h" flagged : memref<1x8192xbf16>
+    %qk = mpk_task.buffer weight "qk" parts <"q" : 64, "k" : 16> : memref<80x64xbf16>
     ```
     """
 
@@ -108,13 +131,16 @@ class BufferOp(IRDLOperation):
     initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     device = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     donated = opt_prop_def(UnitAttr)
+    flagged = opt_prop_def(UnitAttr)
+    parts = opt_prop_def(PartsAttr)
+    packed = opt_prop_def(UnitAttr)
     result = result_def(MemRefType.constr())
 
     traits = traits_def(MemoryWriteEffect())
 
     assembly_format = (
-        "$kind $name (`initial` $initial^)? (`device` $device^)? (`donated` $donated^)? attr-dict "
-        "`:` type($result)"
+        "$kind $name (`initial` $initial^)? (`device` $device^)? (`donated` $donated^)? "
+        "(`flagged` $flagged^)? (`parts` $parts^)? (`packed` $packed^)? attr-dict `:` type($result)"
     )
 
     def __init__(
@@ -137,6 +163,35 @@ class BufferOp(IRDLOperation):
             raise VerifyException(f"devices count from 0, got {self.device.value.data}")
         if self.donated is not None and self.kind.data is not BufferKind.STATE:
             raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
+        if self.flagged is not None:
+            self._verify_flagged()
+        if self.parts is not None:
+            if self.kind.data is not BufferKind.WEIGHT:
+                raise VerifyException(
+                    f"only a weight has parts, not {self.kind.data.value} {self.sym}"
+                )
+            self.parts.check_fills(memref_type_of(self.result).get_shape())
+        if self.packed is not None:
+            self._verify_packed()
+
+    def _verify_packed(self) -> None:
+        shape = memref_type_of(self.result).get_shape()
+        if self.kind.data is not BufferKind.WEIGHT or not is_packable(shape):
+            raise VerifyException(
+                f"only a weight of a multiple of {PACKED_ROWS} rows and {PACKED_COLUMNS} columns is "
+                f"packed, not {self.kind.data.value} {self.sym} of {self.result.type}"
+            )
+
+    def _verify_flagged(self) -> None:
+        if self.kind.data is not BufferKind.SCRATCH:
+            raise VerifyException(
+                f"only a scratch buffer is flagged, not {self.kind.data.value} {self.sym}"
+            )
+        element = memref_type_of(self.result).get_element_type()
+        if not isinstance(element, FLAGGED_TYPES):
+            raise VerifyException(
+                f"elements of a flagged buffer are bf16, f16 or f32, not {element}"
+            )
 
 
 @irdl_op_definition

@@ -56,6 +56,17 @@ Vector<T, N> load_vector(const T* p) { return {p}; }
 template <class T, int N>
 Vector<T, N> load_constant_vector(const T* p) { return {p}; }
 
+// Elements with a tag: one task runs after the other here, so whoever looks finds this step's.
+template <class T>
+struct Tagged {
+  std::conditional_t<sizeof(T) == 2, std::uint32_t, std::uint64_t> word;
+};
+struct Work;
+template <class T>
+float await(const Tagged<T>* p, const Work& w);
+template <class T, class V>
+void publish(Tagged<T>* p, V v, const Work& w);
+
 enum class Norm { none, rms, layer };
 enum class Rotary { none, half, interleaved };
 inline void sine_cosine(float angle, float& sine, float& cosine) {
@@ -69,7 +80,27 @@ struct Work {
   int* stop_at;
   template <class T>
   T* at(int k) const { return static_cast<T*>(operand[k]); }
+  std::uint32_t tag() const { return std::uint32_t(step) + 1; }
 };
+template <class T>
+float await(const Tagged<T>* p, const Work& w) {
+  constexpr int bits = sizeof(T) == 2 ? 16 : 32;
+  const auto tag = sizeof(T) == 2 ? p->word : p->word >> 32;
+  const auto value = sizeof(T) == 2 ? p->word >> 16 : p->word;
+  if ((tag & (~0u >> (32 - bits))) != (w.tag() & (~0u >> (32 - bits)))) std::abort();
+  T v;
+  std::memcpy(&v, &value, sizeof(T));
+  return to_float(v);
+}
+template <class T, class V>
+void publish(Tagged<T>* p, V v, const Work& w) {
+  T stored;
+  store(&stored, v);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &stored, sizeof(T));
+  if constexpr (sizeof(T) == 2) p->word = std::uint32_t(bits) << 16 | (w.tag() & 0xffff);
+  else p->word = std::uint64_t(w.tag()) << 32 | bits;
+}
 
 // Mean and factor of a row.
 template <Norm KIND, class Load>

@@ -74,6 +74,14 @@ struct alignas(16) Work {
   __device__ __forceinline__ T* at(int k) const {
     return static_cast<T*>(operand[k]);
   }
+  // What flagged buffers need to know of a step, counted since they were cleared.
+  __device__ __forceinline__ void tag_for(const LaunchArgs& args, u32 epoch) {
+    tag = epoch + 1;  // not the 0 of cleared memory
+    // A poll takes some 500 ns.
+    const i64 polls = args.watchdog >> 8;
+    most_polls = polls > 0xffffffff ? 0xffffffffu : u32(polls);
+    control = args.control;
+  }
 };
 
 }  // namespace mpk

@@ -146,6 +146,7 @@ struct Server {
     work.body = a.x, work.index = a.y, work.family = a.z, work.task = a.w;
     work.signal_event = b.x, work.signal_amount = b.y, work.release_arrivals = b.z;
     work.wait_event = -1, work.stop = 0, work.first = 0;
+    work.tag_for(args, epoch);
     mark(work, Mark::asked);
     mark(work, Mark::ready);
     offer.made.arrive();

@@ -117,10 +117,7 @@ struct Lookup {
     work.signal_amount = task[1].z;
     work.stop = 0;
     work.first = place == 0;
-    // Never the 0 that fresh memory holds, until a run of 2^16 steps has gone over it.
-    work.tag = args.epoch + u32(step) + 1;
-    work.most_polls = u32(args.watchdog >> 8);  // a poll takes some 500 ns
-    work.control = args.control;
+    work.tag_for(args, args.epoch + u32(step));
     if constexpr (DYNAMIC) work.release_arrivals = task[1].w;
   }
 };

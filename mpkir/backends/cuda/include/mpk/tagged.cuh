@@ -4,7 +4,11 @@
 // of the tag, 32-bit floats 64 bits with all of it.
 //
 // A buffer of such elements is written anew in each step, so what a reader may find there is this
-// step's tag or the one before.
+// step's tag or the one before. What a body has to keep:
+// - it looks at every element of each flagged box that it reads until that has come, needed or not,
+// - and that before it publishes the last of its own elements: who sees all of these knows that the
+//   task reads nothing any more, so that the next step may write again;
+// - it publishes every element of its flagged boxes, each once.
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
