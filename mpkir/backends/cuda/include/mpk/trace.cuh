@@ -1,21 +1,131 @@
-// When each task waited, started and was done, for the timeline of a step; only in a build with
-// MPK_TRACE, the number of tasks in the table. Later steps overwrite earlier ones.
+// When each task waited, started, had its data and was done, and when each stage of the weight
+// stream was asked for, issued and landed: only in a build with MPK_TRACE, else all of it is empty.
+//
+// The clock is the low half of globaltimer, which all SMs share: nanoseconds modulo 2^32, in ticks
+// of 32 on an H100. The memory is the host's (mpkir/runtime/recording.py), which chooses the steps:
+// those from `first` on, `count` of them; with fewer places than steps, later ones overwrite
+// earlier ones.
+//
+// One lane of a worker says each mark of a task, in the role that knows:
+//   asked       dispatcher: the task's turn to wait for its event has come
+//   ready       dispatcher: it may start
+//   ready_data  compute: everything that it reads from other tasks has come (its polls are over)
+//   computed    compute: its last product or sum is made or handed over
+//   done        who stores its results, after the last store and signal
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
 
+namespace mpk {
+
+enum class Mark { asked = 0, ready = 1, ready_data = 2, computed = 3, done = 4 };
+constexpr int MARKS = 5;
+
+// A stage of the weight stream; times as above.
+struct alignas(32) TracedStage {
+  int step, task;
+  u32 bytes;
+  u32 asked;   // the loader turned to it
+  u32 free;    // it had a slot of the ring
+  u32 issued;  // it was among the few that may be in flight: its copy was started
+  u32 landed;  // seen by the loader
+  u32 reserved;
+};
+
+struct Tracing {
+  u32* marks;           // [steps that are held][tasks][MARKS]
+  TracedStage* stages;  // [workers][stages that are held], used in turn
+  u32* counts;          // [workers] stages noted
+  int tasks;
+  int first;
+  u32 count;
+  u32 step_mask, stage_mask;  // powers of two less one: how many are held
+};
+
+}  // namespace mpk
+
 #ifdef MPK_TRACE
-extern "C" __device__ long long mpk_trace[MPK_TRACE][4] = {};
+#ifdef __CUDACC__
+extern "C" __constant__ mpk::Tracing mpk_trace = {};
+#else
+extern "C" mpk::Tracing mpk_trace;
+mpk::Tracing mpk_trace = {};
+#endif
 #endif
 
 namespace mpk {
 
-enum class Mark { asked = 0, ready = 1, done = 2 };  // asked: its turn to wait for its event has come
-
-__device__ __forceinline__ void mark(const Work& work, Mark which) {
 #ifdef MPK_TRACE
-  mpk_trace[work.task][int(which)] = nanoseconds();
+constexpr bool TRACED = true;
+
+__device__ __forceinline__ u32 trace_clock() {
+#ifdef __CUDACC__
+  u32 t;
+  asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(t));
+  return t;
+#else
+  return u32(nanoseconds());
 #endif
 }
+
+// One lane.
+__device__ __forceinline__ void mark(const Work& work, Mark which) {
+  const u32 step = u32(work.step - mpk_trace.first);
+  if (step >= mpk_trace.count) return;
+  const i64 row = i64(step & mpk_trace.step_mask) * mpk_trace.tasks + work.task;
+  mpk_trace.marks[row * MARKS + int(which)] = trace_clock();
+}
+
+// The loader's notes; all of its lanes call every method together, each in the order of stages.
+struct StageMarks {
+  TracedStage* held;
+  int lane, step = 0, task = 0;
+  u32 noted = 0, noted_landed = 0;
+  u32 is_noted = 0, in_flight = 0;  // a bit for each stage in flight, the oldest lowest
+  u32 asked_at = 0, free_at = 0;
+
+  __device__ __forceinline__ explicit StageMarks(int lane)
+      : held(mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1)), lane(lane) {}
+
+  // The stages from here on are this task's.
+  __device__ __forceinline__ void begin(const Work& work) { step = work.step, task = work.task; }
+  __device__ __forceinline__ void asked() { asked_at = trace_clock(); }
+  __device__ __forceinline__ void has_slot() { free_at = trace_clock(); }
+  __device__ __forceinline__ void issued(int bytes) {
+    const u32 now = trace_clock();
+    const bool note = u32(step - mpk_trace.first) < mpk_trace.count;
+    is_noted |= u32(note) << in_flight++;
+    if (!note) return;
+    if (lane == 0) {
+      TracedStage& stage = held[noted & mpk_trace.stage_mask];
+      stage.step = step, stage.task = task, stage.bytes = u32(bytes);
+      stage.asked = asked_at, stage.free = free_at, stage.issued = now, stage.landed = 0;
+      mpk_trace.counts[blockIdx.x] = noted + 1;
+    }
+    ++noted;
+  }
+  __device__ __forceinline__ void landed() {
+    if (is_noted & 1) {
+      if (lane == 0) held[noted_landed & mpk_trace.stage_mask].landed = trace_clock();
+      ++noted_landed;
+    }
+    is_noted >>= 1;
+    --in_flight;
+  }
+};
+#else
+constexpr bool TRACED = false;
+
+__device__ __forceinline__ void mark(const Work&, Mark) {}
+
+struct StageMarks {
+  __device__ __forceinline__ explicit StageMarks(int) {}
+  __device__ __forceinline__ void begin(const Work&) {}
+  __device__ __forceinline__ void asked() {}
+  __device__ __forceinline__ void has_slot() {}
+  __device__ __forceinline__ void issued(int) {}
+  __device__ __forceinline__ void landed() {}
+};
+#endif
 
 }  // namespace mpk
