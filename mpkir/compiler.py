@@ -35,7 +35,7 @@ from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
 from mpkir.registry import include_directories, named
 from mpkir.runtime.artifact import Artifact, check_replaceable, write_artifact
-from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Signature
+from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Part, Signature
 from mpkir.runtime.program import Program
 from mpkir.source_keys import exported_program_key
 
@@ -108,7 +108,12 @@ def compile_module(
         )
         if weights is not None:
             # A tied weight has several names, of which a program uses one.
-            used = {buffer.source for buffer in manifest.buffers if buffer.kind == "weight"}
+            used = {
+                name
+                for buffer in manifest.buffers
+                if buffer.kind == "weight"
+                for name in buffer.sources
+            }
             weights = {name: tensor for name, tensor in weights.items() if name in used}
         return write_artifact(
             output,
@@ -209,8 +214,9 @@ def _builder(machine: Machine) -> Builder:
 
 def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor]) -> Buffer:
     is_weight, is_state = buffer.kind == "weight", buffer.kind == "state"
-    has_source = is_weight or (is_state and buffer.name in constants)
-    is_constant = is_weight and buffer.name in constants
+    has_source = (is_weight and not buffer.parts) or (is_state and buffer.name in constants)
+    names = [name for name, _ in buffer.parts] or [buffer.name]
+    is_constant = is_weight and all(name in constants for name in names)
     return Buffer(
         name=buffer.name,
         kind=cast(BufferKind, "constant" if is_constant else buffer.kind),
@@ -221,6 +227,7 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
         donated=buffer.donated,
         flagged=buffer.flagged,
         packed=buffer.packed,
+        parts=tuple(Part(name, rows) for name, rows in buffer.parts),
     )
 
 

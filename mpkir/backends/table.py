@@ -52,6 +52,8 @@ class Buffer:
     """Whether each element carries the number of the step that wrote it."""
     packed: bool
     """Whether a weight lies as blocks for tensor cores."""
+    parts: tuple[tuple[str, int], ...]
+    """The tensors that fill a joined weight, and the rows of each."""
 
 
 def dtype_name(element_type: Attribute) -> str:
@@ -86,6 +88,7 @@ def _buffer(op: task.BufferOp) -> Buffer:
         op.donated is not None,
         op.flagged is not None,
         op.packed is not None,
+        () if op.parts is None else op.parts.items,
     )
 
 

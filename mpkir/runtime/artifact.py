@@ -187,9 +187,14 @@ def _check_parts(manifest: Manifest, table: Table, constants: Mapping[str, torch
         raise MpkirError("the names in the table are not those in the manifest")
     if table.worker_count != manifest.target.workers:
         raise MpkirError("the table and the manifest have different numbers of workers")
-    wanted = {buffer.source for buffer in manifest.buffers if buffer.kind in ("constant", "state")}
-    if missing := wanted - constants.keys() - {None}:
-        raise MpkirError(f"constant {min(map(str, missing))!r} has no value")
+    wanted = {
+        name
+        for buffer in manifest.buffers
+        if buffer.kind in ("constant", "state")
+        for name in buffer.sources
+    }
+    if missing := wanted - constants.keys():
+        raise MpkirError(f"constant {min(missing)!r} has no value")
 
 
 def _record_weights(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import DTYPE_BYTES, TAGGED_BYTES, Buffer
+from mpkir.runtime.manifest import PACKED_COLUMNS, PACKED_ROWS, DTYPE_BYTES, TAGGED_BYTES, Buffer
 
 ALIGNMENT = 256
 """Bytes; what is allocated here starts at a multiple of it."""
@@ -57,8 +58,38 @@ def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:
 def bind(buffer: Buffer, tensors: Mapping[str, torch.Tensor], device: torch.device) -> torch.Tensor:
     """The tensor that fills a weight or constant: itself if it lies right, or else a copy.
 
-    tensors: by source name. Raises MpkirError if it is missing or has another shape or dtype.
+    tensors: by source name. Raises MpkirError if one is missing or has another shape or dtype.
     """
+    if buffer.parts:
+        return _joined(buffer, tensors, device)
+    on_device = _given(buffer, tensors).to(device)
+    if buffer.packed:
+        on_device = packed(on_device)
+    on_device = on_device.contiguous()
+    if on_device.data_ptr() % BOUND_ALIGNMENT == 0:
+        return on_device
+    return allocate(buffer, device).copy_(on_device)
+
+
+def _joined(
+    buffer: Buffer, tensors: Mapping[str, torch.Tensor], device: torch.device
+) -> torch.Tensor:
+    """New memory with the parts of a joined weight, each copied straight to its rows."""
+    memory = allocate(buffer, device)
+    first = 0
+    for part in buffer.parts:
+        shape = (part.rows, *buffer.shape[1:])
+        rows = replace(buffer, source=part.source, shape=shape, parts=())
+        tensor = _given(rows, tensors)
+        end = first + part.rows
+        # Whole blocks of rows are packed, so packed parts are the parts of what is packed.
+        memory[first:end].copy_(packed(tensor.to(device)) if buffer.packed else tensor)
+        first = end
+    return memory
+
+
+def _given(buffer: Buffer, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The tensor of a buffer's source, checked, wherever it lies."""
     source = buffer.source or buffer.name
     if source not in tensors:
         raise MpkirError(
@@ -67,10 +98,14 @@ def bind(buffer: Buffer, tensors: Mapping[str, torch.Tensor], device: torch.devi
         )
     tensor = tensors[source].detach()
     check_fits(buffer, tensor, f"{buffer.kind} {source!r}")
-    on_device = tensor.to(device).contiguous()
-    if on_device.data_ptr() % BOUND_ALIGNMENT == 0:
-        return on_device
-    return allocate(buffer, device).copy_(on_device)
+    return tensor
+
+
+def packed(matrix: torch.Tensor) -> torch.Tensor:
+    """A matrix [N, K] as it lies packed, [N / 8][K / 32][8][32], still called [N, K]."""
+    rows, columns = matrix.shape
+    blocks = matrix.view(rows // PACKED_ROWS, PACKED_ROWS, columns // PACKED_COLUMNS, PACKED_COLUMNS)
+    return blocks.transpose(1, 2).reshape(rows, columns)
 
 
 def check_fits(buffer: Buffer, tensor: torch.Tensor, what: str) -> None:

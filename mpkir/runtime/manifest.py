@@ -67,6 +67,14 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A tensor that fills some rows (indices of dimension 0) of a joined weight."""
+
+    source: str
+    rows: int
+
+
+@dataclass(frozen=True)
 class Buffer:
     """One contiguous row-major allocation; its id in the table is its place in the manifest.
 
@@ -77,6 +85,7 @@ class Buffer:
     donated  the program writes over this state: a call's argument is changed like in PyTorch
     flagged  each element is one word that holds the value and the number of the step that wrote it
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
+    parts    what fills a joined weight or constant instead of one source, row after row
     """
 
     name: str
@@ -88,6 +97,13 @@ class Buffer:
     donated: bool = False
     flagged: bool = False
     packed: bool = False
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the tensors that fill it."""
+        joined = tuple(part.source for part in self.parts)
+        return joined if self.source is None else (self.source, *joined)
 
 
 @dataclass(frozen=True)
@@ -110,6 +126,8 @@ class LanguageRoles:
 
     tokens    state int64[capacity + 1]: prompt and generated ids, -1 where not known yet
     logits    float32 output of the last token of a step
+    batch     sequences that one launch decodes, at the same positions; if it is not 1, tokens is
+              int64[batch, capacity + 1], and -2 stands where a sequence takes no more tokens
     """
 
     tokens: str
@@ -117,6 +135,7 @@ class LanguageRoles:
     capacity: int
     vocabulary: int
     stop_tokens: tuple[int, ...] = ()
+    batch: int = 1
 
 
 @dataclass(frozen=True)
@@ -220,10 +239,12 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         )
     if any(size < 0 for size in buffer.shape):
         raise MpkirError(f"shape {list(buffer.shape)} has a negative size", where=where)
-    if buffer.kind in ("weight", "constant") and buffer.source is None:
+    if buffer.kind in ("weight", "constant") and not buffer.sources:
         raise MpkirError("weights and constants have a source", where=where)
-    if buffer.kind in ("input", "output", "scratch") and buffer.source is not None:
+    if buffer.kind in ("input", "output", "scratch") and buffer.sources:
         raise MpkirError("inputs, outputs and scratch have no source", where=where)
+    if buffer.parts:
+        _check_parts(buffer, where)
     if buffer.initial is not None and buffer.kind != "state":
         raise MpkirError("only a state has an initial value", where=where)
     if buffer.donated and buffer.kind != "state":
@@ -238,3 +259,15 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
             f"only {', '.join(TAGGED_BYTES)} scratch is flagged, not {buffer.kind} {buffer.dtype}",
             where=where,
         )
+
+
+def _check_parts(buffer: Buffer, where: str) -> None:
+    if buffer.kind == "state" or buffer.source is not None:
+        raise MpkirError("only weights and constants have parts, instead of a source", where=where)
+    rows = [part.rows for part in buffer.parts]
+    if min(rows) < 1 or buffer.shape[:1] != (sum(rows),):
+        raise MpkirError(
+            f"parts of {rows} rows do not fill the shape {list(buffer.shape)}", where=where
+        )
+    if buffer.packed and any(count % PACKED_ROWS for count in rows):
+        raise MpkirError(f"packed parts are whole blocks, not {rows} rows", where=where)

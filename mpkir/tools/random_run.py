@@ -39,8 +39,8 @@ class Named:
 
     @property
     def is_sequence(self) -> bool:
-        """Whether it is a row of tokens, -1 where unknown."""
-        return self.kind == "state" and len(self.shape) == 1 and self.initial == -1
+        """Whether it is a row of tokens, -1 where unknown, or one for each of several sequences."""
+        return self.kind == "state" and len(self.shape) in (1, 2) and self.initial == -1
 
 
 def named_values(module: ModuleOp) -> Iterator[Named]:
@@ -59,7 +59,13 @@ def named_values(module: ModuleOp) -> Iterator[Named]:
                 continue
         type = op.result.type
         assert isinstance(type, TensorType | MemRefType)
-        yield Named(kind, op.sym.data, tuple(type.get_shape()), type.get_element_type(), initial)
+        shape, element_type = tuple(type.get_shape()), type.get_element_type()
+        parts = op.parts if isinstance(op, tensor.WeightOp | task.BufferOp) else None
+        if parts is None:
+            yield Named(kind, op.sym.data, shape, element_type, initial)
+            continue
+        for name, rows in parts.items:
+            yield Named(kind, name, (rows, *shape[1:]), element_type)
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Numbers:
         rng = np.random.default_rng(seed)
         values = list(named_values(module))
         capacity = min(
-            [v.shape[0] - 1 for v in values if v.is_sequence]
+            [v.shape[-1] - 1 for v in values if v.is_sequence]
             + [v.shape[2] for v in values if v.kind == "state" and len(v.shape) == 4],
             default=_STEPS,
         )
@@ -94,7 +100,7 @@ class Numbers:
         for value in values:
             array = _random(value, bound, rng)
             if value.is_sequence:
-                array[position + steps :] = -1
+                array[..., position + steps :] = -1
             arrays[value.kind][value.name] = array
         return cls(arrays["weight"], arrays["input"], arrays["state"], position, steps)
 

@@ -9,6 +9,7 @@ import numpy as np
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Attribute, SSAValue
 
+from mpkir.backends.interpreter.given import given_array
 from mpkir.backends.interpreter.values import (
     Array,
     carrier_dtype,
@@ -18,7 +19,6 @@ from mpkir.backends.interpreter.values import (
 )
 from mpkir.dialects import task
 from mpkir.dialects.task import BufferKind
-from mpkir.errors import MpkirError
 
 
 def _parts(op: task.BufferOp) -> tuple[tuple[int, ...], Attribute]:
@@ -107,10 +107,8 @@ def initial_states(module: ModuleOp) -> dict[str, Array]:
 
 
 def _checked(op: task.BufferOp, given: Mapping[str, Array]) -> Array:
-    name, kind = op.sym.data, op.kind.data.value
-    if name not in given:
-        raise MpkirError(f"no array for the {kind} '{name}'")
-    return to_carrier(given[name], op.result.type, f"{kind} '{name}'")
+    kind = op.kind.data.value
+    return to_carrier(given_array(op, given, kind), op.result.type, f"{kind} '{op.sym.data}'")
 
 
 def _least(dtype: np.dtype[Any]) -> int:

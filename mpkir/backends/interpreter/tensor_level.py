@@ -9,6 +9,7 @@ import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
 
+from mpkir.backends.interpreter.given import given_array
 from mpkir.backends.interpreter.kernels import Kernel, Scalars, block_kernel, builder
 from mpkir.backends.interpreter.values import (
     Array,
@@ -87,9 +88,8 @@ def bind(
     """The arrays of named sources in their carriers, checked against the ops' types."""
     bound: dict[str, Array] = {}
     for name, op in ops.items():
-        if name not in given:
-            raise MpkirError(f"no array for the {kind} '{name}'")
-        bound[name] = to_carrier(given[name], op.result.type, f"{kind} '{name}'")
+        array = given_array(op, given, kind)
+        bound[name] = to_carrier(array, op.result.type, f"{kind} '{name}'")
     return bound
 
 

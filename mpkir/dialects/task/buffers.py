@@ -113,7 +113,8 @@ class BufferOp(IRDLOperation):
     buffers of the device it runs on, and writes these and those of others. `donated`: the program
     writes over the state that it was given, where it lies. `flagged`: every element of an
     activation carries the number of the step that wrote it, so that whoever reads it waits for the
-    value itself and needs no event. `parts`: a weight that several tensors of the model fill, row after row.
+    value itself and needs no event. `parts`: several tensors of the model fill a weight, row after
+    row.
     `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
     ```mlir

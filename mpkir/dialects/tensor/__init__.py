@@ -2,6 +2,7 @@
 
 from xdsl.ir import Dialect
 
+from mpkir.dialects.parts import PartsAttr
 from mpkir.dialects.tensor import (
     attention,
     experts,
@@ -46,10 +47,12 @@ from mpkir.dialects.tensor.program import (
     tensor_type_of,
 )
 from mpkir.dialects.tensor.tokens import (
+    ENDED,
     ArgmaxMergeOp,
     ArgmaxPartialOp,
     SequenceAppendOp,
     SequenceReadOp,
+    sequences_in,
 )
 from mpkir.dialects.tensor.views import (
     BroadcastOp,
@@ -71,10 +74,11 @@ Tensor = Dialect(
         *attention.OPS,
         *tokens.OPS,
     ],
-    [ReductionKindAttr, ScoresAttr],
+    [PartsAttr, ReductionKindAttr, ScoresAttr],
 )
 
 __all__ = [
+    "ENDED",
     "ArgmaxMergeOp",
     "ArgmaxOp",
     "ArgmaxPartialOp",
@@ -117,6 +121,7 @@ __all__ = [
     "YieldOp",
     "broadcast_shape",
     "element_type_of",
+    "sequences_in",
     "shape_of",
     "tensor_type_of",
 ]

@@ -14,6 +14,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     result_def,
     traits_def,
@@ -21,6 +22,8 @@ from xdsl.irdl import (
 )
 from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
+
+from mpkir.dialects.parts import PartsAttr
 
 TENSOR = TensorType.constr()
 
@@ -57,14 +60,31 @@ class _NamedSource(IRDLOperation):
 class WeightOp(_NamedSource):
     """A constant of the model, bound by name when a program is loaded; never written.
 
+    With `parts`, several of the model's tensors fill it, row after row; its own name is then only
+    what to call it.
+
     ```mlir
     %w = mpk_tensor.weight "model.embed_tokens.weight" : tensor<49152x576xbf16>
+    %qk = mpk_tensor.weight "qk" parts <"q.weight" : 64, "k.weight" : 16> : tensor<80x64xbf16>
     ```
     """
 
     name = "mpk_tensor.weight"
 
+    parts = opt_prop_def(PartsAttr)
+
     traits = traits_def(Pure())
+
+    assembly_format = "$name (`parts` $parts^)? attr-dict `:` type($result)"
+
+    def __init__(self, name: str, type: Attribute, parts: PartsAttr | None = None):
+        super().__init__(name, type)
+        if parts is not None:
+            self.parts = parts
+
+    def verify_(self) -> None:
+        if self.parts is not None:
+            self.parts.check_fills(shape_of(self.result))
 
 
 @irdl_op_definition
