@@ -183,6 +183,14 @@ class CpuProgram:
         self._epoch = (self._epoch + done) % 2**32
         return done
 
+    def write_global(self, name: str, data: bytes) -> None:
+        """Fill a variable of the binary's; MpkirError if it has none of that name."""
+        try:
+            variable = (ctypes.c_char * len(data)).in_dll(self._library, name)
+        except ValueError as error:
+            raise MpkirError(f"the binary has no {name}: it is no traced build") from error
+        ctypes.memmove(variable, data, len(data))
+
     def _fault(self, control: Control) -> MpkirError:
         if control.fault != 1:
             return MpkirError(

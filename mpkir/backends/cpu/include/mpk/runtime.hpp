@@ -4,12 +4,12 @@
 
 #include <pthread.h>
 #include <sched.h>
-#include <time.h>
 
 #include <cstdlib>
 
 #include "mpk/abi.hpp"
 #include "mpk/queues.hpp"
+#include "mpk/trace.hpp"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -51,12 +51,6 @@ inline void pause() {
 #endif
 }
 
-inline long long now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
 // Program: static workers, dynamic, scratch_bytes, run(context, body, operands, index),
 // prefetch(body, operands, index).
 template <class Program>
@@ -72,9 +66,9 @@ class Worker {
     for (int step = 0; step < args_.steps; ++step) {
       if (leaving(step)) return;
       for (int t = args_.workers[number_]; t < args_.workers[number_ + 1]; ++t) {
-        const Task& task = args_.tasks[t];
-        if (task.wait_event >= 0 && !wait(t, step)) return;
-        execute(task, step);
+        mark(t, step, Mark::asked);
+        if (args_.tasks[t].wait_event >= 0 && !wait(t, step)) return;
+        execute(t, step);
       }
       if constexpr (Program::dynamic) {
         if (!wait_for_last(step)) return;
@@ -93,13 +87,17 @@ class Worker {
     return {args_.buffers, args_.families[task.family].operand};
   }
 
-  void execute(const Task& task, int step) {
+  void execute(int number, int step) {
+    const Task& task = args_.tasks[number];
+    mark(number, step, Mark::ready);
     context_.first_of_run = task.family != last_family_ || step != context_.step;
     context_.step = step;
     context_.position = args_.position + (long long)step * Program::tokens_per_step;
     last_family_ = task.family;
     Program::run(context_, args_.families[task.family].body, operands(task), task.index);
+    mark(number, step, Mark::computed);
     if (task.signal_event >= 0) signal(task, args_.epoch + unsigned(step));
+    mark(number, step, Mark::done);
   }
 
   void signal(const Task& task, unsigned epoch) const {
@@ -124,7 +122,9 @@ class Worker {
       if (other_ != number_) taken = queues_.take(other_);
     }
     if (taken.task < 0) return false;
-    execute(args_.tasks[taken.task], int(taken.epoch - args_.epoch));
+    const int step = int(taken.epoch - args_.epoch);
+    mark(taken.task, step, Mark::asked);
+    execute(taken.task, step);
     return true;
   }
 

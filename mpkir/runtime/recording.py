@@ -1,0 +1,260 @@
+"""What a traced build notes of some steps: when tasks waited, ran and were done, when weights came.
+
+A traced build is the artifact's own source with MPK_TRACE defined. The host gives its `mpk_trace`
+(include/mpk/trace.cuh) memory and says which steps to note; the clock counts nanoseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.artifact import Artifact
+from mpkir.runtime.program import Program
+
+Times = npt.NDArray[np.int64]
+
+MARKS = ("asked", "ready", "ready_data", "computed", "done")
+"""Columns of `Recording.marks`; what they are stands in include/mpk/trace.cuh."""
+
+STAGE_FIELDS = ("worker", "step", "task", "bytes", "asked", "free", "issued", "landed")
+"""Columns of `Recording.stages`."""
+
+STAGE_WORDS = 8
+"""32-bit words of a stage in the kernel's memory."""
+
+MACRO = "MPK_TRACE"
+NOT_MARKED = -1
+_SLOT_BYTES = 16384
+_FORMAT = 1
+
+
+class Tracing(ctypes.Structure):
+    """`struct Tracing` of include/mpk/trace.*."""
+
+    _fields_ = (
+        ("marks", ctypes.c_void_p),
+        ("stages", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("tasks", ctypes.c_int),
+        ("first", ctypes.c_int),
+        ("count", ctypes.c_uint),
+        ("step_mask", ctypes.c_uint),
+        ("stage_mask", ctypes.c_uint),
+    )
+
+
+class TracedLauncher(Protocol):
+    """A launcher whose kernel may be a traced build."""
+
+    def run(self, position: int, steps: int) -> int: ...
+    def write_global(self, name: str, data: bytes) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """Some steps of one launch.
+
+    marks     [steps, rows of the table, 5] nanoseconds, MARKS; NOT_MARKED where nothing was noted
+    stages    [n, 8] STAGE_FIELDS, by worker and time of issue; steps count as in `marks`
+    position  of the first step that was noted
+    step_ms   time of a step of this launch, and of the same launch of the untraced build (0 if that
+              was not measured)
+    device    its name
+    """
+
+    marks: Times
+    stages: Times
+    position: int
+    step_ms: float
+    untraced_ms: float
+    device: str
+
+    @property
+    def steps(self) -> int:
+        return len(self.marks)
+
+    def save(self, path: Path) -> None:
+        """Write a compressed .npz."""
+        about = {
+            "format": _FORMAT,
+            "position": self.position,
+            "step_ms": self.step_ms,
+            "untraced_ms": self.untraced_ms,
+            "device": self.device,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            np.savez_compressed(
+                file,
+                marks=self.marks.astype(np.int32),
+                stages=self.stages.astype(np.int32),
+                about=np.array(json.dumps(about)),
+            )
+
+    @staticmethod
+    def load(path: Path) -> Recording:
+        """Read what `save` wrote. Raises MpkirError."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                about = json.loads(str(file["about"]))
+                marks = file["marks"].astype(np.int64)
+                stages = file["stages"].astype(np.int64)
+        except (OSError, KeyError, ValueError, EOFError) as error:
+            raise MpkirError(f"this is no trace ({error})", where=str(path)) from error
+        shapes = marks.ndim == 3 and marks.shape[2] == len(MARKS) and stages.ndim == 2
+        if about.pop("format", None) != _FORMAT or not shapes:
+            raise MpkirError("the trace is of another version of mpkir", where=str(path))
+        return Recording(marks, stages, **about)
+
+
+def traced(artifact: Artifact, folder: Path) -> Artifact:
+    """The same program with a traced build of its kernel, which is kept in `folder`.
+
+    Raises MpkirError where the compiler of its target is missing.
+    """
+    source = f"#define {MACRO}\n" + artifact.source_path.read_text(encoding="utf-8")
+    target = artifact.manifest.target
+    if target.kind == "cpu":
+        from mpkir.runtime.cpu import build
+
+        binary = build(source)
+    else:
+        from mpkir.runtime.build_cuda import build_cuda
+
+        folder.mkdir(parents=True, exist_ok=True)
+        binary = folder / "traced.cubin"
+        binary.write_bytes(build_cuda(source, target.arch))
+    manifest = replace(artifact.manifest, binary=str(binary.resolve()))
+    return replace(artifact, manifest=manifest)
+
+
+def record(
+    program: Program, position: int, *, steps: int = 8, held: int = 1, untraced_ms: float = 0.0
+) -> Recording:
+    """Launch `steps` steps of a traced build from `position` and keep `held` of them, the last but
+    one first: at the end of the last, loaders have nothing left to run ahead for.
+
+    The states are used as they are. Raises MpkirError if the build is not traced.
+    """
+    launcher: Any = program.launcher
+    first = max(0, steps - 1 - held)
+    held = min(held, steps)
+    table = program.table
+    stage_count = _stages_to_hold(program, held)
+    while True:
+        places = 1 << (held - 1).bit_length()
+        marks = _zeros((places, table.task_count, len(MARKS)), program.device)
+        stages = _zeros((table.worker_count, stage_count, STAGE_WORDS), program.device)
+        counts = _zeros((table.worker_count,), program.device)
+        begin = Tracing(
+            *(each.data_ptr() for each in (marks, stages, counts)),
+            table.task_count,
+            first,
+            held,
+            places - 1,
+            stage_count - 1,
+        )
+        launcher.write_global("mpk_trace", bytes(begin))
+        try:
+            begun = perf_counter()
+            done = program.run(position, steps)
+            step_ms = (perf_counter() - begun) * 1e3 / max(done, 1)
+        finally:
+            launcher.write_global("mpk_trace", bytes(Tracing()))
+        if done < steps:
+            raise MpkirError(
+                f"the program stopped after {done} of {steps} steps", hint="trace fewer steps"
+            )
+        noted = counts.cpu().numpy().view(np.uint32)
+        if noted.max(initial=0) <= stage_count:
+            break
+        stage_count = 1 << int(noted.max()).bit_length()
+    return _recording(
+        marks[:held].cpu().numpy(),
+        stages.cpu().numpy(),
+        noted,
+        first,
+        position=position + first * program.manifest.tokens_per_step,
+        step_ms=step_ms,
+        untraced_ms=untraced_ms,
+        device=_name_of(program.device),
+    )
+
+
+def _recording(
+    marks: npt.NDArray[np.int32],
+    stages: npt.NDArray[np.int32],
+    noted: npt.NDArray[np.uint32],
+    first: int,
+    **about: Any,
+) -> Recording:
+    """Raw memory as nanoseconds from the earliest mark: differences modulo 2^32, where 0 is none."""
+    raw = marks.view(np.uint32)
+    rows = [stages[worker, :count] for worker, count in enumerate(noted.tolist())]
+    workers = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
+    flat = np.concatenate(rows) if rows else np.zeros((0, STAGE_WORDS), np.int32)
+    clocks = flat[:, 3:7].view(np.uint32)
+    known = raw[raw != 0]
+    if not len(known):
+        raise MpkirError("the traced build noted nothing", hint="compile the model again")
+    begin = _earliest(known)
+
+    def since(values: npt.NDArray[np.uint32]) -> Times:
+        """Signed: a stage may be asked for before the first task's turn."""
+        return (values - begin).view(np.int32).astype(np.int64)
+
+    times = np.column_stack([workers, flat[:, 0] - first, flat[:, 1:3], since(clocks)])
+    return Recording(np.where(raw != 0, since(raw), NOT_MARKED), times.astype(np.int64), **about)
+
+
+def _earliest(known: npt.NDArray[np.uint32]) -> np.uint32:
+    """The first of some times modulo 2^32 that lie within 2^31 of each other."""
+    anchor = known[0]
+    return np.uint32((int(anchor) + int((known - anchor).view(np.int32).min())) % 2**32)
+
+
+def _stages_to_hold(program: Program, steps: int) -> int:
+    """A power of two: what a worker's part of the weights takes, if it gets up to twice its share."""
+    weights = int(program.manifest.info.get("weight_bytes_per_step", 0))
+    stages = 2 * steps * weights // (_SLOT_BYTES * program.table.worker_count)
+    return 1 << max(6, int(stages).bit_length())
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.int32, device=device)
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
+def random_weights(artifact: Artifact, seed: int = 0) -> Mapping[str, torch.Tensor]:
+    """Weights of the right shapes for an artifact that has none, on the device it is for.
+
+    Small, so that activations stay finite; a step takes as long with them as with real ones.
+    """
+    from mpkir.runtime.buffers import TORCH_DTYPES
+
+    device = torch.device(artifact.manifest.target.kind)
+    torch.manual_seed(seed)
+    weights: dict[str, torch.Tensor] = {}
+    for buffer in artifact.manifest.buffers:
+        if buffer.kind != "weight":
+            continue
+        rows = [(part.source, part.rows) for part in buffer.parts]
+        for source, count in rows or [(str(buffer.source), buffer.shape[0])]:
+            shape = (count, *buffer.shape[1:])
+            tensor = torch.empty(shape, dtype=TORCH_DTYPES[buffer.dtype], device=device)
+            weights[source] = tensor.normal_(0.0, 0.02) if tensor.is_floating_point() else tensor
+    return weights
