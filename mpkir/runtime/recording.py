@@ -199,7 +199,7 @@ def _recording(
     first: int,
     **about: Any,
 ) -> Recording:
-    """Raw memory as nanoseconds from the earliest mark: differences modulo 2^32, where 0 is none."""
+    """Raw memory as nanoseconds from the earliest mark; they are modulo 2^32, and 0 is none."""
     raw = marks.view(np.uint32)
     rows = [stages[worker, :count] for worker, count in enumerate(noted.tolist())]
     workers = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
@@ -225,7 +225,7 @@ def _earliest(known: npt.NDArray[np.uint32]) -> np.uint32:
 
 
 def _stages_to_hold(program: Program, steps: int) -> int:
-    """A power of two: what a worker's part of the weights takes, if it gets up to twice its share."""
+    """A power of two: a worker's part of the weights, if it gets up to twice its share."""
     weights = int(program.manifest.info.get("weight_bytes_per_step", 0))
     stages = 2 * steps * weights // (_SLOT_BYTES * program.table.worker_count)
     return 1 << max(6, int(stages).bit_length())
