@@ -24,6 +24,7 @@ from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
 from mpkir.runtime.program import Program
 from mpkir.source_keys import language_model_key
+from mpkir.variant import DEFAULT, Variant
 
 DEFAULT_CAPACITY = 1024
 """Positions of a cache where the user asks for no number, if the model has that many."""
@@ -45,6 +46,7 @@ class LanguageModel(LoadedLanguageModel):
         target: str = "cpu",
         *,
         capacity: int | None = None,
+        batch: int = 1,
         workers: int | None = None,
         output: str | Path | None = None,
         progress: Progress = SILENT,
@@ -54,9 +56,10 @@ class LanguageModel(LoadedLanguageModel):
         """Load a model's weights and tokenizer, compile its decode step, and bind both.
 
         source: a directory, a hub name that is in the local cache, or a .gguf file; target and
-        workers and policy as in `mpkir.compile`; capacity: longest sequence; output: the artifact's
-        directory, which then holds the weights too; without it the artifact lies in the cache and
-        the weights stay where they are. Raises MpkirError.
+        workers and policy as in `mpkir.compile`; capacity: longest sequence; batch: prompts
+        that are answered at once; output: the artifact's directory, which then holds the weights
+        too; without it the artifact lies in the cache and the weights stay where they are. Raises
+        MpkirError.
         """
         machine_named(target, workers)
         if output is not None:
@@ -69,6 +72,7 @@ class LanguageModel(LoadedLanguageModel):
             tokenizer=loaded.tokenizer,
             stop=loaded.stop,
             capacity=capacity,
+            batch=batch,
             workers=workers,
             output=output,
             progress=progress,
@@ -85,6 +89,7 @@ class LanguageModel(LoadedLanguageModel):
         tokenizer: Any = None,
         stop: Sequence[int] = (),
         capacity: int | None = None,
+        batch: int = 1,
         workers: int | None = None,
         output: str | Path | None = None,
         progress: Progress = SILENT,
@@ -99,6 +104,7 @@ class LanguageModel(LoadedLanguageModel):
             tokenizer=tokenizer,
             stop=stop,
             capacity=capacity,
+            batch=batch,
             workers=workers,
             output=output,
             weights=weights if output is not None else None,
@@ -117,6 +123,7 @@ def compile_language_model(
     tokenizer: Any = None,
     stop: Sequence[int] = (),
     capacity: int | None = None,
+    batch: int = 1,
     workers: int | None = None,
     output: str | Path | None = None,
     weights: dict[str, torch.Tensor] | None = None,
@@ -124,27 +131,31 @@ def compile_language_model(
     progress: Progress = SILENT,
     dump: str | Path | None = None,
     policy: str = POLICY,
+    variant: Variant = DEFAULT,
 ) -> Artifact:
     """Compile a language model's decode step; its parameters may lie on the meta device.
 
-    The artifact keeps the tokenizer and the model's constants (rotary frequencies); `weights` are
-    stored with it, `weight_files` referred to, if given.
+    The artifact keeps the configuration, the tokenizer and the model's constants (rotary
+    frequencies); `weights` are
+    stored with it, `weight_files` referred to, if given; `variant` is what is done otherwise than
+    by default.
     """
     machine = machine_named(target, workers=workers)
     capacity = capacity_for(model, capacity)
     with progress.stage("read constants and tokenizer"):
         constants, extra_files = _constants_of(model), _tokenizer_files(tokenizer)
+        extra_files["config.json"] = model.config.to_json_string().encode()
     key: Key | None = None
     if output is None:
         with progress.stage("look into the cache"):
             files = tuple(str(Path(file).resolve()) for file in weight_files)
-            parts = (machine, capacity, tuple(stop), policy, files)
+            parts = (machine, capacity, batch, tuple(stop), policy, variant, files)
             key = language_model_key(model, parts, constants, extra_files)
             held = None if key is None or dump is not None else program_cache.find(key)
         if held is not None:
             return held
     with progress.stage("export"), without_torch_notes():
-        exported = export_step(model, capacity)
+        exported = export_step(model, capacity, batch=batch)
     with progress.stage("import"), without_torch_notes():
         module = exported.module(stop)
     artifact = compile_module(
@@ -160,11 +171,13 @@ def compile_language_model(
             capacity=_capacity_of(module),
             vocabulary=int(model.config.get_text_config().vocab_size),
             stop_tokens=tuple(stop),
+            batch=batch,
         ),
         extra_files=extra_files,
         progress=progress,
         dump=dump,
         policy=policy,
+        variant=variant,
     )
     if key is not None:
         program_cache.remember(key, artifact)
@@ -190,7 +203,7 @@ def _capacity_of(module: Any) -> int:
     sequence = next(
         op for op in module.walk() if isinstance(op, tensor.StateOp) and op.sym.data == "tokens"
     )
-    return tensor.shape_of(sequence.result)[0] - 1
+    return tensor.shape_of(sequence.result)[-1] - 1
 
 
 def _constants_of(model: Any) -> dict[str, torch.Tensor]:

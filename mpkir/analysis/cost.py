@@ -265,19 +265,19 @@ def _used(family: Family, position: int | None) -> dict[int, _Use]:
                 tokens = prod(tensor.shape_of(op.result)[:-1])
                 note(op.table, _rows(tokens, 0), True)
                 if op.position is not None:
-                    note(op.ids, _rows(tokens, 0))
+                    note(op.ids, _rows(prod(tensor.shape_of(op.position)), -1))
             case tensor.ExpertLinearOp():
                 for weight in op.weights:
                     note(weight, _rows(op.slots, 0), True)
             case tensor.SequenceReadOp():
-                note(op.sequence, _rows(prod(tensor.shape_of(op.result)), 0))
+                note(op.sequence, _rows(prod(tensor.shape_of(op.position)), -1))
             case tensor.SequenceAppendOp():
-                note(op.sequence, _rows(1, 0))
-                note(op.result, _rows(1, 0))
+                note(op.sequence, _rows(1, -1))
+                note(op.result, _rows(1, -1))
             case tensor.ArgmaxMergeOp(sequence=sequence, sequence_result=appended):
                 if sequence is not None and appended is not None:
-                    note(sequence, _rows(1, 0))
-                    note(appended, _rows(1, 0))
+                    note(sequence, _rows(1, -1))
+                    note(appended, _rows(1, -1))
             case _:
                 pass
     return result

@@ -27,23 +27,31 @@ from mpkir.errors import MpkirError
 from mpkir.frontend.torch_export import import_program
 
 SEQUENCE = "tokens"
-"""The state that holds the token sequence: i64 [capacity + 1], -1 where unknown."""
+"""The state that holds the token sequence: i64 [capacity + 1], -1 where unknown; of a batch of
+several sequences, i64 [batch, capacity + 1]."""
 ROUND = 16
 """Cache capacities are multiples of this, so that a cache divides into equal chunks."""
 
 
 def decode_step(
-    model: PreTrainedModel, capacity: int, tokens: int = 1, stop: Sequence[int] = ()
+    model: PreTrainedModel,
+    capacity: int,
+    tokens: int = 1,
+    stop: Sequence[int] = (),
+    *,
+    batch: int = 1,
 ) -> ModuleOp:
     """The program of one step of a generation loop, at positions p .. p + tokens - 1.
 
     Reads the step's tokens from the state "tokens", appends keys and values to the states "k0",
-    "v0", .., gives `output "logits"` (f32 [1, tokens, V]) and appends the most likely next token
-    unless it is known; a token in `stop` ends the loop. `capacity` (rounded up to a multiple of 16)
-    is the longest sequence. Weight names are the model's own. The model may lie on the meta device.
-    MpkirError where it cannot be exported.
+    "v0", .., gives `output "logits"` (f32 [batch, tokens, V]) and appends the most likely next
+    token unless it is known; a token in `stop` ends the loop. `capacity` (rounded up to a multiple
+    of 16) is the longest sequence. A batch of several sequences goes through the same positions in
+    lock-step, each with its own tokens and caches, until all have ended (see `SequenceAppendOp`).
+    Weight names are the model's own. The model may lie on the meta device. MpkirError where it
+    cannot be exported.
     """
-    return export_step(model, capacity, tokens).module(stop)
+    return export_step(model, capacity, tokens, batch).module(stop)
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class ExportedStep:
     caches: Sequence[str]
     capacity: int
     tokens: int
+    batch: int
 
     def module(self, stop: Sequence[int] = ()) -> ModuleOp:
         """It as a step program; see `decode_step`."""
@@ -62,28 +71,32 @@ class ExportedStep:
         written = {op.sym.data for op in module.walk() if isinstance(op, tensor.StoreStateOp)}
         if missing := [name for name in self.caches if name not in written]:
             raise _not_decodable(self.model, f"it does not write the cache {missing[0]}")
-        _close_loop(module, self.capacity, self.tokens, stop)
+        _close_loop(module, self, stop)
         return module
 
 
-def export_step(model: PreTrainedModel, capacity: int, tokens: int = 1) -> ExportedStep:
+def export_step(
+    model: PreTrainedModel, capacity: int, tokens: int = 1, batch: int = 1
+) -> ExportedStep:
     """What `decode_step` imports."""
     if capacity < 1 or not 1 <= tokens <= capacity:
         raise MpkirError(f"a step of {tokens} tokens with capacity {capacity}")
+    if batch < 1:
+        raise MpkirError(f"a batch of {batch} sequences")
     capacity = -(-capacity // ROUND) * ROUND
     device = next(model.parameters()).device
     example = (
-        torch.zeros(1, tokens, dtype=torch.long, device=device),
+        torch.zeros(batch, tokens, dtype=torch.long, device=device),
         torch.zeros(tokens, dtype=torch.long, device=device),
     )
     with _buffers_on(model, device), _gathered_experts(model):
         try:
-            step = _DecodeStep(model, capacity).eval()
+            step = _DecodeStep(model, capacity, batch).eval()
             program = torch.export.export(step, example, strict=False)
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise _not_decodable(model, lines[0]) from error
-    return ExportedStep(model, program, step.caches, capacity, tokens)
+    return ExportedStep(model, program, step.caches, capacity, tokens, batch)
 
 
 def _not_decodable(model: PreTrainedModel, reason: str) -> MpkirError:
@@ -130,7 +143,7 @@ class _CacheLayer(CacheLayerMixin):
 class _DecodeStep(nn.Module):
     """`model` with a static cache in buffers k0, v0, k1, ..; gives f32 logits."""
 
-    def __init__(self, model: PreTrainedModel, capacity: int) -> None:
+    def __init__(self, model: PreTrainedModel, capacity: int, batch: int) -> None:
         super().__init__()
         self.model = model
         config = model.config.get_text_config()
@@ -142,7 +155,8 @@ class _DecodeStep(nn.Module):
             kv = heads if isinstance(heads, int) else heads[i]
             dim = size if isinstance(size, int) else size[i]
             for name in (f"k{i}", f"v{i}"):
-                cache = torch.zeros(1, kv, capacity, dim, dtype=weight.dtype, device=weight.device)
+                shape = (batch, kv, capacity, dim)
+                cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
                 self.register_buffer(name, cache, persistent=False)
                 self.caches.append(name)
 
@@ -192,14 +206,16 @@ def _gathered_experts(model: PreTrainedModel) -> Iterator[None]:
         model.set_experts_implementation(held)
 
 
-def _close_loop(module: ModuleOp, capacity: int, tokens: int, stop: Sequence[int]) -> None:
+def _close_loop(module: ModuleOp, step: ExportedStep, stop: Sequence[int]) -> None:
     """Replace the step's inputs by position and token sequence; append the chosen token to it."""
     inputs = {op.sym.data: op for op in module.walk() if isinstance(op, tensor.InputOp)}
     (logits,) = (op for op in module.walk() if isinstance(op, tensor.OutputOp))
     block = logits.parent_block()
     assert block is not None
-    position = tensor.PositionOp(tokens)
-    sequence = tensor.StateOp(SEQUENCE, TensorType(i64, [capacity + 1]), initial=-1)
+    position = tensor.PositionOp(step.tokens)
+    rows = [] if step.batch == 1 else [step.batch]
+    shape = [*rows, step.capacity + 1]
+    sequence = tensor.StateOp(SEQUENCE, TensorType(i64, shape), initial=-1)
     read = tensor.SequenceReadOp(sequence.result, position.result)
     Rewriter.insert_op([position, sequence, read], InsertPoint.at_start(block))
     for name, value in (("position", position.result), ("token", read.result)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any, overload
@@ -15,6 +16,10 @@ from mpkir.runtime.program import Program, load
 
 TOKENIZER = "tokenizer"
 """Folder of an artifact that holds the tokenizer's files."""
+UNKNOWN = -1
+"""Stands in a token sequence where a step may write the token that it chooses."""
+ENDED = -2
+"""Stands in one of several sequences where it takes no more tokens: the launch ends when all do."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Generation:
     prompt_seconds: float
     """From the launch to the first generated token."""
     decode_seconds: float
-    """From there to the last."""
+    """From there to the last, of all prompts that were answered at once."""
 
     @property
     def tokens_per_second(self) -> float:
@@ -79,7 +84,7 @@ class LoadedLanguageModel:
     @overload
     def generate(
         self,
-        prompt: list[str] | tuple[str, ...],
+        prompt: list[str] | tuple[str, ...] | list[list[int]],
         max_new_tokens: int = 64,
         *,
         chat: bool = False,
@@ -88,7 +93,7 @@ class LoadedLanguageModel:
 
     def generate(
         self,
-        prompt: str | Sequence[int] | list[str] | tuple[str, ...],
+        prompt: str | Sequence[int] | list[str] | tuple[str, ...] | list[list[int]],
         max_new_tokens: int = 64,
         *,
         chat: bool = False,
@@ -96,18 +101,26 @@ class LoadedLanguageModel:
     ) -> Generation | list[Generation]:
         """Continue a prompt greedily, at most `max_new_tokens` tokens or up to a stop token.
 
-        prompt: text, token ids, or a list of texts (answered one after another). `chat` wraps the
-        text in the model's chat template. `on_text` gets the text as it comes. Raises MpkirError
-        for a prompt that does not fit, or where text is given and there is no tokenizer.
+        prompt: text, token ids, or a list of either, of which as many are answered at once as the
+        program was compiled for. `chat` wraps the text in the model's chat template. `on_text` gets
+        the text as it comes; of prompts answered at once each answer whole, in their order. Raises
+        MpkirError for a prompt that does not fit, or where text is given and there is no tokenizer.
         """
         if isinstance(prompt, str):
-            return self._continue(self.encode(prompt, chat=chat), max_new_tokens, on_text)
-        if prompt and isinstance(prompt[0], str):
-            return [
-                self._continue(self.encode(str(text), chat=chat), max_new_tokens, on_text)
-                for text in prompt
-            ]
-        return self._continue([int(token) for token in prompt], max_new_tokens, on_text)
+            return self._answer([self.encode(prompt, chat=chat)], max_new_tokens, on_text)[0]
+        if not prompt or isinstance(prompt[0], int):
+            ids = [int(token) for token in prompt if not isinstance(token, str | list)]
+            return self._answer([ids], max_new_tokens, on_text)[0]
+        prompts = [
+            self.encode(one, chat=chat) if isinstance(one, str) else list(one)
+            for one in prompt
+            if not isinstance(one, int)
+        ]
+        answers: list[Generation] = []
+        for first in range(0, len(prompts), self.roles.batch):
+            together = prompts[first : first + self.roles.batch]
+            answers += self._answer(together, max_new_tokens, on_text)
+        return answers
 
     def encode(self, text: str, *, chat: bool = False) -> list[int]:
         """Token ids of a text, or of a user's message in the model's chat template."""
@@ -128,41 +141,64 @@ class LoadedLanguageModel:
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
         """Logits after each of the tokens, f32 [tokens, vocabulary], on the CPU."""
-        self._start(tokens, len(tokens))
+        self._start([tokens], 1)
         rows: list[torch.Tensor] = []
         for position in range(len(tokens)):
             self.program.run(position, 1)
-            rows.append(self.program.buffer(self.roles.logits).float().cpu().reshape(-1).clone())
+            logits = self.program.buffer(self.roles.logits).reshape(self.roles.batch, -1)
+            rows.append(logits[0].float().cpu().clone())
         return torch.stack(rows)
 
-    def _continue(
-        self, prompt: Sequence[int], count: int, on_text: Callable[[str], None] | None
-    ) -> Generation:
+    def _answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        count: int,
+        on_text: Callable[[str], None] | None,
+    ) -> list[Generation]:
+        """Answer prompts, at most as many as the program decodes at once, in one go."""
         if count < 1:
             raise MpkirError(f"max_new_tokens must be at least 1, got {count}")
-        self._start(prompt, len(prompt) + count - 1)
+        self._start(prompts, count)
+        lengths = [len(prompt) for prompt in prompts]
         begun = perf_counter()
-        self.program.run(0, len(prompt))
-        first = perf_counter()
-        end = len(prompt) + count
-        known = len(prompt) + 1
-        shown = self._show("", prompt, known, on_text)
-        while known < end and self._token(known - 1) not in self.roles.stop_tokens:
-            steps = min(self.burst if on_text else end - known, end - known)
-            done = self.program.run(known - 1, steps)
-            known += done
-            shown = self._show(shown, prompt, known, on_text)
+        position = 0
+        firsts: dict[int, float] = {}
+        for length in sorted(set(lengths)):
+            position += self.program.run(position, length - position)
+            firsts[length] = perf_counter()
+        stream = on_text if len(prompts) == 1 else None
+        shown = self._show("", lengths[0], count, stream)
+        end = position + count - 1
+        while position < end and not all(self._is_done(r, n, count) for r, n in enumerate(lengths)):
+            steps = min(self.burst, end - position) if stream else end - position
+            done = self.program.run(position, steps)
+            position += done
+            shown = self._show(shown, lengths[0], count, stream)
             if done < steps:
                 break
         finished = perf_counter()
-        tokens = self._tokens()[len(prompt) : known].tolist()
-        text = self.decode(tokens)
-        if on_text is not None and text != shown and text.startswith(shown):
-            on_text(text[len(shown) :])
-        return Generation(text, tuple(tokens), len(prompt), first - begun, finished - first)
+        answers: list[Generation] = []
+        for row, length in enumerate(lengths):
+            tokens = self._new_tokens(row, length, count)
+            text, first = self.decode(tokens), firsts[length]
+            if on_text is not None and text != shown and text.startswith(shown):
+                on_text(text[len(shown) :])
+            answers.append(Generation(text, tuple(tokens), length, first - begun, finished - first))
+        return answers
 
-    def _start(self, tokens: Sequence[int], positions: int) -> None:
-        """Put a prompt at the beginning of the token sequence."""
+    def _start(self, prompts: Sequence[Sequence[int]], count: int) -> None:
+        """Put prompts at the beginning of the token sequences, to be continued by `count`."""
+        for tokens in prompts:
+            self._check_prompt(tokens, len(tokens) + count - 1)
+        rows = self._rows()
+        rows.fill_(UNKNOWN)
+        for row, tokens in zip(rows, prompts, strict=False):
+            row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64, device=row.device)
+            if len(rows) > 1:
+                row[len(tokens) + count :] = ENDED
+        rows[len(prompts) :] = ENDED
+
+    def _check_prompt(self, tokens: Sequence[int], positions: int) -> None:
         if not tokens:
             raise MpkirError("the prompt is empty", hint="give at least one token")
         if positions > self.capacity:
@@ -176,27 +212,27 @@ class LoadedLanguageModel:
             raise MpkirError(
                 f"token {wrong[0]} is outside the vocabulary of {self.roles.vocabulary}"
             )
-        sequence = self._tokens()
-        sequence.fill_(-1)
-        sequence[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64, device=sequence.device)
 
-    def _tokens(self) -> torch.Tensor:
-        return self.program.buffer(self.roles.tokens)
+    def _rows(self) -> torch.Tensor:
+        """The token sequences, int64 [batch, capacity + 1]."""
+        return self.program.buffer(self.roles.tokens).view(self.roles.batch, -1)
 
-    def _token(self, position: int) -> int:
-        return int(self._tokens()[position])
+    def _new_tokens(self, row: int, start: int, count: int) -> list[int]:
+        """What stands after a prompt of `start` tokens, up to a place that has none."""
+        tokens: list[int] = self._rows()[row, start : start + count].tolist()
+        return list(takewhile(lambda token: token >= 0, tokens))
+
+    def _is_done(self, row: int, start: int, count: int) -> bool:
+        tokens = self._new_tokens(row, start, count)
+        return len(tokens) == count or any(token in self.roles.stop_tokens for token in tokens[-1:])
 
     def _show(
-        self,
-        shown: str,
-        prompt: Sequence[int],
-        known: int,
-        on_text: Callable[[str], None] | None,
+        self, shown: str, start: int, count: int, on_text: Callable[[str], None] | None
     ) -> str:
         """Pass on the text that is new; an unfinished character waits for its rest."""
         if on_text is None:
             return shown
-        text = self.decode(self._tokens()[len(prompt) : known].tolist())
+        text = self.decode(self._new_tokens(0, start, count))
         if text.endswith("\N{REPLACEMENT CHARACTER}") or not text.startswith(shown):
             return shown
         if len(text) > len(shown):

@@ -46,7 +46,12 @@
 // -----
 %s, %p = "test.op"() : () -> (tensor<9xi32>, tensor<1xi64>)
 %t = mpk_tensor.sequence_read %s at %p : (tensor<9xi32>, tensor<1xi64>) -> tensor<1x1xi64>
-// CHECK: a token sequence is tensor<Nxi64>, got tensor<9xi32>
+// CHECK: a token sequence is tensor<Nxi64> or tensor<BxNxi64>, got tensor<9xi32>
+
+// -----
+%s, %t, %p = "test.op"() : () -> (tensor<3x9xi64>, tensor<2x1xi64>, tensor<1xi64>)
+%n = mpk_tensor.sequence_append %s, %t at %p : (tensor<3x9xi64>, tensor<2x1xi64>, tensor<1xi64>) -> tensor<3x9xi64>
+// CHECK: tensor<2x1xi64> does not hold a token for each of tensor<3x9xi64>
 
 // -----
 %s, %p = "test.op"() : () -> (tensor<9xi64>, tensor<2xi64>)

@@ -237,9 +237,15 @@ def _argmax_merge(printer: BodyPrinter, op: tensor.ArgmaxMergeOp) -> None:
         printer.call("tokens", f"{merged};")
         return
     target = printer.result(op.sequence_result)
-    inputs = f"{printer.tiles[op.sequence].name}, {printer.tiles[op.position].name}"
+    sequence, position = printer.tiles[op.sequence].name, printer.tiles[op.position].name
     stop = ", ".join(map(str, op.stop.get_values()))
-    printer.call("tokens", f"mpk::append<{stop}>(context, {target}, {inputs}, {merged});")
+    if len(shape_of(op.sequence)) == 1:
+        arguments = f"context, {target}, {sequence}, {position}, {merged}"
+        printer.call("tokens", f"mpk::append<{stop}>({arguments});")
+        return
+    printer.call("tokens", f"{merged};")
+    arguments = f"context, {target}, {sequence}, {printer.tiles[op.result].name}, {position}"
+    printer.call("tokens", f"mpk::sequence_append<{stop}>({arguments});")
 
 
 def _sequence_append(printer: BodyPrinter, op: tensor.SequenceAppendOp) -> None:

@@ -346,7 +346,8 @@ class BodyPrinter:
                 return f"({carried}({start}) + {carried}({indices[0]}) * {step})"
             case tensor.SequenceReadOp():
                 place = f"int({self.element(op.position, indices[1:])})"
-                return self.evaluate(op.sequence, [place], out)
+                row = [] if len(shape_of(op.sequence)) == 1 else [indices[0]]
+                return self.evaluate(op.sequence, [*row, place], out)
             case _:
                 return None
 

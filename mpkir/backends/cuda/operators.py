@@ -139,6 +139,8 @@ def _embedding(p: BodyPrinter, op: tensor.EmbeddingOp) -> str:
     at = rows if op.position is None else [f"int({p.element(op.position, rows[1:])})"]
     if op.position is None:
         at = rows[len(rows) - len(shape_of(op.ids)) :]
+    elif len(shape_of(op.ids)) == 2:
+        at = [rows[0], *at]
     p.method(f"mpk::i64 id({WORK}, int t)", f"return {p.element(op.ids, at)};")
     value = p.element(op.table, ["int(id)", "column"])
     assert table is not None
@@ -186,15 +188,18 @@ def _sequence(
     position: SSAValue,
     stop: Any,
 ) -> None:
-    """What appending a token asks for."""
+    """What appending a token, or one to each of several sequences, asks for."""
     number = p.read_plain(op, sequence)
     write = len(p.body.reads) + p.yielded.index(result)
     if not p.is_updated_in_place(number, write):
         raise p.refuse(op, "does not write the sequence that it reads")
-    (capacity,) = p.body.operands[number].shape
+    *batch, room = p.body.operands[number].shape
     p.constant("T", shape_of(position)[0])
-    p.constant("capacity", capacity, "mpk::i64")
-    p.method(f"mpk::i64* sequence({WORK})", f"return {p.pointer(number, ['0'])};")
+    p.constant("SEQUENCES", prod(batch))
+    p.constant("capacity", room, "mpk::i64")
+    p.constant("marks", bool(batch), "bool")
+    first = p.pointer(number, ["0"] * (len(batch) + 1))
+    p.method(f"mpk::i64* sequence({WORK})", f"return {first};")
     tokens = [f"token == {int(token)}" for token in stop.get_values()]
     p.method("bool stops(mpk::i64 token)", f"return {' || '.join(tokens) or 'false'};")
 
@@ -217,7 +222,9 @@ def _argmax_merge(p: BodyPrinter, op: tensor.ArgmaxMergeOp) -> str:
 def _sequence_append(p: BodyPrinter, op: tensor.SequenceAppendOp) -> str:
     _sequence(p, op, op.sequence, op.result, op.position, op.stop)
     last = [str(size - 1) for size in shape_of(op.token)]
-    p.method(f"mpk::i64 token({WORK})", f"return {p.element(op.token, last)};")
+    if len(shape_of(op.sequence)) == 2 and last[0] != "0":
+        last[0] = "row"
+    p.method(f"mpk::i64 token({_ROW})", f"return {p.element(op.token, last)};")
     return "SequenceAppend"
 
 

@@ -26,6 +26,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from mpkir.dialects.tensor.pointwise import broadcast_shape, is_broadcast, verify_scalar_region
 from mpkir.dialects.tensor.program import TENSOR, YieldOp, element_type_of, shape_of
+from mpkir.dialects.tensor.tokens import sequences_in
 
 if TYPE_CHECKING:
     from mpkir.dialects.tensor.experts import ExpertLinearOp
@@ -215,9 +216,9 @@ class MatmulOp(IRDLOperation):
 class EmbeddingOp(IRDLOperation):
     """`y[.., h] = table[ids[..], h]`.
 
-    With `position` (tensor<Txi64>), ids is the whole sequence [C] and the op looks up
-    `ids[position[t]]`; the result is then [1, T, H]. An id outside the table is the caller's error;
-    backends clamp it to the table.
+    With `position` (tensor<Txi64>), ids is the whole sequence [C], or B sequences [B, C], and the
+    op looks up `ids[b, position[t]]`; the result is then [B, T, H]. An id outside the table is the
+    caller's error; backends clamp it to the table.
     """
 
     name = "mpk_tensor.embedding"
@@ -235,7 +236,9 @@ class EmbeddingOp(IRDLOperation):
     )
 
     def __init__(self, table: SSAValue, ids: SSAValue, position: SSAValue | None = None):
-        rows = shape_of(ids) if position is None else (1, *shape_of(position))
+        rows = shape_of(ids)
+        if position is not None:
+            rows = (sequences_in(ids), *shape_of(position))
         super().__init__(
             operands=[table, ids, position],
             result_types=[TensorType(element_type_of(table), [*rows, shape_of(table)[1]])],
@@ -244,7 +247,9 @@ class EmbeddingOp(IRDLOperation):
     def verify_(self) -> None:
         if len(shape_of(self.table)) != 2:
             raise VerifyException(f"embedding table has rank 2, got {self.table.type}")
-        rows = shape_of(self.ids) if self.position is None else (1, *shape_of(self.position))
+        rows = shape_of(self.ids)
+        if self.position is not None:
+            rows = (sequences_in(self.ids), *shape_of(self.position))
         if shape_of(self.result) != (*rows, shape_of(self.table)[1]):
             raise VerifyException(f"embedding of rows {rows} does not give {self.result.type}")
 

@@ -25,17 +25,34 @@ from xdsl.utils.exceptions import VerifyException
 
 from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
+ENDED = -2
+"""Stands, in one of several sequences, where its next token would: it takes no more."""
+
+
+def sequences_in(value: SSAValue) -> int:
+    """How many sequences of equal capacity a value holds: B of i64 [B, C + 1], 1 of i64 [C + 1]."""
+    *lead, _ = shape_of(value)
+    return lead[0] if lead else 1
+
 
 def _verify_sequence(sequence: SSAValue, position: SSAValue) -> None:
-    for value, what in ((sequence, "token sequence"), (position, "position")):
-        if len(shape_of(value)) != 1 or element_type_of(value) != i64:
-            raise VerifyException(f"a {what} is tensor<Nxi64>, got {value.type}")
+    if len(shape_of(sequence)) not in (1, 2) or element_type_of(sequence) != i64:
+        raise VerifyException(
+            f"a token sequence is tensor<Nxi64> or tensor<BxNxi64>, got {sequence.type}"
+        )
+    if len(shape_of(position)) != 1 or element_type_of(position) != i64:
+        raise VerifyException(f"a position is tensor<Nxi64>, got {position.type}")
+
+
+def _verify_tokens(token: SSAValue, sequence: SSAValue) -> None:
+    if len(shape_of(sequence)) == 2 and shape_of(token)[:1] != shape_of(sequence)[:1]:
+        raise VerifyException(f"{token.type} does not hold a token for each of {sequence.type}")
 
 
 @irdl_op_definition
 class SequenceReadOp(IRDLOperation):
-    """The step's tokens: `result[0, t] = sequence[position[t]]`. sequence: i64 [C + 1]; result: i64
-    [1, T].
+    """The step's tokens: `result[b, t] = sequence[b, position[t]]`. sequence: i64 [B, C + 1], or
+    [C + 1] where B = 1; result: i64 [B, T].
     """
 
     name = "mpk_tensor.sequence_read"
@@ -51,12 +68,13 @@ class SequenceReadOp(IRDLOperation):
     def __init__(self, sequence: SSAValue, position: SSAValue):
         super().__init__(
             operands=[sequence, position],
-            result_types=[TensorType(i64, [1, *shape_of(position)])],
+            result_types=[TensorType(i64, [sequences_in(sequence), *shape_of(position)])],
         )
 
     def verify_(self) -> None:
         _verify_sequence(self.sequence, self.position)
-        if self.result.type != TensorType(i64, [1, *shape_of(self.position)]):
+        shape = [sequences_in(self.sequence), *shape_of(self.position)]
+        if self.result.type != TensorType(i64, shape):
             raise VerifyException(f"{self.position.type} does not give {self.result.type}")
 
 
@@ -66,6 +84,11 @@ class SequenceAppendOp(IRDLOperation):
 
     sequence: i64 [C + 1], -1 where unknown; token: i64, its last element counts; the write goes to
     `position[T - 1] + 1`. A token among `stop` ends the loop after this step.
+
+    Several sequences, i64 [B, C + 1], take tokens [B, ..] at the same position, each as said. One
+    that has chosen a stop token, or has ENDED (-2) where its token would go, has ended: ENDED is
+    written where its next token would go, so the sequences themselves know it from step to step.
+    The loop ends after the step in which the last of them does.
     """
 
     name = "mpk_tensor.sequence_append"
@@ -96,6 +119,7 @@ class SequenceAppendOp(IRDLOperation):
         _verify_sequence(self.sequence, self.position)
         if self.result.type != self.sequence.type:
             raise VerifyException(f"{self.sequence.type} does not become {self.result.type}")
+        _verify_tokens(self.token, self.sequence)
 
 
 @irdl_op_definition
@@ -192,7 +216,16 @@ class ArgmaxMergeOp(IRDLOperation):
             raise VerifyException(f"merge of {self.value.type} does not give {self.result.type}")
         if self.sequence is not None and self.position is not None:
             _verify_sequence(self.sequence, self.position)
+            _verify_tokens(self.result, self.sequence)
 
 
 OPS = (SequenceReadOp, SequenceAppendOp, ArgmaxPartialOp, ArgmaxMergeOp)
-__all__ = ["OPS", "ArgmaxMergeOp", "ArgmaxPartialOp", "SequenceAppendOp", "SequenceReadOp"]
+__all__ = [
+    "ENDED",
+    "OPS",
+    "ArgmaxMergeOp",
+    "ArgmaxPartialOp",
+    "SequenceAppendOp",
+    "SequenceReadOp",
+    "sequences_in",
+]

@@ -84,12 +84,30 @@ def _attention_split(op: tensor.AttentionSplitOp, limits: Limits) -> Tiling:
 
 
 def _attention_merge(op: tensor.AttentionMergeOp, limits: Limits) -> Tiling:
-    heads = tensor.shape_of(op.acc)[2]
-    size = ceil(heads / limits.workers)
-    cut = {2: Cut(0, size)}
+    batch, _, heads = tensor.shape_of(op.acc)[:3]
+    size = ceil(batch * heads / limits.workers)
+    cut, grid = {2: Cut(0, size)}, (ceil(heads / size),)
+    if batch > 1:
+        cut, grid = {0: Cut(1, 1), **cut}, (*grid, batch)
     return Tiling(
-        (ceil(heads / size),),
-        tuple(box(tensor.shape_of(v), cut, 1) for v in (op.acc, op.stats)),
+        grid,
+        tuple(box(tensor.shape_of(v), cut, len(grid)) for v in (op.acc, op.stats)),
+        (box(tensor.shape_of(op.result), cut, len(grid)),),
+    )
+
+
+def _embedding(op: tensor.EmbeddingOp, limits: Limits) -> Tiling:
+    batch = tensor.shape_of(op.result)[0]
+    if op.position is None or batch == 1:
+        return whole(op.operands, op.results)
+    cut = {0: Cut(0, 1)}
+    return Tiling(
+        (batch,),
+        (
+            box(tensor.shape_of(op.table), {}, 1),
+            box(tensor.shape_of(op.ids), cut, 1),
+            box(tensor.shape_of(op.position), {}, 1),
+        ),
         (box(tensor.shape_of(op.result), cut, 1),),
     )
 
@@ -218,6 +236,7 @@ _RULES: dict[type[Operation], Callable[..., Tiling]] = {
     tensor.AttentionSplitOp: _attention_split,
     tensor.AttentionMergeOp: _attention_merge,
     tensor.ArgmaxPartialOp: _argmax_partial,
+    tensor.EmbeddingOp: _embedding,
     tensor.RmsNormOp: _rows,
     tensor.LayerNormOp: _rows,
     tensor.SoftmaxOp: _rows,

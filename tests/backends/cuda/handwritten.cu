@@ -188,8 +188,8 @@ struct body_argmax {
 
 // value, index -> token, tokens
 struct body_next {
-  static constexpr int ROWS = 1, COUNT = CANDIDATES, T = 1;
-  static constexpr bool append = true;
+  static constexpr int ROWS = 1, COUNT = CANDIDATES, T = 1, SEQUENCES = 1;
+  static constexpr bool append = true, marks = false;
   static constexpr i64 capacity = CAPACITY + 1;
   static __device__ float value(const Work& w, int, int i) { return mpk::load(w.at<float>(0) + i); }
   static __device__ i64 index(const Work& w, int, int i) { return mpk::load(w.at<i64>(1) + i); }

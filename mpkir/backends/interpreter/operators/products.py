@@ -42,7 +42,7 @@ def _embedding(op: t.EmbeddingOp) -> Kernel:
     shape, last = t.shape_of(op.result), t.shape_of(op.table)[0] - 1
 
     def run(_: Scalars, table: Array, ids: Array, position: Array | None = None):
-        chosen = ids if position is None else ids.reshape(-1)[position]
+        chosen = ids if position is None else np.atleast_2d(ids)[:, position]
         return (table[np.clip(chosen, 0, last)].reshape(shape),)
 
     return run

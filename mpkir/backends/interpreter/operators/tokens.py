@@ -16,9 +16,13 @@ def _append(
     scalars: Scalars, sequence: Array, token: Array, position: Array, stop: frozenset[int]
 ) -> Array:
     """The sequence with `token`'s last element after the step's last, if that place is unknown."""
-    place, chosen = int(position[-1]) + 1, int(token.reshape(-1)[-1])
-    if place >= len(sequence):
-        raise MpkirError(f"position {place - 1} is outside a sequence for {len(sequence) - 1}")
+    place = int(position[-1]) + 1
+    if place >= sequence.shape[-1]:
+        capacity = sequence.shape[-1] - 1
+        raise MpkirError(f"position {place - 1} is outside a sequence for {capacity}")
+    if sequence.ndim == 2:
+        return _append_rows(scalars, sequence, token, place, len(position), stop)
+    chosen = int(token.reshape(-1)[-1])
     if sequence[place] != _UNKNOWN:
         return sequence
     scalars.stop = scalars.stop or chosen in stop
@@ -27,9 +31,32 @@ def _append(
     return result
 
 
+def _append_rows(
+    scalars: Scalars,
+    sequences: Array,
+    token: Array,
+    place: int,
+    tokens: int,
+    stop: frozenset[int],
+) -> Array:
+    """Several sequences, each with its token at `place`; a step has `tokens` positions."""
+    result = sequences.copy()
+    ended = 0
+    for row, chosen in zip(result, token.reshape(len(result), -1)[:, -1], strict=True):
+        ends = row[place] == t.ENDED
+        if row[place] == _UNKNOWN:
+            row[place] = chosen
+            ends = int(chosen) in stop
+        if ends and place + tokens < len(row):
+            row[place + tokens] = t.ENDED
+        ended += bool(ends)
+    scalars.stop = scalars.stop or ended == len(result)
+    return result
+
+
 @builder(t.SequenceReadOp)
 def _sequence_read(op: t.SequenceReadOp) -> Kernel:
-    return lambda _, sequence, position: (sequence[position][np.newaxis],)
+    return lambda _, sequence, position: (np.atleast_2d(sequence)[:, position],)
 
 
 @builder(t.SequenceAppendOp)

@@ -319,11 +319,18 @@ struct Embedding {
 };
 
 template <class B>
-void append_token(const Work& w, i64 token) {
-  i64& place = B::sequence(w)[w.position + B::T];
-  if (w.position + B::T >= B::capacity || place != -1) return;
-  place = token;
-  if (B::stops(token)) *w.stop_at = std::min(*w.stop_at, w.step + 1);
+void append_tokens(const Work& w, const std::vector<i64>& chosen) {
+  const i64 at = w.position + B::T;
+  if (at >= B::capacity) return;
+  int ended = 0;
+  for (int b = 0; b < B::SEQUENCES; ++b) {
+    i64* place = B::sequence(w) + b * B::capacity + at;
+    bool ends = B::marks && *place == -2;
+    if (*place == -1) *place = chosen[b], ends = B::stops(chosen[b]);
+    if (B::marks && ends && at + B::T < B::capacity) place[B::T] = -2;
+    ended += ends;
+  }
+  if (ended == B::SEQUENCES) *w.stop_at = std::min(*w.stop_at, w.step + 1);
 }
 template <class B>
 struct ArgmaxPartial {
@@ -342,20 +349,26 @@ struct ArgmaxPartial {
 template <class B>
 struct ArgmaxMerge {
   static void run(const Work& w) {
+    std::vector<i64> chosen;
     for (int row = 0; row < B::ROWS; ++row) {
       int best = 0;
       for (int i = 1; i < B::COUNT; ++i)
         if (B::value(w, row, i) > B::value(w, row, best)) best = i;
       B::store(w, row, B::index(w, row, best));
       if constexpr (B::append) {
-        if (row == B::ROWS - 1) append_token<B>(w, B::index(w, row, best));
+        if ((row + 1) % (B::ROWS / B::SEQUENCES) == 0) chosen.push_back(B::index(w, row, best));
       }
     }
+    if constexpr (B::append) append_tokens<B>(w, chosen);
   }
 };
 template <class B>
 struct SequenceAppend {
-  static void run(const Work& w) { append_token<B>(w, B::token(w)); }
+  static void run(const Work& w) {
+    std::vector<i64> chosen;
+    for (int b = 0; b < B::SEQUENCES; ++b) chosen.push_back(B::token(w, b));
+    append_tokens<B>(w, chosen);
+  }
 };
 
 template <class B>

@@ -25,24 +25,33 @@ inline void embedding(const Out& out, const Table& table, const Ids& ids) {
   });
 }
 
-// out[0, t, h] = table[ids[position[t]], h]
-template <class Out, class Table, class Ids, class Position>
-inline void embedding_at(const Out& out, const Table& table, const Ids& ids, const Position& position) {
-  for (long t = 0; t < out.extent(1); ++t) {
-    const long at = long(position.get(t * Position::step));
-    const long id = clamp_id(table, at >= 0 && at < Ids::box::last ? ids.get(at * Ids::step) : 0);
-    const long from = id * Table::stride(0), to = t * Out::stride(1);
-    for (long h = 0; h < out.extent(2); ++h) out.put(to + h * Out::step, table.get(from + h * Table::step));
-  }
+// Token `at` of row b of sequences [B, C + 1], or of the only one, [C + 1]; -1 outside.
+template <class Sequence>
+inline long long token_at(const Sequence& sequence, long b, long at) {
+  if (at < 0 || at >= Sequence::box::last) return -1;
+  const long row = Sequence::rank == 1 ? 0 : b * Sequence::stride(0);
+  return sequence.get(row + at * Sequence::step);
 }
 
-// out[0, t] = sequence[position[t]]; -1 outside.
+// out[b, t, h] = table[ids[b, position[t]], h]
+template <class Out, class Table, class Ids, class Position>
+inline void embedding_at(const Out& out, const Table& table, const Ids& ids, const Position& position) {
+  for (long b = 0; b < out.extent(0); ++b)
+    for (long t = 0; t < out.extent(1); ++t) {
+      const long id = clamp_id(table, token_at(ids, b, long(position.get(t * Position::step))));
+      const long from = id * Table::stride(0), to = b * Out::stride(0) + t * Out::stride(1);
+      for (long h = 0; h < out.extent(2); ++h)
+        out.put(to + h * Out::step, table.get(from + h * Table::step));
+    }
+}
+
+// out[b, t] = sequence[b, position[t]]; -1 outside.
 template <class Out, class Sequence, class Position>
 inline void sequence_read(const Out& out, const Sequence& sequence, const Position& position) {
-  for (long t = 0; t < out.extent(1); ++t) {
-    const long at = long(position.get(t * Position::step));
-    out.put(t, at >= 0 && at < Sequence::box::last ? sequence.get(at) : -1);
-  }
+  for (long b = 0; b < out.extent(0); ++b)
+    for (long t = 0; t < out.extent(1); ++t)
+      out.put(b * Out::stride(0) + t * Out::step,
+              token_at(sequence, b, long(position.get(t * Position::step))));
 }
 
 // Writes a token after the step's last position unless one stands there already.
@@ -59,12 +68,40 @@ inline void append(const Context& context, const Out& out, const Sequence& seque
   if (((token == STOP) || ...)) context.request_stop();
 }
 
+// The same for each row of several sequences: a row has ended (-2 stands where its token would go) after
+// a stop token, which is noted for the next step; the launch ends when all rows have.
+template <long long... STOP, class Out, class Sequence, class Token, class Position>
+inline void append_rows(const Context& context, const Out& out, const Sequence& sequence,
+                        const Token& token, const Position& position) {
+  constexpr long rows = Sequence::box::at[0], size = Sequence::box::last, steps = Position::box::last;
+  static_assert(!is_none<Out> && Token::box::at[0] == rows);
+  if (static_cast<const void*>(out.data) != sequence.data)
+    for (long b = 0; b < rows; ++b)
+      for (long i = 0; i < size; ++i) out.put(b * Out::stride(0) + i, token_at(sequence, b, i));
+  const long at = long(position.get(steps - 1)) + 1;
+  if (at < 0 || at >= size) return;
+  long last = 0, ended = 0;
+  for (int d = 1; d < Token::rank; ++d) last += (token.extent(d) - 1) * Token::stride(d);
+  for (long b = 0; b < rows; ++b) {
+    const long long known = token_at(sequence, b, at), chosen = token.get(b * Token::stride(0) + last);
+    if (known == -1) out.put(b * Out::stride(0) + at, chosen);
+    const bool ends = known == -2 || (known == -1 && ((chosen == STOP) || ...));
+    if (ends && at + steps < size) out.put(b * Out::stride(0) + at + steps, -2);
+    ended += ends;
+  }
+  if (ended == rows) context.request_stop();
+}
+
 template <long long... STOP, class Out, class Sequence, class Token, class Position>
 inline void sequence_append(const Context& context, const Out& out, const Sequence& sequence,
                             const Token& token, const Position& position) {
-  long last = 0;
-  for (int d = 0; d < Token::rank; ++d) last += (token.extent(d) - 1) * Token::stride(d);
-  append<STOP...>(context, out, sequence, position, token.get(last));
+  if constexpr (Sequence::rank == 1) {
+    long last = 0;
+    for (int d = 0; d < Token::rank; ++d) last += (token.extent(d) - 1) * Token::stride(d);
+    append<STOP...>(context, out, sequence, position, token.get(last));
+  } else {
+    append_rows<STOP...>(context, out, sequence, token, position);
+  }
 }
 
 // The largest of n elements, the first of equals; a NaN counts as the largest.

@@ -11,10 +11,14 @@
 //   static __device__ float value(const Work&, int row, int i);
 //   static __device__ i64 index(const Work&, int row, int i);
 //   static __device__ void store(const Work&, int row, i64 index);
-//   static constexpr bool append;  static constexpr int T;  static constexpr i64 capacity;
-//   static __device__ i64* sequence(const Work&);
+//   static constexpr bool append;
+//   and, where it appends, the last of each sequence's rows:
+//   static constexpr int T, SEQUENCES;  static constexpr i64 capacity;  tokens of a step; places of a sequence
+//   static constexpr bool marks;                       an ended sequence is marked, the last one stops
+//   static __device__ i64* sequence(const Work&);      SEQUENCES x capacity
 //   static __device__ bool stops(i64 token);
-// SequenceAppend is the last part of it alone, for a token that something else chose.
+// SequenceAppend is the last part of it alone, for tokens that something else chose:
+//   static __device__ i64 token(const Work&, int row);
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
@@ -32,14 +36,18 @@ struct Candidate {
                         ((v == value || (nan && own_nan)) && i < index);
     if (better) value = v, index = i;
   }
-  // Over all compute threads; every thread gets the result.
-  __device__ __forceinline__ void join(char* scratch) {
+  // Over a warp; every lane gets the result.
+  __device__ __forceinline__ void join_warp() {
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) {
       const float v = __shfl_xor_sync(0xffffffffu, value, offset);
       const i64 i = __shfl_xor_sync(0xffffffffu, index, offset);
       take(v, i);
     }
+  }
+  // Over all compute threads; every thread gets the result.
+  __device__ __forceinline__ void join(char* scratch) {
+    join_warp();
     i64* indices = reinterpret_cast<i64*>(scratch);
     float* values = reinterpret_cast<float*>(indices + COMPUTE_WARPS);
     compute_sync();
@@ -54,50 +62,112 @@ template <class B>
 struct ArgmaxPartial {
   static constexpr bool streams = false;
   static constexpr int scratch_bytes = Candidate::scratch_bytes, partial_bytes = 0;
+  static constexpr int ITEMS = B::ROWS * B::CHUNKS;
 
   static __device__ void run(const Work& work, const LaunchArgs&, char* scratch) {
-    for (int row = 0; row < B::ROWS; ++row)
-      for (int chunk = 0; chunk < B::CHUNKS; ++chunk) {
-        const i64 first = i64(B::origin(work) + chunk) * B::CHUNK;
-        Candidate best{0.0f, -1};
-#pragma unroll 4
-        for (int i = threadIdx.x; i < B::CHUNK; i += COMPUTE_THREADS)
-          if (first + i < B::WIDTH) best.take(B::x(work, row, chunk * B::CHUNK + i), first + i);
-        best.join(scratch);
-        if (threadIdx.x == 0 && first < B::WIDTH) B::store(work, row, chunk, best.value, best.index);
+    if constexpr (ITEMS >= COMPUTE_WARPS) {
+      const int lane = threadIdx.x % WARP;
+      for (int item = threadIdx.x / WARP; item < ITEMS; item += COMPUTE_WARPS) {
+        const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
+        Candidate best = look<WARP, 16>(work, row, chunk, lane);
+        best.join_warp();
+        if (lane == 0) keep(work, row, chunk, best);
       }
+    } else {
+      for (int item = 0; item < ITEMS; ++item) {
+        const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
+        Candidate best = look<COMPUTE_THREADS, 4>(work, row, chunk, threadIdx.x);
+        best.join(scratch);
+        if (threadIdx.x == 0) keep(work, row, chunk, best);
+      }
+    }
+  }
+
+  // The best of a chunk among the elements of one of THREADS threads; U loads are in flight.
+  template <int THREADS, int U>
+  static __device__ __forceinline__ Candidate look(const Work& work, int row, int chunk, int thread) {
+    const i64 first = i64(B::origin(work) + chunk) * B::CHUNK;
+    Candidate best{0.0f, -1};
+#pragma unroll U
+    for (int i = thread; i < B::CHUNK; i += THREADS)
+      if (first + i < B::WIDTH) best.take(B::x(work, row, chunk * B::CHUNK + i), first + i);
+    return best;
+  }
+  static __device__ __forceinline__ void keep(const Work& work, int row, int chunk, const Candidate& best) {
+    if (i64(B::origin(work) + chunk) * B::CHUNK < B::WIDTH) B::store(work, row, chunk, best.value, best.index);
   }
 };
 
-// Puts a token after the step's last one unless it is known, and asks for a stop after a stop token.
+// Puts a token after the step's last one unless it is known; whether the sequence ends with it. An ended
+// sequence that is not the only one has -2 where its next token would go.
 template <class B>
-__device__ __forceinline__ void append_token(const Work& work, const LaunchArgs& args, i64 token) {
+__device__ __forceinline__ bool append_token(const Work& work, int sequence, i64 token) {
   const i64 place = work.position + B::T;
-  if (place < 0 || place >= B::capacity) return;
-  i64* sequence = B::sequence(work);
-  const i64 known = load(sequence + place);
-  if (known != -1) return;
-  sequence[place] = token;
-  if (B::stops(token)) atomicMin(&args.control->stop_at, work.step + 1);
+  if (place < 0 || place >= B::capacity) return false;
+  i64* tokens = B::sequence(work) + sequence * B::capacity;
+  const i64 known = load(tokens + place);
+  bool ends = false;
+  if (known == -1) {
+    tokens[place] = token;
+    ends = B::stops(token);
+  }
+  if constexpr (B::marks) {
+    ends = ends || known == -2;
+    if (ends && place + B::T < B::capacity) tokens[place + B::T] = -2;
+  }
+  return ends;
+}
+
+// A token for each sequence, chosen(sequence); asks for a stop when all have ended. One warp.
+template <class B, class Chosen>
+__device__ __forceinline__ void append_tokens(const Work& work, const LaunchArgs& args, Chosen chosen) {
+  bool all = true;
+  for (int sequence = threadIdx.x % WARP; sequence < B::SEQUENCES; sequence += WARP)
+    all = append_token<B>(work, sequence, chosen(sequence)) && all;
+  all = __all_sync(0xffffffffu, all);
+  if (threadIdx.x % WARP == 0 && all) atomicMin(&args.control->stop_at, work.step + 1);
 }
 
 template <class B>
 struct ArgmaxMerge {
   static constexpr bool streams = false;
-  static constexpr int scratch_bytes = Candidate::scratch_bytes, partial_bytes = 0;
+  static constexpr int partial_bytes = 0;
+  static constexpr int scratch_bytes =
+      Candidate::scratch_bytes > 8 * B::ROWS ? Candidate::scratch_bytes : 8 * B::ROWS;
 
   static __device__ void run(const Work& work, const LaunchArgs& args, char* scratch) {
-    for (int row = 0; row < B::ROWS; ++row) {
-      Candidate best{0.0f, -1};
-      for (int i = threadIdx.x; i < B::COUNT; i += COMPUTE_THREADS)
-        best.take(B::value(work, row, i), B::index(work, row, i));
+    if constexpr (B::ROWS == 1) {
+      Candidate best = look<COMPUTE_THREADS>(work, 0, threadIdx.x);
       best.join(scratch);
-      if (threadIdx.x != 0) continue;
-      B::store(work, row, best.index);
+      if (threadIdx.x == 0) B::store(work, 0, best.index);
       if constexpr (B::append) {
-        if (row == B::ROWS - 1) append_token<B>(work, args, best.index);
+        if (threadIdx.x < WARP) append_tokens<B>(work, args, [&](int) { return best.index; });
+      }
+    } else {
+      i64* chosen = reinterpret_cast<i64*>(scratch);
+      for (int row = threadIdx.x / WARP; row < B::ROWS; row += COMPUTE_WARPS) {
+        Candidate best = look<WARP>(work, row, threadIdx.x % WARP);
+        best.join_warp();
+        if (threadIdx.x % WARP != 0) continue;
+        B::store(work, row, best.index);
+        chosen[row] = best.index;
+      }
+      if constexpr (B::append) {
+        constexpr int EACH = B::ROWS / B::SEQUENCES;
+        compute_sync();
+        if (threadIdx.x < WARP)
+          append_tokens<B>(work, args, [&](int sequence) { return chosen[(sequence + 1) * EACH - 1]; });
       }
     }
+  }
+
+  template <int THREADS>
+  static __device__ __forceinline__ Candidate look(const Work& work, int row, int thread) {
+    Candidate best{0.0f, -1};
+#pragma unroll 4
+    for (int i = thread; i < B::COUNT; i += THREADS)
+      best.take(B::value(work, row, i), B::index(work, row, i));
+    return best;
   }
 };
 
@@ -107,7 +177,8 @@ struct SequenceAppend {
   static constexpr int scratch_bytes = 0, partial_bytes = 0;
 
   static __device__ void run(const Work& work, const LaunchArgs& args, char*) {
-    if (threadIdx.x == 0) append_token<B>(work, args, B::token(work));
+    if (threadIdx.x < WARP)
+      append_tokens<B>(work, args, [&](int sequence) { return B::token(work, sequence); });
   }
 };
 
