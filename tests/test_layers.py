@@ -22,11 +22,12 @@ TOP = {
     "progress",
     "source_keys",
     "universe",
+    "variant",
     "__init__",
 }
 """Modules that see everything below tools."""
 
-PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest"}
+PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest", "runtime.origins"}
 """What the compiler hands to the runtime; these modules import no torch."""
 
 # package or module of mpkir -> what it may import of mpkir (any module under these) besides itself
