@@ -21,6 +21,7 @@ from xdsl.printer import Printer
 
 from mpkir import program_cache
 from mpkir.backends.body import bodies_of
+from mpkir.backends.origins import origins_in
 from mpkir.backends.table import Buffer as TableBuffer
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.builders import Builder
@@ -36,8 +37,11 @@ from mpkir.progress import SILENT, Progress
 from mpkir.registry import include_directories, named
 from mpkir.runtime.artifact import Artifact, check_replaceable, write_artifact
 from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Part, Signature
+from mpkir.runtime.origins import ORIGINS
+from mpkir.runtime.origins import to_json as origins_to_json
 from mpkir.runtime.program import Program
 from mpkir.source_keys import exported_program_key
+from mpkir.variant import DEFAULT, Variant
 
 
 @rare_collection()
@@ -56,6 +60,7 @@ def compile_module(
     progress: Progress = SILENT,
     dump: str | Path | None = None,
     policy: str = POLICY,
+    variant: Variant = DEFAULT,
 ) -> Artifact:
     """Compile a tensor-level module, which is changed in place, and write its artifact.
 
@@ -63,10 +68,12 @@ def compile_module(
     into the compilation; what lies there already, whole and unchanged, is taken as it is.
     `constants` are small tensors kept in the artifact; `weights` are stored with it, `weight_files`
     referred to; with neither the loader brings them. `dump` is a directory that gets the IR after
-    every pass; `policy` schedules the tasks. Raises MpkirError.
+    every pass; `policy` schedules the tasks; `variant` is what is done otherwise than by default.
+    Raises MpkirError.
     """
     if output is not None:
         check_replaceable(output)
+    machine = variant.machine_of(machine)
     constants, extra_files = dict(constants or {}), dict(extra_files or {})
     if output is None:
         with progress.stage("look into the cache"):
@@ -74,18 +81,18 @@ def compile_module(
             known = program_cache.environment()
             # Where code has no file, an artifact is made each time, in a place of its own.
             key = Key(uuid4().hex if known is None else known, text_of(module, generic=True))
-            parts = (machine, signature, language, tokens_per_step, policy, files)
+            parts = (machine, signature, language, tokens_per_step, policy, variant, files)
             program_cache.add_artifact_parts(key, parts, constants, extra_files)
             output = program_cache.place_of(key)
             held = program_cache.artifact_at(output)
         if held is not None and dump is None:
             return held
-    _lower(module, machine, progress, dump, policy)
+    _lower(module, machine, progress, dump, policy, variant)
     with progress.stage("emit"):
         bodies = bodies_of(module)
         table = table_of(module)
         builder = _builder(machine)
-        source = builder.emit(bodies, machine, tokens_per_step)
+        source = variant.source_of(builder.emit(bodies, machine, tokens_per_step))
     with progress.stage("build"):
         binary, target = builder.build(source, machine, include_directories())
     with progress.stage("write"):
@@ -104,6 +111,7 @@ def compile_module(
                 "weight_bytes_per_step": weight_bytes_per_step(module),
                 **activation_bytes(module),
                 "policy": policy,
+                **({"variant": variant.name} if variant.name else {}),
             },
         )
         if weights is not None:
@@ -124,7 +132,7 @@ def compile_module(
             constants=constants,
             weights=weights,
             weight_files=weight_files,
-            extra_files=extra_files,
+            extra_files={**extra_files, ORIGINS: origins_to_json(origins_in(module, bodies))},
         )
 
 
@@ -170,6 +178,7 @@ def _lower(
     progress: Progress,
     dump: str | Path | None,
     policy: str,
+    variant: Variant,
 ) -> None:
     directory = None if dump is None else Path(dump)
     if directory is not None:
@@ -189,7 +198,9 @@ def _lower(
             (directory / f"{count:02d}-{stage.name}.mlir").write_text(text_of(module))
             count += 1
 
-    lower(module, machine, policy=policy, on_pass=on_pass, after_pass=after_pass)
+    lower(
+        module, machine, policy=policy, variant=variant, on_pass=on_pass, after_pass=after_pass
+    )
 
 
 def _make_directory(path: Path) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -15,6 +16,14 @@ from typing import Any
 
 from mpkir.errors import MpkirError
 from mpkir.registry import named
+
+LAUNCHES = ("persistent", "per-operator")
+"""How a step is run: by one kernel that stays, or by a kernel for each operator."""
+
+_TARGET = re.compile(r"(?P<name>[^{}]+)\{launch=(?P<launch>[^{}]*)\}")
+
+_RESERVED = 1024
+"""Bytes of an SM's shared memory that each block on it costs besides."""
 
 _KEYS = (
     "arch",
@@ -36,6 +45,8 @@ class Ring:
     slot_bytes: int
     in_flight: int
     """Stages asked for and not landed yet, at most."""
+    packed: bool = False
+    """Whether weights are packed at load into blocks for tensor cores."""
 
     @property
     def bytes(self) -> int:
@@ -67,6 +78,10 @@ class Tiles:
     """Cost of one more task, as bytes of weights that could be read meanwhile."""
     min_elements: int
     """Fewest elements worth a task of a pointwise operator."""
+    joined_bytes: int = 0
+    """Most bytes of weights for each worker of linears that become one; 0: none do."""
+    row_multiple: int = 1
+    """Output features of a linear's task are a multiple of this: a tensor core takes as many."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +162,8 @@ class Machine:
     timing: Timing = Timing()
     backend: str = ""
     """Who prints and builds its code, by name; by its kind if not given."""
+    launch: str = "persistent"
+    """One of LAUNCHES."""
 
     @property
     def builder(self) -> str:
@@ -199,11 +216,14 @@ def _read(file: Traversable) -> dict[str, Any]:
 
 def machine_named(name: str, workers: int | None = None) -> Machine:
     """The model of that name, or the first for that architecture, or in that file (`NAME.json`),
-    with another number of workers if given.
+    with another number of workers if given; `NAME{launch=per-operator}`: with a kernel for each
+    operator.
 
     A model with 0 workers has one for each CPU of this machine. Raises MpkirError for an unknown
     name, or a file that is no model.
     """
+    if match := _TARGET.fullmatch(name):
+        return launched(machine_named(match["name"], workers), match["launch"])
     if name.endswith(".json"):
         return _machine(name, _read(Path(name)), workers)
     by_arch = {_data(each)["arch"]: each for each in reversed(machine_names())}
@@ -212,6 +232,29 @@ def machine_named(name: str, workers: int | None = None) -> Machine:
         known = ", ".join((*machine_names(), *sorted(set(by_arch) - set(machine_names()))))
         raise MpkirError(f"no machine is named {name!r}", hint=f"choose one of {known}")
     return _machine(name, _data(name), workers)
+
+
+def launched(machine: Machine, launch: str) -> Machine:
+    """The same machine, its steps run like that.
+
+    Two kernels that follow each other have to fit on an SM, so one has half of its shared memory,
+    for a ring of as many slots as that holds beside one more for everything else. Raises MpkirError
+    for an unknown way, or one that the machine has not.
+    """
+    if launch not in LAUNCHES:
+        raise MpkirError(
+            f"no way to launch is named {launch!r}", hint=f"choose one of {', '.join(LAUNCHES)}"
+        )
+    if launch == machine.launch:
+        return machine
+    if machine.builder != "cuda" or machine.launch != "persistent":
+        raise MpkirError(
+            f"{machine.name} has no launch {launch!r}", hint="only GPUs have kernels to launch"
+        )
+    shared = (machine.shared_memory + _RESERVED) // 2 - _RESERVED
+    slots = shared // machine.ring.slot_bytes - 1
+    ring = replace(machine.ring, slots=slots, in_flight=slots - 1)
+    return replace(machine, launch=launch, shared_memory=shared, ring=ring)
 
 
 def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:

@@ -15,10 +15,12 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from mpkir.errors import MpkirError
-from mpkir.machine import Machine, machine_named
+from mpkir.machine import Machine, launched, machine_named
 from mpkir.passes.eliminate_dependencies import EliminateDependenciesPass
 from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.fuse_operators import FuseOperatorsPass
+from mpkir.passes.join_linears import JoinLinearsPass
+from mpkir.passes.launch_families import LaunchFamiliesPass
 from mpkir.passes.linearize_tasks import LinearizeTasksPass
 from mpkir.passes.lower_dependencies import LowerDependenciesPass
 from mpkir.passes.merge_events import MergeEventsPass
@@ -33,13 +35,17 @@ from mpkir.passes.verify_schedule import VerifySchedulePass
 from mpkir.passes.widen_activations import WidenActivationsPass
 from mpkir.registry import named
 from mpkir.registry import stages as stages_of_plugins
+from mpkir.variant import DEFAULT, Variant
 
 POLICY = "round-robin"
 """Who schedules the tasks where the user does not say."""
 
 
-def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
-    """The passes from an imported module to a scheduled one, for a machine."""
+def stages(
+    machine: Machine, policy: str = POLICY, variant: Variant = DEFAULT
+) -> tuple[ModulePass, ...]:
+    """The passes from an imported module to a scheduled one, for a machine (which has the
+    variant's numbers already)."""
     workers, tiles = machine.workers, machine.tiles
     own = (
         # Tensor level: what the model's author would name, then what streams together.
@@ -48,6 +54,8 @@ def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
         # The residual stream is small beside the weights: fp32 costs nothing and is nearer the
         # truth.
         WidenActivationsPass(),
+        # Linears of one x start together, where their start is felt.
+        JoinLinearsPass(workers=workers, worker_bytes=tiles.joined_bytes),
         # One worker must not do alone what many can share.
         SplitReductionsPass(
             attention_chunk=tiles.attention_chunk,
@@ -60,9 +68,22 @@ def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
             max_rows=tiles.max_rows,
             task_overhead=tiles.task_overhead,
             min_elements=tiles.min_elements,
+            row_multiple=tiles.row_multiple,
         ),
         # Activations take each other's memory where that makes nobody wait.
         PlanMemoryPass(),
+        *(
+            _one_kernel_each(machine)
+            if machine.launch == "per-operator"
+            else _one_kernel(machine, policy)
+        ),
+    )
+    return variant.passes_of(_with_plugins(own))
+
+
+def _one_kernel(machine: Machine, policy: str) -> tuple[ModulePass, ...]:
+    """The rest of the way to a kernel that stays."""
+    return (
         # Event level: who waits for whom, in as few events as that needs, one wait and one signal a
         # task.
         LowerDependenciesPass(),
@@ -74,10 +95,14 @@ def stages(machine: Machine, policy: str = POLICY) -> tuple[ModulePass, ...]:
         # Weights go through shared memory ahead of the tasks that need them.
         *((_ring_pass(machine),) if machine.streams else ()),
         # A worker and a place for every task; then the proof that the result is safe.
-        ScheduleTasksPass(workers=workers, machine=machine.name, policy=policy),
+        ScheduleTasksPass(workers=machine.workers, machine=machine.name, policy=policy),
         VerifySchedulePass(),
     )
-    return _with_plugins(own)
+
+
+def _one_kernel_each(machine: Machine) -> tuple[ModulePass, ...]:
+    """The rest of the way to a kernel for each family: their order needs no events."""
+    return (_ring_pass(machine), LaunchFamiliesPass(workers=machine.workers))
 
 
 def _with_plugins(own: tuple[ModulePass, ...]) -> tuple[ModulePass, ...]:
@@ -95,15 +120,20 @@ def _with_plugins(own: tuple[ModulePass, ...]) -> tuple[ModulePass, ...]:
     result = [passes[name]()() for name in added.get("", ())]
     for stage in own:
         result += [stage, *(passes[name]()() for name in added.get(stage.name, ()))]
-    if not isinstance(result[-1], VerifySchedulePass):
+    if not isinstance(result[-1], VerifySchedulePass | LaunchFamiliesPass):
         # What changes after the proof is proven again.
-        result.append(VerifySchedulePass())
+        result.append(own[-1])
     return tuple(result)
 
 
 def _ring_pass(machine: Machine) -> ModulePass:
     ring = machine.ring
-    return PipelineTasksPass(slot_bytes=ring.slot_bytes, slots=ring.slots, in_flight=ring.in_flight)
+    return PipelineTasksPass(
+        slot_bytes=ring.slot_bytes,
+        slots=ring.slots,
+        in_flight=ring.in_flight,
+        pack=ring.packed,
+    )
 
 
 @dataclass(frozen=True)
@@ -127,6 +157,7 @@ def lower(
     machine: Machine,
     *,
     policy: str = POLICY,
+    variant: Variant = DEFAULT,
     on_pass: Callable[[ModulePass], None] = lambda stage: None,
     after_pass: Callable[[ModulePass, ModuleOp], None] = lambda stage, module: None,
 ) -> tuple[PassTiming, ...]:
@@ -137,7 +168,7 @@ def lower(
     """
     ctx = context()
     timings: list[PassTiming] = []
-    for stage in stages(machine, policy):
+    for stage in stages(machine, policy, variant):
         on_pass(stage)
         begin = perf_counter()
         stage.apply(ctx, module)
@@ -152,7 +183,8 @@ def lower(
 class DefaultPipelinePass(ModulePass):
     """The default pipeline for a target, e.g. `mpk-pipeline{target=h100}`.
 
-    `workers` overrides the machine's number of SMs or threads, `policy` schedules the tasks.
+    `workers` overrides the machine's number of SMs or threads, `policy` schedules the tasks,
+    `launch=per-operator` makes a kernel of each family instead.
     """
 
     name = "mpk-pipeline"
@@ -160,10 +192,12 @@ class DefaultPipelinePass(ModulePass):
     target: str = "h100"
     workers: int | None = None
     policy: str = POLICY
+    launch: str = "persistent"
 
     def passes(self) -> tuple[ModulePass, ...]:
         """The passes that it runs."""
-        return stages(machine_named(self.target, workers=self.workers), self.policy)
+        machine = machine_named(self.target, workers=self.workers)
+        return stages(launched(machine, self.launch), self.policy)
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for stage in self.passes():

@@ -4,11 +4,11 @@
 
 // CHECK:       builtin.module attributes {mpk.activations = {{.*}}, mpk.workers = 132 : i64}
 // CHECK:       mpk_task.ring slots 12 bytes 16384
-// CHECK:       mpk_task.grid @linear [32]
+// CHECK:       mpk_task.grid @linear [4]
 // CHECK-SAME:    stream
-// CHECK:       mpk_task.grid @linear.1 [16]
+// CHECK:       mpk_task.grid @linear.1 [2]
 // CHECK-SAME:    stream
-// CHECK:       mpk_task.grid @linear.2 [40]
+// CHECK:       mpk_task.grid @linear.2 [5]
 // CHECK-SAME:    stream
 func.func @step() {
   %p = mpk_tensor.position : tensor<1xi64>

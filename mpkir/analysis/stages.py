@@ -110,6 +110,12 @@ def _check_stage(
             f"{name} cuts rows of {row_bytes} bytes of {buffer!r} into {parts} parts that are no "
             f"multiples of {VECTOR_BYTES} bytes"
         )
+    is_packed = access.buffer.packed is not None
+    if is_packed != (rows == task.PACKED_ROWS) and (is_packed or parts > 1):
+        raise schedule_error(
+            f"{name} takes stages of {rows} rows of {buffer!r}, which is "
+            f"{'packed by' if is_packed else 'not packed, by'} {task.PACKED_ROWS}"
+        )
     if rows * row_bytes // parts > slot:
         raise schedule_error(
             f"a stage of {name} has {rows * row_bytes // parts} bytes, a slot of the ring {slot}"

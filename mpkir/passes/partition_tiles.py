@@ -113,7 +113,10 @@ class _Partition:
         """Lower one operator of the step."""
         match op:
             case tensor.WeightOp():
-                self.buffers[op.result] = self.buffer(BufferKind.WEIGHT, op.sym.data, op.result)
+                place = self.buffer(BufferKind.WEIGHT, op.sym.data, op.result)
+                if op.parts is not None:
+                    buffer_of(place).parts = op.parts
+                self.buffers[op.result] = place
             case tensor.InputOp():
                 self.buffers[op.result] = self.buffer(BufferKind.INPUT, op.sym.data, op.result)
             case tensor.StateOp():
@@ -356,7 +359,8 @@ class PartitionTilesPass(ModulePass):
 
     `workers`: SMs or threads to fill; `max_rows`: most output features of one task of a linear;
     `task_overhead`: cost of one more task in bytes of weights; `min_elements`: fewest elements
-    worth a task of a pointwise operator.
+    worth a task of a pointwise operator; `row_multiple`: output features of such a task are a
+    multiple of it.
     """
 
     name = "mpk-partition-tiles"
@@ -365,9 +369,12 @@ class PartitionTilesPass(ModulePass):
     max_rows: int = 32
     task_overhead: int = 8192
     min_elements: int = 2048
+    row_multiple: int = 1
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        limits = Limits(self.workers, self.max_rows, self.task_overhead, self.min_elements)
+        limits = Limits(
+            self.workers, self.max_rows, self.task_overhead, self.min_elements, self.row_multiple
+        )
         for step in tuple(op.body.block.ops):
             if not isinstance(step, func.FuncOp):
                 continue

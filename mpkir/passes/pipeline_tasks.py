@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import (
@@ -12,6 +14,7 @@ from xdsl.dialects.builtin import (
     Float32Type,
     MemRefType,
     ModuleOp,
+    UnitAttr,
 )
 from xdsl.ir import Attribute, BlockArgument
 from xdsl.ir.affine import AffineConstantExpr
@@ -48,9 +51,13 @@ def _row_bytes(access: Access) -> int | None:
     return None if size is None else access.shape[1] * size
 
 
-def _element_bytes(access: Access) -> int | None:
+def _element_type(access: Access) -> Attribute:
     assert isinstance(access.buffer.result.type, MemRefType)
-    element_type: Attribute = access.buffer.result.type.get_element_type()
+    return access.buffer.result.type.get_element_type()
+
+
+def _element_bytes(access: Access) -> int | None:
+    element_type = _element_type(access)
     if not isinstance(element_type, BFloat16Type | Float16Type | Float32Type):
         return None
     assert isinstance(element_type, FixedBitwidthType)
@@ -82,6 +89,82 @@ def _stream(family: Family, slot_bytes: int) -> task.StreamAttr | None:
     return None if stage is None else task.StreamAttr(reads, *stage)
 
 
+MOST_TOKENS = 16
+"""Rows of x that one fragment of a tensor core holds."""
+
+
+def _packed_stream(family: Family, slot_bytes: int) -> task.StreamAttr | None:
+    """How a family would stream its weights packed; None if tensor cores have no use for them."""
+    reads = _streamed_reads(family)
+    if not reads:
+        return None
+    linear = next(op for op in family.op.body.block.ops if isinstance(op, tensor.LinearOp))
+    accesses = [family.accesses[read] for read in reads]
+    first = accesses[0]
+    rows, depth = first.box.shape
+    if (
+        any(_row_bytes(a) is None or a.box != first.box or a.shape != first.shape for a in accesses)
+        or any(a.strides != task.row_major(a.shape) or a.offset for a in accesses)
+        or any(not isinstance(_element_type(a), BFloat16Type) for a in accesses)
+        or not task.is_packable(first.shape)
+        or rows % task.PACKED_ROWS
+        or prod(tensor.shape_of(linear.x)[:-1]) > MOST_TOKENS
+        or _has_layer_norm(linear)
+    ):
+        return None
+    blocks = depth // task.PACKED_COLUMNS
+    block_bytes = 2 * task.PACKED_ROWS * task.PACKED_COLUMNS
+    parts = next(
+        (
+            p
+            for p in range(1, blocks + 1)
+            if blocks % p == 0 and blocks // p * block_bytes <= slot_bytes
+        ),
+        None,
+    )
+    return None if parts is None else task.StreamAttr(reads, task.PACKED_ROWS, parts)
+
+
+def _has_layer_norm(linear: tensor.LinearOp) -> bool:
+    prologue = linear.prologue
+    return prologue is not None and any(
+        isinstance(op, tensor.LayerNormOp) for op in prologue.block.ops
+    )
+
+
+def _packed_streams(families: Sequence[Family], slot_bytes: int) -> dict[Family, task.StreamAttr]:
+    """The families whose weights may be packed: whoever else reads them takes them packed, too."""
+    streams = {f: s for f in families if (s := _packed_stream(f, slot_bytes)) is not None}
+    while True:
+        fixed = {
+            access.buffer
+            for family in families
+            for number, access in enumerate(family.accesses)
+            if not (family in streams and number in streams[family].reads)
+            and not _reads_elements(family, number)
+        }
+        dropped = [
+            family
+            for family, stream in streams.items()
+            if any(family.accesses[read].buffer in fixed for read in stream.reads)
+        ]
+        if not dropped:
+            return streams
+        for family in dropped:
+            del streams[family]
+
+
+def _reads_elements(family: Family, number: int) -> bool:
+    """Whether a family reads a matrix element by element, wherever these lie."""
+    access = family.accesses[number]
+    if access.is_write or access.strides != task.row_major(access.shape) or access.offset:
+        return False
+    if len(access.shape) != 2 or number >= len(family.op.body.block.args):
+        return False
+    users = {use.operation for use in family.op.body.block.args[number].uses}
+    return all(isinstance(user, tensor.EmbeddingOp) for user in users)
+
+
 @dataclass(frozen=True)
 class PipelineTasksPass(ModulePass):
     """Let linear tasks stream their weights through a ring in shared memory.
@@ -90,7 +173,9 @@ class PipelineTasksPass(ModulePass):
     family streams if its body is one linear whose weights are buffers cut into whole rows of a
     multiple of 16 bytes. `slots` of `slot_bytes` each, as many as the machine's shared memory has
     beside the scratch of task bodies, with at most `in_flight` copies under way; what is not given
-    comes from the machine model.
+    comes from the machine model. With `pack`, weights in bf16 of a multiple of 8 rows and 32
+    columns lie packed if all who read them can take them so; a stage is 8 rows then, or parts of
+    them.
     """
 
     name = "mpk-pipeline-tasks"
@@ -99,6 +184,7 @@ class PipelineTasksPass(ModulePass):
     slot_bytes: int | None = None
     slots: int | None = None
     in_flight: int | None = None
+    pack: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         machine = machine_named(self.machine)
@@ -117,10 +203,13 @@ class PipelineTasksPass(ModulePass):
                 hint="make slot_bytes smaller, or leave this pass out",
             )
         families = families_of(op)
-        streams = [(family, _stream(family, slot_bytes)) for family in families]
-        for family, stream in streams:
+        packed = _packed_streams(families, slot_bytes) if self.pack else {}
+        streams = [packed.get(family) or _stream(family, slot_bytes) for family in families]
+        for family, stream in zip(families, streams, strict=True):
             family.op.stream = stream
-        if any(stream is not None for _, stream in streams):
+            for read in stream.reads if stream is not None and family in packed else ():
+                family.accesses[read].buffer.packed = UnitAttr()
+        if any(stream is not None for stream in streams):
             in_flight = min(self.in_flight or machine.ring.in_flight, slots)
             first = families[0].op
             assert first.parent is not None

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import PACKED_COLUMNS, PACKED_ROWS, DTYPE_BYTES, TAGGED_BYTES, Buffer
+from mpkir.runtime.manifest import DTYPE_BYTES, PACKED_COLUMNS, PACKED_ROWS, TAGGED_BYTES, Buffer
 
 ALIGNMENT = 256
 """Bytes; what is allocated here starts at a multiple of it."""
@@ -104,7 +104,9 @@ def _given(buffer: Buffer, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 def packed(matrix: torch.Tensor) -> torch.Tensor:
     """A matrix [N, K] as it lies packed, [N / 8][K / 32][8][32], still called [N, K]."""
     rows, columns = matrix.shape
-    blocks = matrix.view(rows // PACKED_ROWS, PACKED_ROWS, columns // PACKED_COLUMNS, PACKED_COLUMNS)
+    blocks = matrix.view(
+        rows // PACKED_ROWS, PACKED_ROWS, columns // PACKED_COLUMNS, PACKED_COLUMNS
+    )
     return blocks.transpose(1, 2).reshape(rows, columns)
 
 

@@ -55,6 +55,8 @@ class Target:
     features  cpu flags that the code may use
     workers   threads, or CTAs that must all be resident at once
     threads   of one worker; shared_bytes: dynamic shared memory of one worker (cuda)
+    launch    one kernel that stays for all steps, or one for each family, in the order of
+              `Manifest.families` (cuda)
     """
 
     kind: Literal["cpu", "cuda"]
@@ -64,6 +66,7 @@ class Target:
     features: tuple[str, ...] = ()
     threads: int = 1
     shared_bytes: int = 0
+    launch: Literal["persistent", "per-operator"] = "persistent"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ _HEADERS = (
     "linear",
     "matmul",
     "norm",
+    "packed_linear",
     "pointwise",
     "rotary",
     "runtime",
@@ -36,27 +37,10 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     Raises MpkirError, naming the operator, its shapes and where it comes from, for a body without
     a form on a GPU.
     """
-    structs: list[str] = []
-    headers: set[str] = set()
-    for body in bodies:
-        printer = BodyPrinter(body)
-        skeleton = print_members(printer)
-        headers |= printer.headers
-        template = skeleton if "::" in skeleton else f"mpk::{skeleton}"
-        structs += [
-            f"// {skeleton}: {_families(body)}",
-            f"struct body_{body.index} {{",
-            *(f"  {line}" for line in printer.lines),
-            "};",
-            f"using kernel_{body.index} = {template}<body_{body.index}>;",
-            "",
-        ]
+    printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
-        *(f"#include <mpk/{header}.cuh>" for header in _HEADERS),
-        *(f"#include <{header}>" for header in sorted(headers)),
-        "",
-        *structs,
+        *printed,
         "struct program {",
         f"  static constexpr int tokens = {tokens_per_step};",
         f"  static constexpr int shared_bytes = {machine.shared_memory};",
@@ -79,6 +63,31 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         "MPK_KERNEL(program)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def print_bodies(bodies: Sequence[Body]) -> list[str]:
+    """The lines up to the bodies: body n is `kernel_n`. Raises MpkirError like `emit`."""
+    structs: list[str] = []
+    headers: set[str] = set()
+    for body in bodies:
+        printer = BodyPrinter(body)
+        skeleton = print_members(printer)
+        headers |= printer.headers
+        template = skeleton if "::" in skeleton else f"mpk::{skeleton}"
+        structs += [
+            f"// {skeleton}: {_families(body)}",
+            f"struct body_{body.index} {{",
+            *(f"  {line}" for line in printer.lines),
+            "};",
+            f"using kernel_{body.index} = {template}<body_{body.index}>;",
+            "",
+        ]
+    return [
+        *(f"#include <mpk/{header}.cuh>" for header in _HEADERS),
+        *(f"#include <{header}>" for header in sorted(headers)),
+        "",
+        *structs,
+    ]
 
 
 def _families(body: Body) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
 from xdsl.ir import Operation, SSAValue
 
-from mpkir.backends.cuda.address import affine, broadcast, is_fixed, is_zero, rows_aligned
+from mpkir.backends.cuda.address import (
+    affine,
+    broadcast,
+    is_fixed,
+    is_zero,
+    operand_type,
+    rows_aligned,
+)
 from mpkir.backends.cuda.body_printer import (
     DEVICE,
     WORK,
@@ -64,7 +72,15 @@ def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
         raise p.refuse(op, f"streams the operands {list(stream.reads)}, its weights are {numbers}")
     p.constant("STAGE_ROWS", stream.rows.data)
     p.constant("PARTS", stream.parts.data)
-    return "RingLinear"
+    if not first.is_packed:
+        return "RingLinear"
+    p.constant("polls", all(map(_is_polled(p), range(len(p.body.reads)))), "bool")
+    return "PackedLinear"
+
+
+def _is_polled(p: BodyPrinter) -> Callable[[int], bool]:
+    """Whether an operand needs no event: it never changes, or carries marks."""
+    return lambda number: p.is_weight(number) or p.body.operands[number].is_flagged
 
 
 def print_prologue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) -> None:
@@ -85,6 +101,7 @@ def print_prologue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
     *lead, _ = shape_of(op.x)
     rows = p.lead("0" if prod(lead) == 1 else "t", lead)
     lines += _fetch(p, "load", x, rows, f"{WORK}, int t, int k", "x")
+    lines += _direct(p, x, rows, norm is not None)
     if norm is not None:
         eps = float_literal(norm.eps.value.data)
         lines.append(f"static constexpr float eps = {eps};")
@@ -106,6 +123,25 @@ def _norm_before(p: BodyPrinter, value: SSAValue) -> Operation | None:
     return next(filter(None, (_norm_before(p, operand) for operand in owner.operands)), None)
 
 
+def _direct(p: BodyPrinter, x: SSAValue, rows: list[str], is_scaled: bool) -> list[str]:
+    """Where x lies, if it is an operand as it is: then many elements can be asked for at once."""
+    number = p.read_number(x)
+    operand = None if number is None else p.body.operands[number]
+    if number is None or operand is None or not rows_aligned(operand, 4) or operand.is_packed:
+        return [
+            "static constexpr bool direct = false, exact = false;",
+            "using X = float;",
+        ]
+    kind = operand_type(operand)
+    exact = not is_scaled and isinstance(operand.element_type, BFloat16Type)
+    return [
+        f"static constexpr bool direct = true, exact = {str(exact).lower()};",
+        f"using X = {kind};",
+        f"{DEVICE} const {kind}* x({WORK}, int t, int k) "
+        f"{{ return {p.pointer(number, [*rows, 'k'])}; }}",
+    ]
+
+
 def _fetch(
     p: BodyPrinter, name: str, value: SSAValue | None, rows: list[str], parameters: str, array: str
 ) -> list[str]:
@@ -118,7 +154,7 @@ def _fetch(
     number = p.read_number(value)
     if number is None or not rows_aligned(p.body.operands[number], 8):
         return [*lines, f"{signature} {{ {each} }}"]
-    element = element_of(p.body.operands[number].element_type)
+    element = operand_type(p.body.operands[number])
     if element not in ("mpk::bf16", "mpk::f16", "float"):
         return [*lines, f"{signature} {{ {each} }}"]
     constant = "constant_" if p.is_weight(number) else ""

@@ -9,11 +9,14 @@ stand in the linear order, and on which worker each runs.
 from xdsl.ir import Dialect
 
 from mpkir.dialects.task.buffers import (
+    PACKED_COLUMNS,
+    PACKED_ROWS,
     BufferKind,
     BufferKindAttr,
     BufferOp,
     ViewOp,
     buffer_of,
+    is_packable,
     layout_of,
     memref_type_of,
     row_major,
@@ -29,6 +32,8 @@ Task = Dialect(
 )
 
 __all__ = [
+    "PACKED_COLUMNS",
+    "PACKED_ROWS",
     "BufferKind",
     "BufferKindAttr",
     "BufferOp",
@@ -41,6 +46,7 @@ __all__ = [
     "ViewOp",
     "YieldOp",
     "buffer_of",
+    "is_packable",
     "layout_of",
     "memref_type_of",
     "row_major",

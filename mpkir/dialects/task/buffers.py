@@ -179,8 +179,8 @@ class BufferOp(IRDLOperation):
         shape = memref_type_of(self.result).get_shape()
         if self.kind.data is not BufferKind.WEIGHT or not is_packable(shape):
             raise VerifyException(
-                f"only a weight of a multiple of {PACKED_ROWS} rows and {PACKED_COLUMNS} columns is "
-                f"packed, not {self.kind.data.value} {self.sym} of {self.result.type}"
+                f"only a weight of a multiple of {PACKED_ROWS} rows and {PACKED_COLUMNS} columns "
+                f"is packed, not {self.kind.data.value} {self.sym} of {self.result.type}"
             )
 
     def _verify_flagged(self) -> None:

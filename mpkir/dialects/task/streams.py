@@ -27,6 +27,8 @@ from xdsl.printer import Printer
 from xdsl.traits import MemoryWriteEffect
 from xdsl.utils.exceptions import VerifyException
 
+from mpkir.dialects.task.buffers import PACKED_ROWS
+
 
 @irdl_attr_definition
 class StreamAttr(ParametrizedAttribute):
@@ -34,7 +36,8 @@ class StreamAttr(ParametrizedAttribute):
 
     `operands`: which reads are streamed, in this order; each task's box of such a buffer is
     contiguous. A stage is `rows` rows of one operand, or, where a row is longer than a slot of the
-    ring, one of `parts` equal parts of a row.
+    ring, one of `parts` equal parts of a row. Of packed weights a stage is 8 rows, or one of
+    `parts` equal parts of them.
 
     ```mlir
     #mpk_task.stream<[1, 2], rows 4, parts 1>
@@ -87,8 +90,11 @@ class StreamAttr(ParametrizedAttribute):
             )
 
     def verify(self) -> None:
-        if self.rows.data < 1 or self.parts.data < 1 or min(self.rows.data, self.parts.data) != 1:
-            raise VerifyException("a stage is some whole rows, or a part of one row")
+        rows, parts = self.rows.data, self.parts.data
+        if rows < 1 or parts < 1 or (parts > 1 and rows not in (1, PACKED_ROWS)):
+            raise VerifyException(
+                f"a stage is some whole rows, a part of one row, or of {PACKED_ROWS} packed rows"
+            )
 
 
 @irdl_op_definition

@@ -22,6 +22,8 @@ class Limits:
     """Cost of one more task, as bytes of weights that could be read meanwhile."""
     min_elements: int
     """Fewest elements worth a task of a pointwise operator."""
+    row_multiple: int = 1
+    """Output features of a linear's task come in multiples of this, where they divide by it."""
 
 
 def features_per_task(
@@ -35,8 +37,11 @@ def features_per_task(
     """
     most = min(features, max(1, limits.max_rows // weights))
     even = ceil(products * features / limits.workers)
+    step = limits.row_multiple if features % limits.row_multiple == 0 else 1
+    even = ceil(even / step) * step
     candidates = {size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size <= most}
     candidates |= {even} if even <= most else set()
+    candidates = {size for size in candidates if size % step == 0} or {step}
 
     def busiest(size: int) -> tuple[int, int]:
         tasks = ceil(products * ceil(features / size) / limits.workers)

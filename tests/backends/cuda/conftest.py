@@ -16,8 +16,10 @@ from mpkir.backends.body import bodies_of
 from mpkir.backends.cuda.emit import emit
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.machine import Machine
+from mpkir.runtime.buffers import packed
 from mpkir.runtime.build_cuda import build_cuda
-from mpkir.runtime.cuda import CudaProgram, arch_of
+from mpkir.runtime.cuda import CudaProgram
+from mpkir.runtime.cuda_module import arch_of
 
 _HOST = Path(__file__).parent / "host"
 DTYPES = {
@@ -45,13 +47,15 @@ class HostProgram:
             b.name: torch.full(b.shape, b.initial, dtype=DTYPES[b.dtype])
             for b in buffers_of(module)
         }
+        self._packed = {b.name for b in buffers_of(module) if b.packed}
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Give buffers their contents."""
         for name, tensor in tensors.items():
             if name in self.buffers:
                 assert self.buffers[name].shape == tensor.shape
-                self.buffers[name] = tensor.to(self.buffers[name].dtype).contiguous()
+                lying = packed(tensor) if name in self._packed else tensor
+                self.buffers[name] = lying.to(self.buffers[name].dtype).contiguous()
 
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps; how many were done."""
@@ -80,12 +84,13 @@ class GpuProgram:
             b.name: torch.full(b.shape, b.initial, dtype=DTYPES[b.dtype], device="cuda")
             for b in buffers_of(module)
         }
+        self._packed = {b.name for b in buffers_of(module) if b.packed}
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Give buffers their contents."""
         for name, tensor in tensors.items():
             if name in self.buffers:
-                self.buffers[name].copy_(tensor)
+                self.buffers[name].copy_(packed(tensor) if name in self._packed else tensor)
 
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps; how many were done."""

@@ -112,7 +112,12 @@ void statistics(int count, float eps, Load load, float& mean, float& factor) {
   factor = float(1 / std::sqrt(squares / count + eps));
 }
 
-template <class B, int E>
+template <int K>
+i64 packed_place(int row, int column) {
+  return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32;
+}
+
+template <class B, int E, bool PACKED = false>
 struct Linear {
   static void run(const Work& w) {
     using P = typename B::prologue;
@@ -129,9 +134,11 @@ struct Linear {
       for (int row = 0; row < rows; ++row) {
         float y[B::J];
         for (int j = 0; j < B::J; ++j) {
-          const Weight* weight = w.at<Weight>(B::weight(j)) + i64(first + row) * B::K;
+          const Weight* weight = w.at<Weight>(B::weight(j));
           y[j] = 0;
-          for (int k = 0; k < B::K; ++k) y[j] += x[k] * to_float(weight[k]);
+          for (int k = 0; k < B::K; ++k)
+            y[j] += x[k] * to_float(weight[PACKED ? packed_place<B::K>(first + row, k)
+                                                  : i64(first + row) * B::K + k]);
         }
         B::epilogue::store(w, t, row, y, B::epilogue::load(w, t, row));
       }
@@ -154,6 +161,10 @@ struct Linear {
 template <class B>
 struct RingLinear : Linear<B, 16 / sizeof(typename B::Weight)> {
   static_assert(B::ROWS % B::STAGE_ROWS == 0 || B::STAGE_ROWS < B::ROWS, "stages");
+};
+template <class B>
+struct PackedLinear : Linear<B, 4, true> {
+  static_assert(B::STAGE_ROWS == 8 && B::ROWS % 8 == 0 && B::K % (32 * B::PARTS) == 0, "blocks");
 };
 template <class B>
 struct DirectLinear : Linear<B, 1> {};

@@ -161,6 +161,7 @@ struct ComputeVisitor {
         role.wait_published();
       }
       const Work& work = role.offered ? role.s.offer.work : role.work();
+      compute_sync();  // no warp's part of a product's x is in the scratch any more
       B::run(work, role.args, role.s.scratch);
       compute_sync();
       if (role.warp == 0) {
@@ -176,6 +177,7 @@ struct ComputeVisitor {
       if (!role.wait_ready()) return;
       role.wait_published();
       const Work& work = role.work();
+      compute_sync();  // no warp's part of a product's x is in the scratch any more
       B::run(work, role.args, role.s.scratch);
       compute_sync();
       if (role.warp == 0 && role.lane == 0) {

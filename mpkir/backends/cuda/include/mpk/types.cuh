@@ -159,6 +159,12 @@ __device__ __forceinline__ void load_elements(const T* p, float (&v)[N]) {
   for (int i = 0; i < N; ++i) v[i] = to_float(load(p + i));
 }
 
+// Where element (row, column) of a packed matrix of K columns is: blocks of 8 rows by 32 columns.
+template <int K>
+__device__ __forceinline__ i64 packed_place(int row, int column) {
+  return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32;
+}
+
 // Parameters: never written while the kernel runs.
 template <class T, int N>
 __device__ __forceinline__ Vector<T, N> load_constant_vector(const T* p) {

@@ -1,0 +1,364 @@
+// The product on tensor cores, over weights packed in the order in which they are used.
+//
+// A packed weight [N, K] lies as [N/8][K/32][8][32]: blocks of 8 rows by 32 columns, 512 bytes. A
+// stage of the ring is 8 rows by K / PARTS columns, one copy. A lane's 16 bytes of a block are 8
+// neighbours of a row, which serve as two B fragments of mma.m16n8k16; the columns of x are taken
+// in the same order, so that 16 bytes of x are two A fragments. The 16 rows of A are the tokens; up
+// to 8 tokens leave the rows 8 to 15 for what rounding x to bf16 lost, so x counts as 16 bits more.
+//
+// Each compute warp owns an eighth of every stage's columns. It fetches and converts its own part of
+// x into its own shared memory, so no warp waits for another before the product; a norm's factor is
+// a number for each row of x, and multiplies the sums instead of x.
+//
+// Beside the contract of linear.cuh a printed body says
+//   static constexpr bool polls;        all it reads but parameters carries marks
+//   struct prologue {
+//     static constexpr bool direct;     x is an operand as it is, neighbours in memory:
+//     using X = mpk::Tagged<mpk::bf16>; static __device__ const X* x(const Work&, int t, int k);
+//     static constexpr bool exact;      x is bf16 without loss
+//   };
+#pragma once
+#include "linear_direct.cuh"
+#include "reduce.cuh"
+#include "runtime.cuh"
+#include "tagged.cuh"
+
+namespace mpk {
+
+// sum += a * b, 16 tokens by 8 features over 16 columns; lanes as in the PTX manual's figures.
+__device__ __forceinline__ void multiply_fragments(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3,
+                                                   u32 b0, u32 b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// Two floats as two bf16 in a word, the first in the low half.
+__device__ __forceinline__ u32 pair_of(float low, float high) {
+  u32 word;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+  return word;
+}
+__device__ __forceinline__ float low_of(u32 pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_of(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+constexpr int ROW_GROUP = 8;      // features of a block
+constexpr int BLOCK_COLUMNS = 32;
+constexpr int BLOCK_BYTES = 512;
+constexpr int X_LIMIT = 49152;    // shared memory that x may take; more comes in passes
+
+template <class B>
+struct PackedShape {
+  using prologue = typename B::prologue;
+  static constexpr int T = B::T, PARTS = B::PARTS;
+  static constexpr int COLUMNS = B::K / PARTS;              // of a stage
+  static constexpr int BLOCKS = COLUMNS / BLOCK_COLUMNS;    // of a stage
+  static constexpr int BW = ceil_div(BLOCKS, COMPUTE_WARPS);  // of them, a warp's
+  static constexpr int GROUPS = ceil_div(B::ROWS, ROW_GROUP);
+  static constexpr bool LOW = !prologue::exact && T <= 8;   // rows 8 to 15 hold the lost bits
+  // x of a warp: rows of so many bytes, of odd multiples of 64 so that two rows use all banks.
+  static constexpr int row_bytes(int parts) {
+    const int bytes = parts * BW * 64;
+    return T > 1 && bytes % 128 == 0 ? bytes + 64 : bytes;
+  }
+  static constexpr int x_bytes(int parts) {
+    return COMPUTE_WARPS * ((LOW ? 2 : 1) * T * row_bytes(parts));
+  }
+  static constexpr int parts_at_once() {
+    int parts = PARTS;
+    while (parts > 1 && x_bytes(parts) > X_LIMIT) --parts;
+    return parts;
+  }
+  static constexpr int PP = parts_at_once();  // parts of a pass
+  static constexpr int PASSES = ceil_div(PARTS, PP);
+  static constexpr int ROW = row_bytes(PP);
+  static constexpr int X = x_bytes(PP) / COMPUTE_WARPS;  // bytes of a warp
+  static constexpr int SQUARES = COMPUTE_WARPS * T;      // a sum for each warp and token
+  static constexpr int PARTIAL = (COMPUTE_WARPS * T * B::J * B::ROWS + SQUARES) * 4;
+  static_assert(T <= 16, "the tokens are the rows of one fragment");
+  static_assert(B::K % (PARTS * BLOCK_COLUMNS) == 0 && B::N % ROW_GROUP == 0, "whole blocks");
+  static_assert(B::ROWS % ROW_GROUP == 0 && ROW_GROUP * COLUMNS * 2 <= SLOT, "a stage fits a slot");
+  static_assert(prologue::norm != Norm::layer, "the factor is the only thing a norm may leave over");
+};
+
+template <class B>
+struct PackedLinear {
+  using S = PackedShape<B>;
+  using prologue = typename B::prologue;
+  static constexpr bool streams = true;
+  static constexpr int T = B::T, ROWS = B::ROWS, J = B::J, BW = S::BW, PP = S::PP;
+  static constexpr bool NORM = prologue::norm != Norm::none;
+  static constexpr int scratch_bytes = COMPUTE_WARPS * (S::X + 16 * ceil_div(T, 4));
+  static constexpr int partial_bytes = S::PARTIAL;
+
+  static __device__ __forceinline__ int groups_of(const Work& work) {
+    if constexpr (B::N % ROWS == 0) return S::GROUPS;
+    return least(S::GROUPS, (B::N - B::first_row(work.index)) / ROW_GROUP);
+  }
+
+  // ---- loader ----
+
+  template <class L>
+  static __device__ __forceinline__ bool load(L& loader, const Work& work) {
+    constexpr int STAGE = ROW_GROUP * S::COLUMNS * 2;
+    const int groups = groups_of(work);
+    const i64 first = i64(B::first_row(work.index)) * (B::K * 2);
+#pragma unroll 1
+    for (int pass = 0; pass < S::PASSES; ++pass) {
+      const int parts = least(PP, B::PARTS - pass * PP);
+#pragma unroll 1
+      for (int j = 0; j < J; ++j) {
+        const char* source = work.at<char>(B::weight(j)) + first + pass * (PP * STAGE);
+#pragma unroll 1
+        for (int g = 0; g < groups; ++g)
+#pragma unroll 1
+          for (int p = 0; p < parts; ++p)
+            if (!loader.issue(source + (g * B::PARTS + p) * i64(STAGE), STAGE)) return false;
+      }
+    }
+    return true;
+  }
+
+  // ---- compute ----
+
+  // A warp's x: rows of high parts, rows of low parts, then its sums of squares.
+  static __device__ __forceinline__ char* x_of(char* scratch, int warp) {
+    return scratch + warp * S::X;
+  }
+  static __device__ __forceinline__ float* squares_of(char* scratch, int warp) {
+    return reinterpret_cast<float*>(scratch + COMPUTE_WARPS * S::X + warp * (16 * ceil_div(T, 4)));
+  }
+
+  static constexpr int EACH = 4;                                // elements of x in a lane's request
+  static constexpr int REQUESTS = PP * BW * (BLOCK_COLUMNS / EACH);  // of a warp, for one token
+  static constexpr int LANE_REQUESTS = ceil_div(REQUESTS, 32);
+  static constexpr int WORDS = LANE_REQUESTS * EACH * int(sizeof(typename prologue::X)) / 4;
+  static constexpr int TOKENS = most(1, least(T, 48 / WORDS));  // fetched at once
+
+  // The first column of a lane's request, in a pass; -1: there is none.
+  static __device__ __forceinline__ int column_of(int request, int pass, int warp) {
+    const int part = request / (BW * 8), within = warp * (BW * 32) + request % (BW * 8) * EACH;
+    const bool exists = (REQUESTS % 32 == 0 || request < REQUESTS) &&
+                        (S::BLOCKS % COMPUTE_WARPS == 0 || within < S::COLUMNS) &&
+                        (B::PARTS % PP == 0 || pass * PP + part < B::PARTS);
+    return exists ? (pass * PP + part) * S::COLUMNS + within : -1;
+  }
+
+  // Fetches a warp's part of x, times the norm's weights, into its shared memory.
+  static __device__ __forceinline__ void read_x(const Work& work, int pass, char* scratch, int warp,
+                                                int lane) {
+    char* rows = x_of(scratch, warp);
+    float* squares = squares_of(scratch, warp);
+    float scale[LANE_REQUESTS][EACH];
+    if constexpr (NORM) {
+#pragma unroll
+      for (int i = 0; i < LANE_REQUESTS; ++i) {
+        const int k = column_of(32 * i + lane, pass, warp);
+        if (k >= 0) prologue::template scale<EACH>(work, k, scale[i]);
+      }
+    }
+    __syncwarp();  // nobody of this warp still reads the x before
+#pragma unroll 1
+    for (int first = 0; first < T; first += TOKENS) {
+      float x[TOKENS * LANE_REQUESTS][EACH];
+      if constexpr (prologue::direct) {
+        Fetched<typename prologue::X, EACH> fetched[TOKENS * LANE_REQUESTS];
+        const auto address = [&](int i) {
+          return prologue::x(work, least(first + i / LANE_REQUESTS, T - 1),
+                             column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp));
+        };
+        const auto exists = [&](int i) {
+          return first + i / LANE_REQUESTS < T &&
+                 column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp) >= 0;
+        };
+        await_all<EACH>(work, address, exists, fetched);
+#pragma unroll
+        for (int i = 0; i < TOKENS * LANE_REQUESTS; ++i)
+#pragma unroll
+          for (int e = 0; e < EACH; ++e) x[i][e] = fetched[i].get(e);
+      } else {
+#pragma unroll
+        for (int i = 0; i < TOKENS * LANE_REQUESTS; ++i) {
+          const int k = column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp);
+          if (k >= 0)
+            prologue::template load<EACH>(work, least(first + i / LANE_REQUESTS, T - 1), k, x[i]);
+        }
+      }
+#pragma unroll
+      for (int t = 0; t < TOKENS; ++t) {
+        if (T % TOKENS != 0 && first + t >= T) break;
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < LANE_REQUESTS; ++i) {
+          const int request = 32 * i + lane;
+          if (column_of(request, pass, warp) < 0) continue;
+          float(&v)[EACH] = x[t * LANE_REQUESTS + i];
+          if constexpr (NORM) {
+#pragma unroll
+            for (int e = 0; e < EACH; ++e) sum = fmaf(v[e], v[e], sum), v[e] *= scale[i][e];
+          }
+          put(rows + (first + t) * S::ROW + request * (EACH * 2), v);
+        }
+        if constexpr (NORM) {
+          sum = warp_join<Add>(sum);
+          if (lane == 0) squares[first + t] = pass == 0 ? sum : squares[first + t] + sum;
+        }
+      }
+    }
+    __syncwarp();
+  }
+  static __device__ __forceinline__ void put(char* place, const float (&v)[EACH]) {
+    const u32 a = pair_of(v[0], v[1]), b = pair_of(v[2], v[3]);
+    *reinterpret_cast<uint2*>(place) = make_uint2(a, b);
+    if constexpr (S::LOW)
+      *reinterpret_cast<uint2*>(place + T * S::ROW) =
+          make_uint2(pair_of(v[0] - low_of(a), v[1] - high_of(a)),
+                     pair_of(v[2] - low_of(b), v[3] - high_of(b)));
+  }
+
+  static constexpr int CHAINS = 4;  // independent sums, so that products need not wait for each other
+
+  // The warp's columns of a stage.
+  static __device__ __forceinline__ void multiply(const char* stage, const char* x, int warp, int lane,
+                                                  float (&sum)[CHAINS][4]) {
+    const char* weight = stage + warp * (BW * BLOCK_BYTES) + lane * 16;
+#pragma unroll
+    for (int b = 0; b < BW; ++b) {
+      if (S::BLOCKS % COMPUTE_WARPS != 0 && warp * BW + b >= S::BLOCKS) break;
+      const uint4 w = *reinterpret_cast<const uint4*>(weight + b * BLOCK_BYTES);
+      const uint4 v = *reinterpret_cast<const uint4*>(x + b * 64);
+      uint4 u = make_uint4(0, 0, 0, 0);
+      if constexpr (S::LOW) u = *reinterpret_cast<const uint4*>(x + T * S::ROW + b * 64);
+      if constexpr (T > 8) u = *reinterpret_cast<const uint4*>(x + upper_row(lane) + b * 64);
+      multiply_fragments(sum[2 * b % CHAINS], v.x, u.x, v.y, u.y, w.x, w.y);
+      multiply_fragments(sum[(2 * b + 1) % CHAINS], v.z, u.z, v.w, u.w, w.z, w.w);
+    }
+  }
+  // From the lane's row of x to the one 8 tokens on.
+  static __device__ __forceinline__ int upper_row(int lane) {
+    return (least(lane / 4 + 8, T - 1) - least(lane / 4, T - 1)) * S::ROW;
+  }
+
+  // Where the sum of (t, j, row) over a warp's columns goes.
+  static __device__ __forceinline__ float& cell(float* partial, int warp, int t, int j, int row) {
+    return partial[((warp * T + t) * J + j) * ROWS + row];
+  }
+  static __device__ __forceinline__ void put_sums(float* partial, int warp, int t, int j, int row,
+                                                  bool add, float a, float b) {
+    if (t >= T) return;
+    float2* place = reinterpret_cast<float2*>(&cell(partial, warp, t, j, row));
+    if (add) a += place->x, b += place->y;
+    *place = make_float2(a, b);
+  }
+
+  template <class C>
+  static __device__ __forceinline__ void task(C& role, const Work& work) {
+    float* partial = role.partial();
+    const int groups = groups_of(work), lane = role.lane, warp = role.warp;
+    const char* x = x_of(role.s.scratch, warp) + least(lane / 4, T - 1) * S::ROW + lane % 4 * 16;
+#pragma unroll 1
+    for (int pass = 0; pass < S::PASSES; ++pass) {
+      if constexpr (S::PASSES > 1) read_x(work, pass, role.s.scratch, warp, lane);
+      const int parts = least(PP, B::PARTS - pass * PP);
+#pragma unroll 1
+      for (int jg = 0; jg < J * groups; ++jg) {
+        const int j = J == 1 || jg < groups ? 0 : jg / groups, g = jg - j * groups;
+        float sum[CHAINS][4] = {};
+#pragma unroll 1
+        for (int p = 0; p < parts; ++p) {
+          const char* stage = role.wait_stage();
+          multiply(stage, x + p * (BW * 64), warp, lane, sum);
+          role.release_stage();
+        }
+        float total[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + sum[1][i] + (sum[2][i] + sum[3][i]);
+        const int t = lane / 4, row = g * ROW_GROUP + lane % 4 * 2;
+        if constexpr (S::LOW) total[0] += total[2], total[1] += total[3];
+        put_sums(partial, warp, t, j, row, pass > 0, total[0], total[1]);
+        if constexpr (T > 8) put_sums(partial, warp, t + 8, j, row, pass > 0, total[2], total[3]);
+      }
+    }
+    if constexpr (NORM) {
+      __syncwarp();
+      if (lane < T)
+        partial[COMPUTE_WARPS * T * J * ROWS + warp * T + lane] =
+            squares_of(role.s.scratch, warp)[lane];
+    }
+  }
+
+  // This task and those after it that use the same x.
+  template <class C>
+  static __device__ __forceinline__ void compute(C& role) {
+    const int family = role.work().family, step = role.work().step;
+    if (!role.wait_ready()) return;
+    if constexpr (!B::polls) role.wait_published();
+    if constexpr (S::PASSES == 1) read_x(role.work(), 0, role.s.scratch, role.warp, role.lane);
+    for (;;) {
+      task(role, role.work());
+      role.hand_over();
+      role.finish_task();
+      role.wait_filled();
+      const Work& next = role.work();
+      if (S::PASSES > 1 || !B::same_x || next.body < 0 || next.family != family || next.step != step)
+        return;
+      if (!role.wait_ready()) return;
+    }
+  }
+
+  // ---- publisher ----
+
+  template <class R>
+  static __device__ __forceinline__ void publish(R& role, const Work& work) {
+    using epilogue = typename B::epilogue;
+    using Inputs = typename epilogue::Inputs;
+    constexpr int ROUNDS = ceil_div(T * ROWS, 32);
+    constexpr bool EARLY = __is_empty(Inputs) || ROUNDS <= 8;
+    const int rows = groups_of(work) * ROW_GROUP;
+    // Other operands are fetched while the sums are being made.
+    Inputs inputs[EARLY ? ROUNDS : 1];
+    if constexpr (EARLY) {
+#pragma unroll
+      for (int i = 0; i < ROUNDS; ++i) {
+        const int at = 32 * i + role.lane;
+        if (at < T * ROWS && at % ROWS < rows) inputs[i] = epilogue::load(work, at / ROWS, at % ROWS);
+      }
+    }
+    float* partial = const_cast<float*>(role.wait_partial());
+    const auto finish = [&](int at, const Inputs& in) {
+      const int t = at / ROWS, row = at % ROWS;
+      float factor = 1.0f;
+      if constexpr (NORM) {
+        float squares = 0.0f;
+#pragma unroll
+        for (int w = 0; w < COMPUTE_WARPS; ++w)
+          squares += partial[COMPUTE_WARPS * T * J * ROWS + w * T + t];
+        factor = rsqrtf(squares / B::K + prologue::eps);
+      }
+      float y[J];
+#pragma unroll
+      for (int j = 0; j < J; ++j) {
+        y[j] = 0.0f;
+#pragma unroll
+        for (int w = 0; w < COMPUTE_WARPS; ++w) y[j] += cell(partial, w, t, j, row);
+        y[j] *= factor;
+      }
+      epilogue::store(work, t, row, y, in);
+    };
+    if constexpr (EARLY) {
+#pragma unroll
+      for (int i = 0; i < ROUNDS; ++i) {
+        const int at = 32 * i + role.lane;
+        if (at < T * ROWS && at % ROWS < rows) finish(at, inputs[i]);
+      }
+    } else {
+#pragma unroll 1
+      for (int at = role.lane; at < T * ROWS; at += 32)
+        if (at % ROWS < rows) finish(at, epilogue::load(work, at / ROWS, at % ROWS));
+    }
+    role.published(work);
+  }
+};
+
+}  // namespace mpk
