@@ -40,6 +40,9 @@ Workers = Annotated[
     int | None, typer.Option(help="SMs or threads to use; all of the target's by default.")
 ]
 Capacity = Annotated[int | None, typer.Option(help="Longest sequence; at most 1024 by default.")]
+Batch = Annotated[
+    int, typer.Option(min=1, help="Sequences that a step decodes at once, in lock-step.")
+]
 Policy = Annotated[
     str | None,
     typer.Option(help="Who schedules: round-robin, list, hybrid, dynamic, or a plugin's."),
@@ -98,6 +101,7 @@ def export(
         Path | None, typer.Option("--output", "-o", help="File to write; - or none: print.")
     ] = None,
     capacity: Capacity = None,
+    batch: Batch = 1,
     raised: Annotated[
         bool, typer.Option(help="Recognise norms, attention and the like first.")
     ] = True,
@@ -114,7 +118,7 @@ def export(
     from mpkir.compiler import text_of
     from mpkir.tools import sources
 
-    module = sources.module_of(source, capacity).module
+    module = sources.module_of(source, capacity, batch).module
     if raised:
         from mpkir.passes.raise_operators import RaiseOperatorsPass
         from mpkir.pipeline import context
@@ -135,6 +139,7 @@ def compile(
     target: Target = "cpu",
     workers: Workers = None,
     capacity: Capacity = None,
+    batch: Batch = 1,
     weights: Annotated[
         list[Path] | None,
         typer.Option(help="Safetensors to refer to, for IR or a config.json; may be repeated."),
@@ -172,6 +177,7 @@ def compile(
             target,
             workers=workers,
             capacity=capacity,
+            batch=batch,
             output=output,
             weight_files=weights or (),
             dump=dump,
@@ -215,7 +221,10 @@ def run(
 @_readable_errors
 def generate(
     source: Annotated[str, typer.Argument(help="An artifact, or a model to compile first.")],
-    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(metavar="PROMPT..", help="A prompt or several; - reads standard input."),
+    ],
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", "-n", help="Most tokens to add.")
     ] = 64,
@@ -223,24 +232,30 @@ def generate(
     target: Target = "cpu",
     workers: Workers = None,
     capacity: Capacity = None,
+    batch: Batch = 1,
     load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
-    """Continue a prompt, streaming.
+    """Continue a prompt, streaming, or several prompts, as many at once as the batch has.
 
     \b
     Examples:
       mpk generate smollm2 "What is the capital of France?" --chat
       echo "Once upon a time" | mpk generate model.gguf - -n 100
+      mpk generate model.gguf "One" "Two" "Three" --batch 3
     """
     from mpkir.tools import sources
     from mpkir.tools.display import StageDisplay
 
     with StageDisplay() as display:
-        model = sources.language_model(source, target, workers, capacity, display.progress)
-    text = sys.stdin.read() if prompt == "-" else prompt
+        model = sources.language_model(source, target, workers, capacity, display.progress, batch)
+    texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    if len(texts) > 1:
+        for number, answer in enumerate(model.generate(texts, max_new_tokens, chat=chat), 1):
+            print(f"[{number}] {answer.text}")
+        return
     answer = model.generate(
-        text,
+        texts[0],
         max_new_tokens=max_new_tokens,
         chat=chat,
         on_text=lambda piece: print(piece, end="", flush=True),

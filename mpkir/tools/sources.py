@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
         raise MpkirError(f"the file cannot be written ({reason})", where=str(path)) from error
 
 
-def module_of(source: str, capacity: int | None) -> SourceModule:
+def module_of(source: str, capacity: int | None, batch: int = 1) -> SourceModule:
     """The tensor-level module of an exported program, IR file, configuration or checkpoint."""
     from mpkir.frontend import (
         decode_step,
@@ -69,6 +69,7 @@ def module_of(source: str, capacity: int | None) -> SourceModule:
     )
 
     path = Path(source)
+    _check_batch(path, batch)
     match path.suffix:
         case ".mlir":
             return SourceModule(_parse(path))
@@ -88,7 +89,15 @@ def module_of(source: str, capacity: int | None) -> SourceModule:
             loaded = load_checkpoint(source)
             model, stop = loaded.model, loaded.stop
     with without_torch_notes():
-        return SourceModule(decode_step(model, capacity_for(model, capacity), stop=stop))
+        step = decode_step(model, capacity_for(model, capacity), stop=stop, batch=batch)
+        return SourceModule(step)
+
+
+def _check_batch(path: Path, batch: int) -> None:
+    if batch != 1 and path.suffix in (".mlir", ".pt2"):
+        raise MpkirError(
+            f"{path} is exported already, with the batch that it has", hint="leave out --batch"
+        )
 
 
 def compile_source(
@@ -97,6 +106,7 @@ def compile_source(
     *,
     workers: int | None,
     capacity: int | None,
+    batch: int = 1,
     output: Path | None,
     weight_files: Sequence[Path] = (),
     dump: Path | None,
@@ -111,6 +121,7 @@ def compile_source(
 
     path = Path(source)
     machine = machine_named(target, workers=workers)
+    _check_batch(path, batch)
     if output is not None:
         check_replaceable(output)
     if weight_files and path.suffix not in (".mlir", ".json"):
@@ -134,6 +145,7 @@ def compile_source(
         )
     options: dict[str, Any] = {
         "capacity": capacity,
+        "batch": batch,
         "workers": workers,
         "output": output,
         "progress": progress,
@@ -156,14 +168,19 @@ def compile_source(
 
 
 def language_model(
-    source: str, target: str, workers: int | None, capacity: int | None, progress: Progress
+    source: str,
+    target: str,
+    workers: int | None,
+    capacity: int | None,
+    progress: Progress,
+    batch: int = 1,
 ) -> LoadedLanguageModel:
-    """A language model from an artifact, or compiled from a checkpoint."""
+    """A language model from an artifact, which has its own batch, or compiled from a checkpoint."""
     path = Path(source)
     if (path / MANIFEST).is_file():
         return LoadedLanguageModel.load(path)
     return LanguageModel.from_pretrained(
-        source, target, workers=workers, capacity=capacity, progress=progress
+        source, target, workers=workers, capacity=capacity, batch=batch, progress=progress
     )
 
 
