@@ -34,7 +34,7 @@ STAGE_WORDS = 8
 """32-bit words of a stage in the kernel's memory."""
 
 MACRO = "MPK_TRACE"
-NOT_MARKED = -1
+NOT_MARKED = -(2**31)
 _SLOT_BYTES = 16384
 _FORMAT = 1
 
@@ -65,8 +65,10 @@ class TracedLauncher(Protocol):
 class Recording:
     """Some steps of one launch.
 
-    marks     [steps, rows of the table, 5] nanoseconds, MARKS; NOT_MARKED where nothing was noted
-    stages    [n, 8] STAGE_FIELDS, by worker and time of issue; steps count as in `marks`
+    marks     [steps, rows of the table, 5] nanoseconds from the first task's start, MARKS;
+              NOT_MARKED where nothing was noted
+    stages    [n, 8] STAGE_FIELDS, by worker and time of issue, of all weights in flight meanwhile;
+              step -1 is the one before
     position  of the first step that was noted
     step_ms   time of a step of this launch, and of the same launch of the untraced build (0 if that
               was not measured)
@@ -140,17 +142,18 @@ def traced(artifact: Artifact, folder: Path) -> Artifact:
 
 
 def record(
-    program: Program, position: int, *, steps: int = 8, held: int = 1, untraced_ms: float = 0.0
+    program: Program, position: int, *, steps: int = 8, kept: int = 1, untraced_ms: float = 0.0
 ) -> Recording:
-    """Launch `steps` steps of a traced build from `position` and keep `held` of them, the last but
-    one first: at the end of the last, loaders have nothing left to run ahead for.
+    """Launch `steps` steps of a traced build from `position` and keep the last `kept` but one: when
+    the last ends, loaders have nothing left to run ahead for.
 
     The states are used as they are. Raises MpkirError if the build is not traced.
     """
-    launcher: Any = program.launcher
-    first = max(0, steps - 1 - held)
-    held = min(held, steps)
-    table = program.table
+    if steps < kept + 2:
+        raise MpkirError(f"{steps} steps are too few to keep {kept} with one on either side")
+    launcher: TracedLauncher = program.launcher  # pyright: ignore[reportAssignmentType]
+    # The steps on either side are noted too: their weights are in flight at begin and end.
+    held, first, table = kept + 2, steps - kept - 2, program.table
     stage_count = _stages_to_hold(program, held)
     while True:
         places = 1 << (held - 1).bit_length()
@@ -185,7 +188,7 @@ def record(
         stages.cpu().numpy(),
         noted,
         first,
-        position=position + first * program.manifest.tokens_per_step,
+        position=position + (first + 1) * program.manifest.tokens_per_step,
         step_ms=step_ms,
         untraced_ms=untraced_ms,
         device=_name_of(program.device),
@@ -199,23 +202,25 @@ def _recording(
     first: int,
     **about: Any,
 ) -> Recording:
-    """Raw memory as nanoseconds from the earliest mark; they are modulo 2^32, and 0 is none."""
+    """Raw memory as nanoseconds. Clocks are modulo 2^32, and 0 is no time."""
     raw = marks.view(np.uint32)
     rows = [stages[worker, :count] for worker, count in enumerate(noted.tolist())]
     workers = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
-    flat = np.concatenate(rows) if rows else np.zeros((0, STAGE_WORDS), np.int32)
-    clocks = flat[:, 3:7].view(np.uint32)
-    known = raw[raw != 0]
-    if not len(known):
+    flat = np.concatenate(rows)
+    inner = raw[1:-1]
+    starts = inner[..., MARKS.index("ready")]
+    if not (starts != 0).any():
         raise MpkirError("the traced build noted nothing", hint="compile the model again")
-    begin = _earliest(known)
+    begin = _earliest(starts[starts != 0])
 
     def since(values: npt.NDArray[np.uint32]) -> Times:
-        """Signed: a stage may be asked for before the first task's turn."""
         return (values - begin).view(np.int32).astype(np.int64)
 
-    times = np.column_stack([workers, flat[:, 0] - first, flat[:, 1:3], since(clocks)])
-    return Recording(np.where(raw != 0, since(raw), NOT_MARKED), times.astype(np.int64), **about)
+    clocks = since(np.ascontiguousarray(flat[:, 3:7]).view(np.uint32))
+    kept = np.where(inner != 0, since(inner), NOT_MARKED)
+    overlaps = (clocks[:, -1] > 0) & (clocks[:, 0] < kept.max())
+    times = np.column_stack([workers, flat[:, 0] - first - 1, flat[:, 1:3], clocks])
+    return Recording(kept, times[overlaps].astype(np.int64), **about)
 
 
 def _earliest(known: npt.NDArray[np.uint32]) -> np.uint32:
