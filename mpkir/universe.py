@@ -24,6 +24,7 @@ _PASSES = {
     "mpk-canonicalize-views": "mpkir.passes.canonicalize_views:CanonicalizeViewsPass",
     "mpk-fuse-operators": "mpkir.passes.fuse_operators:FuseOperatorsPass",
     "mpk-widen-activations": "mpkir.passes.widen_activations:WidenActivationsPass",
+    "mpk-join-linears": "mpkir.passes.join_linears:JoinLinearsPass",
     "mpk-split-reductions": "mpkir.passes.split_reductions:SplitReductionsPass",
     "mpk-partition-tiles": "mpkir.passes.partition_tiles:PartitionTilesPass",
     "mpk-plan-memory": "mpkir.passes.plan_memory:PlanMemoryPass",

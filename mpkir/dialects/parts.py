@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, StringAttr, i64
+from xdsl.dialects.builtin import I64, ArrayAttr, DenseArrayBase, StringAttr, i64
 from xdsl.ir import Attribute, ParametrizedAttribute
 from xdsl.irdl import irdl_attr_definition, param_def
 from xdsl.parser import AttrParser
@@ -25,10 +25,12 @@ class PartsAttr(ParametrizedAttribute):
     name = "mpk_tensor.parts"
 
     names: ArrayAttr[StringAttr] = param_def()
-    rows: DenseArrayBase = param_def()
+    rows: DenseArrayBase[I64] = param_def()
 
     def __init__(
-        self, names: Sequence[str] | ArrayAttr[StringAttr], rows: Sequence[int] | DenseArrayBase
+        self,
+        names: Sequence[str] | ArrayAttr[StringAttr],
+        rows: Sequence[int] | DenseArrayBase[I64],
     ):
         super().__init__(
             names if isinstance(names, ArrayAttr) else ArrayAttr(map(StringAttr, names)),

@@ -179,21 +179,24 @@ _NEEDS: Mapping[type[Operation], Mapping[str, Need]] = {
 """By operator and operand; what is not here needs plain operands."""
 
 
-def misplaced(op: Operation, places: Mapping[SSAValue, SSAValue]) -> Iterator[SSAValue]:
-    """The operands that do not lie as the operator needs them."""
-    needs: dict[SSAValue, list[Need]] = {}
+def can_read(op: Operation, value: SSAValue, layout: Layout) -> bool:
+    """Whether the operator's code can read an operand that lies so."""
+    if layout.is_plain:
+        return True
+    stated: list[Need] = []
     for name, need in _NEEDS.get(type(op), {}).items():
         group: SSAValue | Sequence[SSAValue] | None = getattr(op, name)
-        for value in (group,) if isinstance(group, SSAValue) else group or ():
-            needs.setdefault(value, []).append(need)
+        operands = (group,) if isinstance(group, SSAValue) else group or ()
+        stated += [need for operand in operands if operand is value]
+    uses = sum(operand is value for operand in op.operands)
+    if len(stated) != uses or Need.PLAIN in stated:
+        return False
+    return Need.ROWS not in stated or layout.has_rows
+
+
+def misplaced(op: Operation, places: Mapping[SSAValue, SSAValue]) -> Iterator[SSAValue]:
+    """The operands that do not lie as the operator needs them."""
     for value in dict.fromkeys(op.operands):
         place = places.get(value)
-        if place is None:
-            continue
-        layout, stated = Layout.of(place), needs.get(value, [])
-        if layout.is_plain:
-            continue
-        uses = sum(operand is value for operand in op.operands)
-        free = len(stated) == uses and Need.PLAIN not in stated
-        if not free or (Need.ROWS in stated and not layout.has_rows):
+        if place is not None and not can_read(op, value, Layout.of(place)):
             yield value
