@@ -51,14 +51,17 @@ class CpuBuilder:
 
 
 class CudaBuilder:
-    """CUDA C++, built by nvcc or NVRTC."""
+    """CUDA C++, built by nvcc or NVRTC: one kernel, or one for each body."""
 
     suffix = "cu"
 
     def emit(self, bodies: Sequence[Body], machine: Machine, tokens: int) -> str:
         from mpkir.backends.cuda.emit import emit
+        from mpkir.backends.cuda.emit_per_operator import emit_per_operator
 
-        return emit(bodies, machine, tokens)
+        return (emit_per_operator if machine.launch == "per-operator" else emit)(
+            bodies, machine, tokens
+        )
 
     def build(self, source: str, machine: Machine, include: Sequence[Path]) -> tuple[bytes, Target]:
         from mpkir.runtime.build_cuda import build_cuda
@@ -70,6 +73,7 @@ class CudaBuilder:
             arch=machine.arch,
             workers=machine.workers,
             threads=THREADS,
-            shared_bytes=machine.shared_memory,
+            shared_bytes=machine.block_memory,
+            launch="per-operator" if machine.launch == "per-operator" else "persistent",
         )
         return build_cuda(source, machine.arch, include), target

@@ -166,6 +166,23 @@ class Machine:
     """One of LAUNCHES."""
 
     @property
+    def block_memory(self) -> int:
+        """Bytes of shared memory that one block may use: where there is a kernel for each operator,
+        two that follow each other have to fit on an SM."""
+        if self.launch == "persistent":
+            return self.shared_memory
+        return (self.shared_memory + _RESERVED) // 2 - _RESERVED
+
+    @property
+    def block_ring(self) -> Ring:
+        """The ring of one block: where it has but half of an SM, as many slots as that holds beside
+        one more for everything else, all of them to be asked for at once but the one in use."""
+        if self.launch == "persistent":
+            return self.ring
+        slots = self.block_memory // self.ring.slot_bytes - 1
+        return replace(self.ring, slots=slots, in_flight=slots - 1)
+
+    @property
     def builder(self) -> str:
         """The name of its backend: "cpu", "cuda" or a plugin's."""
         return self.backend or self.kind
@@ -235,26 +252,17 @@ def machine_named(name: str, workers: int | None = None) -> Machine:
 
 
 def launched(machine: Machine, launch: str) -> Machine:
-    """The same machine, its steps run like that.
-
-    Two kernels that follow each other have to fit on an SM, so one has half of its shared memory,
-    for a ring of as many slots as that holds beside one more for everything else. Raises MpkirError
-    for an unknown way, or one that the machine has not.
-    """
+    """The same machine, its steps run like that. Raises MpkirError for an unknown way, or one that
+    the machine has not."""
     if launch not in LAUNCHES:
         raise MpkirError(
             f"no way to launch is named {launch!r}", hint=f"choose one of {', '.join(LAUNCHES)}"
         )
-    if launch == machine.launch:
-        return machine
-    if machine.builder != "cuda" or machine.launch != "persistent":
+    if launch == "per-operator" and machine.builder != "cuda":
         raise MpkirError(
             f"{machine.name} has no launch {launch!r}", hint="only GPUs have kernels to launch"
         )
-    shared = (machine.shared_memory + _RESERVED) // 2 - _RESERVED
-    slots = shared // machine.ring.slot_bytes - 1
-    ring = replace(machine.ring, slots=slots, in_flight=slots - 1)
-    return replace(machine, launch=launch, shared_memory=shared, ring=ring)
+    return replace(machine, launch=launch)
 
 
 def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:

@@ -46,6 +46,7 @@ def stages(
 ) -> tuple[ModulePass, ...]:
     """The passes from an imported module to a scheduled one, for a machine (which has the
     variant's numbers already)."""
+    machine = launched(machine, machine.launch)  # checks that it can
     workers, tiles = machine.workers, machine.tiles
     own = (
         # Tensor level: what the model's author would name, then what streams together.
@@ -127,7 +128,7 @@ def _with_plugins(own: tuple[ModulePass, ...]) -> tuple[ModulePass, ...]:
 
 
 def _ring_pass(machine: Machine) -> ModulePass:
-    ring = machine.ring
+    ring = machine.block_ring
     return PipelineTasksPass(
         slot_bytes=ring.slot_bytes,
         slots=ring.slots,

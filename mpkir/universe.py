@@ -33,6 +33,7 @@ _PASSES = {
     "mpk-merge-events": "mpkir.passes.merge_events:MergeEventsPass",
     "mpk-eliminate-dependencies": ("mpkir.passes.eliminate_dependencies:EliminateDependenciesPass"),
     "mpk-normalize-events": "mpkir.passes.normalize_events:NormalizeEventsPass",
+    "mpk-launch-families": "mpkir.passes.launch_families:LaunchFamiliesPass",
     "mpk-linearize-tasks": "mpkir.passes.linearize_tasks:LinearizeTasksPass",
     "mpk-pipeline-tasks": "mpkir.passes.pipeline_tasks:PipelineTasksPass",
     "mpk-schedule-tasks": "mpkir.passes.schedule_tasks:ScheduleTasksPass",

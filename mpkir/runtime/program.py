@@ -174,6 +174,10 @@ def _launcher(
                 hint="compile the model again for this machine",
             )
         return CpuProgram(binary, table, buffers)
+    if manifest.target.launch == "per-operator":
+        from mpkir.runtime.per_operator import PerOperatorProgram
+
+        return PerOperatorProgram(binary, table, buffers)
     from mpkir.runtime.cuda import CudaProgram
 
     return CudaProgram(binary, table, buffers, flagged=flagged)

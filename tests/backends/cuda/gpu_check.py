@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.build_cuda import build_cuda
-from mpkir.runtime.cuda import CudaProgram, arch_of
+from mpkir.runtime.cuda import CudaProgram
+from mpkir.runtime.cuda_module import arch_of
 from mpkir.runtime.table import Table, TableNames
 
 EPS = 1e-5

@@ -1,0 +1,226 @@
+// One kernel for each body, started once for each family of a step, in the order of the program.
+//
+// The other way to run a program's bodies: no table, events or queues in memory, the order of kernels
+// in a stream stands for all of them. Each kernel is started while the one before still runs
+// (programmatic dependent launch): it sets up and streams its first weights, which nobody writes, and
+// waits for the kernel before only ahead of everything else. A kernel ends after its own wait, so when
+// one has ended, all before it have. Two kernels have to fit on an SM for that, so each takes half of
+// its shared memory and registers.
+//
+//   MPK_OPERATORS(machine, mpk::Operator<machine, kernel_0>, ..)   once
+//   MPK_OPERATOR(0, kernel_0, machine)                             for each body
+//
+// where `machine` has the constants of a program (runtime.cuh) but in_flight and dynamic.
+#pragma once
+#include "runtime.cuh"
+
+#ifdef MPK_TRACE
+#error "a program with one kernel for each operator keeps no trace: look at it with a profiler"
+#endif
+
+namespace mpk {
+
+// Where a run stands. Read behind a kernel's wait; the last kernel of a step moves it on.
+struct Progress {
+  i64 position;  // of the step's first token
+  int step;      // of the run
+  u32 arrived;   // CTAs of the step's last kernel that are done
+};
+
+struct OperatorArgs {
+  LaunchArgs launch;  // of which bodies read the control
+  void* operand[OPERANDS];
+  Progress* progress;
+  int family, tasks;  // its number, and how many tasks it has: CTA c runs c, c + CTAs, ..
+  int last;           // in its step
+};
+
+// A program of one body.
+template <class Machine, class B>
+struct Operator : Machine {
+  static constexpr bool dynamic = false;
+  static constexpr int in_flight = 1;  // what Layout asks to have room for
+  using bodies = Bodies<B>;
+  using body = B;
+  static constexpr int threads = B::streams ? THREADS : COMPUTE_THREADS;
+
+  template <class Visitor>
+  static __device__ __forceinline__ void dispatch(int, Visitor& visitor) {
+    visitor.template visit<B>();
+  }
+};
+
+// The memory of a kernel: that of a worker if it streams, else its body's scratch.
+template <class P>
+constexpr int operator_shared() {
+  if constexpr (P::body::streams) return int(sizeof(Shared<P>));
+  return Layout<P>::SCRATCH;
+}
+
+// Lets the next kernel start where there is room; to be called by all threads.
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// Until all kernels before have ended; what they wrote is there for all of this one.
+__device__ __forceinline__ void wait_for_kernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Whether the step is behind the run's last; the same in all CTAs and at all times of a kernel,
+// because a body can only ask for a stop behind its own step.
+__device__ __forceinline__ bool is_over(const OperatorArgs& args) {
+  const Control* control = args.launch.control;
+  return load_relaxed(&args.progress->step) >= load_relaxed(&control->stop_at) ||
+         load_relaxed(&control->fault) != 0;
+}
+
+// What is known of a task before the wait.
+__device__ __forceinline__ void describe(Work& work, const OperatorArgs& args, int index) {
+#pragma unroll
+  for (int i = 0; i < OPERANDS; ++i) work.operand[i] = args.operand[i];
+  work.body = index < args.tasks ? 0 : -1;
+  work.index = index;
+  work.family = args.family;
+  work.task = -1;
+  work.wait_event = work.signal_event = -1;
+  work.stop = index >= args.tasks;
+  work.first = 0;
+  work.release_arrivals = 0;
+  work.most_polls = 0;
+  work.control = args.launch.control;
+}
+// And after it.
+__device__ __forceinline__ void place(Work& work, const OperatorArgs& args) {
+  work.position = *const_cast<const volatile i64*>(&args.progress->position);
+  work.step = load_relaxed(&args.progress->step);
+  work.tag = u32(work.step) + 1;
+}
+
+// ---- bodies that stream: the roles of a worker ----
+
+template <class P>
+__device__ __forceinline__ void operator_loader(Shared<P>& s, const OperatorArgs& args, int lane) {
+  using L = Loader<Layout<P>::SLOTS, Layout<P>::SLOTS - 1>;  // nobody polls behind these copies
+  L loader(s.ring, s.leave, lane);
+  QueueCursor queue;
+  for (int index = blockIdx.x;; index += gridDim.x) {
+    bool leave = false;
+    while (!__all_sync(0xffffffffu, s.queue.empty[queue.entry].passed(queue.parity ^ 1)))
+      if ((leave = __any_sync(0xffffffffu, loader.leave))) break;
+    if (leave) break;
+    Work& work = s.queue.work[queue.entry];
+    if (lane == 0) {
+      describe(work, args, index);
+      s.queue.filled[queue.entry].arrive();
+    }
+    __syncwarp();
+    if (index >= args.tasks) break;
+    LoadVisitor<L> visitor{loader, work};
+    P::dispatch(0, visitor);
+    if (!visitor.alive) break;
+    queue.advance();
+  }
+  loader.drain();
+}
+
+template <class P>
+__device__ __forceinline__ void operator_dispatcher(Shared<P>& s, const OperatorArgs& args, int lane) {
+  if (lane != 0) return;
+  wait_for_kernels();
+  const bool over = is_over(args);
+  QueueCursor queue;
+  for (;;) {
+    s.queue.filled[queue.entry].wait(queue.parity);
+    Work& work = s.queue.work[queue.entry];
+    place(work, args);
+    if (over) work.stop = 1;
+    const bool leave = work.stop;
+    s.queue.ready[queue.entry].arrive();
+    if (leave) return;
+    queue.advance();
+  }
+}
+
+template <class P>
+__device__ __forceinline__ void run_streaming(const OperatorArgs& args, char* memory) {
+  Shared<P>& s = *reinterpret_cast<Shared<P>*>(memory);
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) set_up<P>(s);
+  __syncthreads();
+  if (warp < COMPUTE_WARPS) {
+    compute_role<P>(s, args.launch, warp, lane);
+  } else if (warp == LOADER_WARP) {
+    operator_loader<P>(s, args, lane);
+  } else if (warp == PUBLISHER_WARP) {
+    publisher_role<P>(s, args.launch, lane);
+  } else {
+    operator_dispatcher<P>(s, args, lane);
+  }
+}
+
+// ---- the others: all threads compute ----
+
+template <class P>
+__device__ __forceinline__ void run_cooperative(const OperatorArgs& args, char* scratch) {
+  wait_for_kernels();
+  if (is_over(args)) return;
+  for (int index = blockIdx.x; index < args.tasks; index += gridDim.x) {
+    Work work;
+    describe(work, args, index);
+    place(work, args);
+    P::body::run(work, args.launch, scratch);
+    compute_sync();
+  }
+}
+
+// By all threads when their roles are played: the CTA that is done last ends the step.
+__device__ __forceinline__ void end_step(const OperatorArgs& args, int tokens) {
+  __syncthreads();
+  if (threadIdx.x != 0 || is_over(args)) return;
+  Progress& progress = *args.progress;
+  if (add_acquire_release(&progress.arrived, 1) != gridDim.x) return;
+  progress.arrived = 0;
+  progress.position += tokens;
+  progress.step += 1;
+}
+
+template <class P>
+__device__ __forceinline__ void run_operator(const OperatorArgs& args) {
+  extern __shared__ __align__(1024) char dynamic[];
+  let_next_start();
+  if constexpr (P::body::streams) {
+    run_streaming<P>(args, dynamic);
+  } else {
+    run_cooperative<P>(args, dynamic);
+  }
+  if (args.last) end_step(args, P::tokens);
+}
+
+// What the host has to know of a kernel.
+struct OperatorFacts {
+  int threads, shared_bytes, streams, reserved;
+};
+template <class P>
+constexpr OperatorFacts operator_facts() {
+  return {P::threads, operator_shared<P>(), P::body::streams, 0};
+}
+
+}  // namespace mpk
+
+// mpk_facts is that of MPK_KERNEL where it applies; its last entry counts kernels.
+#define MPK_OPERATORS(machine, count, ...)                                                   \
+  extern "C" __device__ const int mpk_facts[8] = {                                           \
+      0, mpk::THREADS, machine::shared_bytes, machine::tokens, 0, 0, 0, count};              \
+  extern "C" __device__ const mpk::OperatorFacts mpk_operators[count] = {__VA_ARGS__};
+#define MPK_OPERATOR(number, machine, body)                                                  \
+  using operator_##number = mpk::Operator<machine, body>;                                    \
+  static_assert(mpk::operator_shared<operator_##number>() <= machine::shared_bytes,          \
+                "shared memory");                                                            \
+  extern "C" __global__ void __launch_bounds__(operator_##number::threads, 2)                \
+      mpk_run_##number(const __grid_constant__ mpk::OperatorArgs args) {                     \
+    mpk::run_operator<operator_##number>(args);                                              \
+  }
