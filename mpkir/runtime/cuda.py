@@ -12,7 +12,6 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
-from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
 from mpkir.runtime.launch import Control, GpuLaunchArgs
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Ints, Table
