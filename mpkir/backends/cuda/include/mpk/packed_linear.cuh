@@ -57,14 +57,14 @@ struct PackedShape {
   static constexpr int BW = ceil_div(BLOCKS, COMPUTE_WARPS);  // of them, a warp's
   static constexpr int GROUPS = ceil_div(B::ROWS, ROW_GROUP);
   static constexpr bool LOW = !prologue::exact && T <= 8;   // rows 8 to 15 hold the lost bits
-  // x of a warp: rows of so many bytes, of odd multiples of 64 so that two rows use all banks.
+  // x of a warp: rows of so many bytes, of odd multiples of 64 so that two rows use all banks. Words
+  // of two elements; with LOW each is followed by the word of what they lost, as a fragment has it.
+  static constexpr int BLOCK_X = LOW ? 128 : 64;
   static constexpr int row_bytes(int parts) {
-    const int bytes = parts * BW * 64;
+    const int bytes = parts * BW * BLOCK_X;
     return T > 1 && bytes % 128 == 0 ? bytes + 64 : bytes;
   }
-  static constexpr int x_bytes(int parts) {
-    return COMPUTE_WARPS * ((LOW ? 2 : 1) * T * row_bytes(parts));
-  }
+  static constexpr int x_bytes(int parts) { return COMPUTE_WARPS * T * row_bytes(parts); }
   static constexpr int parts_at_once() {
     int parts = PARTS;
     while (parts > 1 && x_bytes(parts) > X_LIMIT) --parts;
@@ -122,7 +122,7 @@ struct PackedLinear {
 
   // ---- compute ----
 
-  // A warp's x: rows of high parts, rows of low parts, then its sums of squares.
+  // A warp's x; behind all of them the warps' sums of squares.
   static __device__ __forceinline__ char* x_of(char* scratch, int warp) {
     return scratch + warp * S::X;
   }
@@ -198,7 +198,7 @@ struct PackedLinear {
 #pragma unroll
             for (int e = 0; e < EACH; ++e) sum = fmaf(v[e], v[e], sum), v[e] *= scale[i][e];
           }
-          put(rows + (first + t) * S::ROW + request * (EACH * 2), v);
+          put(rows + (first + t) * S::ROW + request * (S::BLOCK_X / (BLOCK_COLUMNS / EACH)), v);
         }
         if constexpr (NORM) {
           sum = warp_join<Add>(sum);
@@ -210,11 +210,13 @@ struct PackedLinear {
   }
   static __device__ __forceinline__ void put(char* place, const float (&v)[EACH]) {
     const u32 a = pair_of(v[0], v[1]), b = pair_of(v[2], v[3]);
-    *reinterpret_cast<uint2*>(place) = make_uint2(a, b);
-    if constexpr (S::LOW)
-      *reinterpret_cast<uint2*>(place + T * S::ROW) =
-          make_uint2(pair_of(v[0] - low_of(a), v[1] - high_of(a)),
+    if constexpr (S::LOW) {
+      *reinterpret_cast<uint4*>(place) =
+          make_uint4(a, pair_of(v[0] - low_of(a), v[1] - high_of(a)), b,
                      pair_of(v[2] - low_of(b), v[3] - high_of(b)));
+    } else {
+      *reinterpret_cast<uint2*>(place) = make_uint2(a, b);
+    }
   }
 
   static constexpr int CHAINS = 4;  // independent sums, so that products need not wait for each other
@@ -227,12 +229,18 @@ struct PackedLinear {
     for (int b = 0; b < BW; ++b) {
       if (S::BLOCKS % COMPUTE_WARPS != 0 && warp * BW + b >= S::BLOCKS) break;
       const uint4 w = *reinterpret_cast<const uint4*>(weight + b * BLOCK_BYTES);
-      const uint4 v = *reinterpret_cast<const uint4*>(x + b * 64);
-      uint4 u = make_uint4(0, 0, 0, 0);
-      if constexpr (S::LOW) u = *reinterpret_cast<const uint4*>(x + T * S::ROW + b * 64);
-      if constexpr (T > 8) u = *reinterpret_cast<const uint4*>(x + upper_row(lane) + b * 64);
-      multiply_fragments(sum[2 * b % CHAINS], v.x, u.x, v.y, u.y, w.x, w.y);
-      multiply_fragments(sum[(2 * b + 1) % CHAINS], v.z, u.z, v.w, u.w, w.z, w.w);
+      float(&even)[4] = sum[2 * b % CHAINS], (&odd)[4] = sum[(2 * b + 1) % CHAINS];
+      const uint4 v = *reinterpret_cast<const uint4*>(x + b * S::BLOCK_X);
+      if constexpr (S::LOW) {
+        const uint4 u = *reinterpret_cast<const uint4*>(x + b * S::BLOCK_X + 16);
+        multiply_fragments(even, v.x, v.y, v.z, v.w, w.x, w.y);
+        multiply_fragments(odd, u.x, u.y, u.z, u.w, w.z, w.w);
+      } else {
+        uint4 u = make_uint4(0, 0, 0, 0);
+        if constexpr (T > 8) u = *reinterpret_cast<const uint4*>(x + upper_row(lane) + b * S::BLOCK_X);
+        multiply_fragments(even, v.x, u.x, v.y, u.y, w.x, w.y);
+        multiply_fragments(odd, v.z, u.z, v.w, u.w, w.z, w.w);
+      }
     }
   }
   // From the lane's row of x to the one 8 tokens on.
@@ -256,7 +264,8 @@ struct PackedLinear {
   static __device__ __forceinline__ void task(C& role, const Work& work) {
     float* partial = role.partial();
     const int groups = groups_of(work), lane = role.lane, warp = role.warp;
-    const char* x = x_of(role.s.scratch, warp) + least(lane / 4, T - 1) * S::ROW + lane % 4 * 16;
+    const char* x = x_of(role.s.scratch, warp) + least(lane / 4, T - 1) * S::ROW +
+                    lane % 4 * (S::BLOCK_X / 4);
 #pragma unroll 1
     for (int pass = 0; pass < S::PASSES; ++pass) {
       if constexpr (S::PASSES > 1) read_x(work, pass, role.s.scratch, warp, lane);
@@ -268,7 +277,7 @@ struct PackedLinear {
 #pragma unroll 1
         for (int p = 0; p < parts; ++p) {
           const char* stage = role.wait_stage();
-          multiply(stage, x + p * (BW * 64), warp, lane, sum);
+          multiply(stage, x + p * (BW * S::BLOCK_X), warp, lane, sum);
           role.release_stage();
         }
         float total[4];
