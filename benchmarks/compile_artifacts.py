@@ -1,23 +1,31 @@
 """Compile the measured models for a GPU, from their configurations alone; needs no GPU.
 
 python benchmarks/compile_artifacts.py --target h100 --output build/h100 [MODEL ..]
+python benchmarks/compile_artifacts.py --ablate per-operator,in-flight=4 --batch 1,4 [MODEL ..]
 python benchmarks/compile_artifacts.py --policy hybrid --output build/h100-hybrid [MODEL ..]
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
-from models import CAPACITY, MEASURED, configurations
+from models import CAPACITY, MEASURED
 
-from mpkir.frontend import model_from_config
-from mpkir.language_model import compile_language_model
+from mpkir.errors import MpkirError
 from mpkir.pipeline import POLICY
 from mpkir.runtime.artifact import Artifact, write_artifact
 from mpkir.runtime.build_cuda import build_cuda
+from mpkir.tools.ablations import DEFAULT, Ablation, ablations_named
+from mpkir.tools.bench.command import numbers
+from mpkir.tools.bench.models import model_source
+from mpkir.tools.bench.programs import artifact_name
 from mpkir.tools.display import StageDisplay
+from mpkir.tools.variants import compile_variant
+from mpkir.variant import Variant
 
 
 def write_variant(artifact: Artifact, output: Path, define: str) -> None:
@@ -30,16 +38,59 @@ def write_variant(artifact: Artifact, output: Path, define: str) -> None:
         source=source,
         binary=build_cuda(source, artifact.manifest.target.arch),
         constants=dict(artifact.constants()),
+        extra_files={"config.json": (artifact.path / "config.json").read_bytes()},
     )
 
 
+def scheduled_by(policy: str, ablation: Ablation) -> Ablation:
+    """The ablation with another scheduler."""
+    if policy == POLICY:
+        return ablation
+    scheduler = Variant(options=(("mpk-schedule-tasks", "policy", policy),))
+    return replace(ablation, variant=ablation.variant.over(scheduler))
+
+
+def compile_model(name: str, given: argparse.Namespace) -> None:
+    """Into OUTPUT/MODEL, its variants beside it."""
+    source = model_source(name)
+    ablations = ablations_named(given.ablate)
+    for batch in numbers(given.batch, "batch sizes"):
+        for ablation in ablations if given.variants_only else (DEFAULT, *ablations):
+            begun = perf_counter()
+            place = given.output / artifact_name(source.name, ablation, batch)
+            with StageDisplay() as display:
+                artifact = compile_variant(
+                    source,
+                    scheduled_by(given.policy, ablation),
+                    target=given.target,
+                    batch=batch,
+                    capacity=given.capacity,
+                    workers=None,
+                    output=place,
+                    progress=display.progress,
+                )
+            if given.checked:
+                write_variant(artifact, place.with_name(f"{place.name}-checked"), "MPK_CHECKED")
+            if given.traced:
+                tasks = len(artifact.table.tasks)
+                traced = place.with_name(f"{place.name}-traced")
+                write_variant(artifact, traced, f"MPK_TRACE {tasks}")
+            print(f"{place.name}: {perf_counter() - begun:.1f} s", flush=True)
+
+
 def main() -> None:
-    """Compile each model into OUTPUT/MODEL."""
+    """Compile each model, each batch size, each variant."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--target", default="h100")
     parser.add_argument("--policy", default=POLICY)
     parser.add_argument("--output", type=Path, default=Path("build/h100"))
+    parser.add_argument("--capacity", type=int, default=CAPACITY)
+    parser.add_argument("--batch", default="1", help="batch sizes, as in 1,2,4")
+    parser.add_argument(
+        "--ablate", action="append", default=[], help="also OUTPUT/MODEL+NAME; `mpk bench --list`"
+    )
+    parser.add_argument("--variants-only", action="store_true", help="not the default again")
     parser.add_argument(
         "--checked",
         action="store_true",
@@ -50,24 +101,12 @@ def main() -> None:
         action="store_true",
         help="also OUTPUT/MODEL-traced, which notes when each task waited, ran and was done",
     )
-    arguments = parser.parse_args()
-    for name in arguments.models:
-        begun = perf_counter()
-        with StageDisplay() as display:
-            artifact = compile_language_model(
-                model_from_config(configurations()[name]),
-                arguments.target,
-                capacity=CAPACITY,
-                output=arguments.output / name,
-                progress=display.progress,
-                policy=arguments.policy,
-            )
-        if arguments.checked:
-            write_variant(artifact, arguments.output / f"{name}-checked", "MPK_CHECKED")
-        if arguments.traced:
-            tasks = len(artifact.table.tasks)
-            write_variant(artifact, arguments.output / f"{name}-traced", f"MPK_TRACE {tasks}")
-        print(f"{name}: {perf_counter() - begun:.1f} s")
+    given = parser.parse_args()
+    try:
+        for name in given.models:
+            compile_model(name, given)
+    except MpkirError as error:
+        sys.exit(f"compile_artifacts: error: {error}")
 
 
 if __name__ == "__main__":

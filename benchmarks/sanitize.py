@@ -9,15 +9,16 @@ from __future__ import annotations
 import sys
 
 import torch
-from gpu_decode import build_model, weights_of
 
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.program import load
+from mpkir.tools.bench.models import model_source, weights_of
 
 
 def main() -> None:
     """Run a step at 0 and four from 254, so that the second chunk of the cache is entered."""
-    lm = LoadedLanguageModel(load(sys.argv[1], weights=weights_of(build_model("small", None))))
+    model = model_source(sys.argv[1]).build(torch.device("cuda"))
+    lm = LoadedLanguageModel(load(sys.argv[1], weights=weights_of(model)))
     sequence = lm.program.buffer(lm.roles.tokens)
     sequence.fill_(-1)
     sequence[:255] = torch.arange(255, device=sequence.device)

@@ -15,26 +15,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpu_decode import FIRST, STEPS, build_model, weights_of
 
+from mpkir.errors import MpkirError
 from mpkir.runtime.cuda import CudaProgram
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.program import load
-from mpkir.tools.bench import time_decode
+from mpkir.tools.bench.models import model_source, weights_of
+from mpkir.tools.bench.systems import Compiled
+from mpkir.tools.bench.timing import time_in_turns
+
+FIRST, STEPS = 32, 127
 
 
 def trace(name: str, artifacts: Path, output: Path) -> None:
     """Run the traced build of a model with random weights and save what it noted."""
-    model = build_model(name, None)
+    model = model_source(name).build(torch.device("cuda"))
     lm = LoadedLanguageModel(load(artifacts / f"{name}-traced", weights=weights_of(model)))
-    record = time_decode(lm, name=name, first=FIRST, steps=STEPS, runs=3)
+    system = Compiled(lm)
+    times = time_in_turns([system], FIRST, STEPS, 3)[system.label]
+    if isinstance(times, MpkirError):
+        raise times
     kernel = lm.program.launcher
     assert isinstance(kernel, CudaProgram)
     marks = kernel.read_global("mpk_trace").view(np.int64).reshape(-1, 4)[:, :3]
     output.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(output / f"{name}.npz", ns=marks, ms=record["ms"])
+    np.savez_compressed(output / f"{name}.npz", ns=marks, ms=times.median)
     print(
-        f"{name}: {record['ms']} ms, last step {np.ptp(marks[marks > 0]) / 1e6:.3f} ms", flush=True
+        f"{name}: {times.median:.4f} ms, last step {np.ptp(marks[marks > 0]) / 1e6:.3f} ms",
+        flush=True,
     )
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from mpkir.errors import MpkirError
+from mpkir.tools.text_files import read_text, write_text
 from mpkir.version import VERSION
 
 app = typer.Typer(
@@ -128,7 +128,7 @@ def export(
     if output is None or str(output) == "-":
         print(text, end="")
         return
-    sources.write_text(output, text)
+    write_text(output, text)
 
 
 @app.command()
@@ -271,36 +271,81 @@ def generate(
 @app.command()
 @_readable_errors
 def bench(
-    source: Annotated[str, typer.Argument(help="An artifact, or a model to compile first.")],
-    first: Annotated[int, typer.Option(help="Position of the first timed step.")] = 32,
-    steps: Annotated[int, typer.Option(help="Dependent steps in one launch.")] = 127,
-    runs: Annotated[int, typer.Option(help="Timed launches.")] = 10,
-    json: Annotated[Path | None, typer.Option(help="Append the records to this file.")] = None,
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Models: an artifact, a checkpoint, a config.json, or a known name such as "
+            "qwen3-0.6b (the last two with random weights)."
+        ),
+    ] = None,
+    artifacts: Annotated[
+        Path | None,
+        typer.Option(help="Take compiled programs DIR/NAME, DIR/NAME+VARIANT; compile nothing."),
+    ] = None,
     target: Target = "cpu",
+    batch: Annotated[str, typer.Option(help="Batch sizes, as in 1,2,4.")] = "1",
+    position: Annotated[
+        str, typer.Option(help="Positions of the first timed step, as in 32,1000,4000.")
+    ] = "32",
+    steps: Annotated[int, typer.Option(help="Dependent steps in one launch.")] = 127,
+    runs: Annotated[int, typer.Option(help="Timed launches of each system.")] = 10,
+    repeats: Annotated[int, typer.Option(help="Launches that must give the same bits.")] = 3,
+    peers: Annotated[bool, typer.Option(help="Measure PyTorch beside it.")] = True,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this one: eager, reduce-overhead, max-autotune; repeatable."),
+    ] = None,
+    per_operator: Annotated[
+        bool | None,
+        typer.Option(help="Measure a graph of one kernel for each operator, too."),
+    ] = None,
+    ablate: Annotated[
+        list[str] | None,
+        typer.Option(help="Variants to measure beside, as in in-flight=4,unpacked; repeatable."),
+    ] = None,
+    ablations: Annotated[bool, typer.Option("--list", help="List what --ablate knows.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Append the records to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the records into this .svg.")] = None,
     workers: Workers = None,
     capacity: Capacity = None,
     load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
-    """Time the decode step: milliseconds, bandwidth, share of the memory floor.
+    """Time the decode step beside other systems: right answers first, then runs in turns.
 
     \b
-    Example:
+    Examples:
       mpk bench smollm2 --runs 20 --json results.json
+      mpk bench qwen3-0.6b -t h100 --ablate in-flight=4,unpacked --plot qwen.svg
+      mpk bench --artifacts build/h100/qwen3-0.6b -t h100 --position 1000,4000 --no-peers
     """
-    from mpkir.tools import sources
-    from mpkir.tools.bench import append_records, time_decode
-    from mpkir.tools.display import StageDisplay
+    from mpkir.tools.ablations import ablations_named
+    from mpkir.tools.bench import command
+    from mpkir.tools.bench.session import Settings
 
-    with StageDisplay() as display:
-        model = sources.language_model(source, target, workers, capacity, display.progress)
-    record = time_decode(model, name=Path(source).name, first=first, steps=steps, runs=runs)
-    table = RichTable("what", "value")
-    for key, value in record.items():
-        table.add_row(key, str(value))
-    Console().print(table)
-    if json is not None:
-        append_records(json, [record])
+    if ablations:
+        Console().print(command.ablation_table())
+        return
+    settings = Settings(
+        target=target,
+        batches=command.numbers(batch, "batch sizes"),
+        positions=command.numbers(position, "positions"),
+        steps=steps,
+        runs=runs,
+        repeats=repeats,
+        ablations=ablations_named(ablate or ()),
+        artifacts=artifacts,
+        workers=workers,
+        capacity=capacity,
+    )
+    command.run(
+        sources or [],
+        settings,
+        peers=(peer or ()) if peers else None,
+        per_operator=per_operator,
+        json=json,
+        plot=plot,
+    )
 
 
 @app.command()
@@ -414,13 +459,12 @@ def disasm(
     """
     from mpkir.runtime.artifact import load_artifact
     from mpkir.runtime.table_text import disassemble
-    from mpkir.tools import sources
 
     text = disassemble(load_artifact(artifact).table)
     if output is None:
         print(text, end="")
         return
-    sources.write_text(output, text)
+    write_text(output, text)
 
 
 @app.command()
@@ -437,9 +481,8 @@ def asm(
       mpk asm table.mpkt -o table
     """
     from mpkir.runtime.table_text import assemble
-    from mpkir.tools import sources
 
-    assemble(sources.read_text(text), str(text)).save(output)
+    assemble(read_text(text), str(text)).save(output)
     print(output)
 
 

@@ -21,6 +21,7 @@ from mpkir.progress import Progress
 from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import MANIFEST, Signature
+from mpkir.tools.text_files import read_text
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,6 @@ class SourceModule:
     signature: Signature | None = None
     states: Mapping[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     """First values of states that do not begin as zeros."""
-
-
-def read_text(path: Path) -> str:
-    """A text file's content; MpkirError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise MpkirError(f"the file cannot be read ({reason})", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise MpkirError("this is no text file", where=str(path)) from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise MpkirError(f"the file cannot be written ({reason})", where=str(path)) from error
 
 
 def module_of(source: str, capacity: int | None, batch: int = 1) -> SourceModule:

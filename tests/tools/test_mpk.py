@@ -99,9 +99,15 @@ def test_a_bench_record_has_what_results_files_hold(here: Path):
     model = transformers.LlamaForCausalLM(config).bfloat16()
     LanguageModel.from_model(model, capacity=32, output=here / "llama")
     for _ in range(2):
-        run("bench", "llama", "--first", "4", "--steps", "8", "--runs", "2", "--json", "r.json")
-    records = json.loads(Path("r.json").read_text())
-    assert len(records) == 2
+        run(
+            *("bench", "llama", "--position", "4", "--steps", "8", "--runs", "2"),
+            *("--json", "r.json", "--plot", "r.svg"),
+        )
+    ours, eager, *again = records = json.loads(Path("r.json").read_text())
+    assert (ours["system"], eager["system"], len(again)) == ("mpkir-cpu", "torch.eager", 2)
+    assert ours["weights"] == "checkpoint"
+    assert 0 < ours["logit_error"] <= 1.5 * ours["logit_error_torch_bf16"]
+    assert "torch.eager" in Path("r.svg").read_text()
     assert records[0]["positions"] == [4, 11]
     assert records[0]["ms_min"] <= records[0]["ms"] <= records[0]["ms_max"]
     wanted = {"benchmark", "system", "model", "gpu", "batch", "runs", "floor_ms", "commit", "date"}

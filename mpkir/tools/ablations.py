@@ -1,0 +1,158 @@
+"""What `mpk bench --ablate` can change: one choice at a time, each beside the default in one run.
+
+A line of TABLE says how the program is compiled otherwise and what to expect of it on a GPU; what
+was found stands in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mpkir.errors import MpkirError
+from mpkir.variant import Variant
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A variant of the compilation to measure."""
+
+    name: str
+    """As given: "in-flight=4"."""
+    what: str
+    """What it does otherwise, one line."""
+    expected: str
+    """Of a step's time, by what reason."""
+    variant: Variant
+
+
+DEFAULT = Ablation("", "what ships", "", Variant())
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A line of the table: an ablation, or one for each number N."""
+
+    name: str
+    what: str
+    expected: str
+    variant: Callable[[int], Variant]
+    takes_number: bool = True
+
+    @property
+    def form(self) -> str:
+        """How it is written."""
+        return f"{self.name}=N" if self.takes_number else self.name
+
+    def ablation(self, given: str, number: int) -> Ablation:
+        """It with its number."""
+        variant = self.variant(number)
+        named = replace(variant, name=given)
+        return Ablation(given, self.what, self.expected, named)
+
+
+def _machine(field: str) -> Callable[[int], Variant]:
+    return lambda number: Variant(machine=((field, number),))
+
+
+def _fixed(variant: Variant) -> Callable[[int], Variant]:
+    return lambda number: variant
+
+
+TABLE: tuple[Switch, ...] = (
+    Switch(
+        "in-flight",
+        "at most N stages of weights asked for and not landed",
+        "3-4 % slower with the whole ring in flight: polls wait behind weights in the memory's "
+        "queues; slower below 32 KB, too",
+        _machine("ring.in_flight"),
+    ),
+    Switch(
+        "slots",
+        "a ring of N stages: how far the loader runs ahead",
+        "slower the fewer there are: the stream stops at every dependency",
+        _machine("ring.slots"),
+    ),
+    Switch(
+        "slot-bytes",
+        "stages of at most N bytes",
+        "nothing from 8 to 32 KB with as many bytes in flight",
+        _machine("ring.slot_bytes"),
+    ),
+    Switch(
+        "attention-chunk",
+        "cache rows that one task of a split attention reads",
+        "smaller is better at long context until merging costs more; little at short context",
+        _machine("tiles.attention_chunk"),
+    ),
+    Switch(
+        "argmax-chunks",
+        "parts that the argmax over the vocabulary is cut in",
+        "one end of a step, a microsecond or two",
+        _machine("tiles.argmax_chunks"),
+    ),
+    Switch(
+        "max-rows",
+        "most output features of one task of a linear",
+        "small tasks balance better and start more often: a few per cent either way",
+        _machine("tiles.max_rows"),
+    ),
+    Switch(
+        "unpacked",
+        "weights lie as the model has them, read row by row without tensor cores",
+        "10 % slower and more: conversions and sums take longer than the stream",
+        _fixed(
+            Variant(
+                machine=(
+                    ("ring.packed", False),
+                    ("tiles.row_multiple", 1),
+                    ("tiles.max_rows", 32),
+                )
+            )
+        ),
+        takes_number=False,
+    ),
+    Switch(
+        "checked",
+        "every lane arrives at barriers, as racecheck wants it",
+        "slightly slower: more arrivals",
+        _fixed(Variant(macros=("MPK_CHECKED",))),
+        takes_number=False,
+    ),
+    Switch(
+        "policy-list",
+        "tasks go to workers by critical path, not round robin",
+        "5 % slower: balance that does not respect the stream's order",
+        _fixed(Variant(options=(("mpk-schedule-tasks", "policy", "list"),))),
+        takes_number=False,
+    ),
+    Switch(
+        "per-operator",
+        "the same bodies as one kernel for each operator, in a graph with programmatic dependent "
+        "launch",
+        "10 % slower for 1B of weights, 30 % for 0.6B: the stream stops at every operator",
+        _fixed(Variant(machine=(("launch", "per-operator"),))),
+        takes_number=False,
+    ),
+)
+
+
+def ablation_named(name: str) -> Ablation:
+    """The ablation that `name` says: "unpacked", "in-flight=4". Raises MpkirError."""
+    word, equals, number = name.partition("=")
+    for switch in TABLE:
+        if switch.name != word:
+            continue
+        if bool(equals) != switch.takes_number or (equals and not number.isdecimal()):
+            raise MpkirError(f"{name!r} is no ablation", hint=f"write {switch.form}")
+        return switch.ablation(name, int(number) if number else 0)
+    raise MpkirError(
+        f"no ablation is called {word!r}",
+        hint=f"choose of {', '.join(each.form for each in TABLE)}",
+    )
+
+
+def ablations_named(given: Sequence[str]) -> tuple[Ablation, ...]:
+    """The ablations of a comma-separated list, or several, each once. Raises MpkirError."""
+    each = [name.strip() for text in given for name in text.split(",")]
+    return tuple(ablation_named(name) for name in dict.fromkeys(filter(None, each)))

@@ -1,0 +1,46 @@
+"""Records of decode steps as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.table import Table
+
+Record = dict[str, Any]
+
+
+def name_of(record: Record) -> str:
+    """What a system is called beside others: "torch.compile, reduce-overhead"."""
+    return ", ".join(str(record[key]) for key in ("system", "mode", "variant") if key in record)
+
+
+def group_of(record: Record) -> tuple[str, int, tuple[int, ...]]:
+    """What records of one run share: model, batch, positions."""
+    return record["model"], record["batch"], tuple(record["positions"])
+
+
+def table_of(records: Sequence[Record]) -> Table:
+    """One line for each system, a section for each model, batch size and range of positions."""
+    table = Table("system", title="a decode step")
+    for column in ("ms: median", "least - most", "GB/s", "floor", "share", "logit error", "bf16's"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for i, record in enumerate(records):
+        if i == 0 or group_of(records[i - 1]) != group_of(record):
+            model, batch, positions = group_of(record)
+            where = f"batch {batch}, positions {'-'.join(map(str, positions))}"
+            table.add_section()
+            table.add_row(f"[bold]{model}[/], {where}")
+        table.add_row(
+            f"  {name_of(record)}",
+            f"{record['ms']:.3f}",
+            f"{record['ms_min']:.3f} - {record['ms_max']:.3f}",
+            f"{record['gb_s']:.0f}",
+            f"{record['floor_ms']:.3f}",
+            f"{record['share_of_floor']:.1%}",
+            *(
+                f"{record[key]:.4f}" if key in record else ""
+                for key in ("logit_error", "logit_error_torch_bf16")
+            ),
+        )
+    return table
