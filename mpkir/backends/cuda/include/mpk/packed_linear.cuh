@@ -23,6 +23,13 @@
 #include "runtime.cuh"
 #include "tagged.cuh"
 
+#ifndef MPK_POLL_PAUSE
+#define MPK_POLL_PAUSE 200  // nanoseconds between polls of more than MPK_POLLED_FREELY bytes
+#endif
+#ifndef MPK_POLLED_FREELY
+#define MPK_POLLED_FREELY 16384
+#endif
+
 namespace mpk {
 
 // sum += a * b, 16 tokens by 8 features over 16 columns; lanes as in the PTX manual's figures.
@@ -136,6 +143,10 @@ struct PackedLinear {
   static constexpr int WORDS = LANE_REQUESTS * EACH * int(sizeof(typename prologue::X)) / 4;
   static constexpr int TOKENS = most(1, least(T, 48 / WORDS));  // fetched at once
 
+  // What a worker polls of long rows would slow the weights' stream, which has the time then.
+  static constexpr int PAUSE =
+      T * B::K * int(sizeof(typename prologue::X)) < MPK_POLLED_FREELY ? 0 : MPK_POLL_PAUSE;
+
   // The first column of a lane's request, in a pass; -1: there is none.
   static __device__ __forceinline__ int column_of(int request, int pass, int warp) {
     const int part = request / (BW * 8), within = warp * (BW * 32) + request % (BW * 8) * EACH;
@@ -172,7 +183,7 @@ struct PackedLinear {
           return first + i / LANE_REQUESTS < T &&
                  column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp) >= 0;
         };
-        await_all<EACH>(work, address, exists, fetched);
+        await_all<EACH>(work, address, exists, fetched, PAUSE);
 #pragma unroll
         for (int i = 0; i < TOKENS * LANE_REQUESTS; ++i)
 #pragma unroll

@@ -130,15 +130,23 @@ __device__ __forceinline__ float await(const Tagged<T>* address, const Work& wor
 }
 
 // COUNT groups of N neighbouring elements at address(i), all requested before any is looked at;
-// groups that are not there yet are asked for again. exists(i) says whether there is a group i.
+// groups that are not there yet are asked for again, `pause` nanoseconds later: everybody polls at
+// once, and much that is polled takes bandwidth from the weights. exists(i) says whether there is a
+// group i.
 template <int N, int COUNT, class X, class Address, class Exists>
 __device__ __forceinline__ void await_all(const Work& work, Address address, Exists exists,
-                                          Fetched<X, N> (&group)[COUNT]) {
+                                          Fetched<X, N> (&group)[COUNT], int pause = 0) {
 #pragma unroll
   for (int i = 0; i < COUNT; ++i)
     if (exists(i)) group[i].request(address(i));
   for (u32 polls = 1;; ++polls) {
     bool all = true;
+    if (pause > 0) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) all &= !exists(i) || group[i].arrived(work.tag);
+      if (all) return;
+      __nanosleep(pause);
+    }
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
       if (exists(i) && !group[i].arrived(work.tag)) {
