@@ -243,6 +243,9 @@ def machine_named(name: str, workers: int | None = None) -> Machine:
         return launched(machine_named(match["name"], workers), match["launch"])
     if name.endswith(".json"):
         return _machine(name, _read(Path(name)), workers)
+    if name in _own():
+        # Asking plugins needs the compiler, which is not everywhere that programs are measured.
+        return _machine(name, _data(name), workers)
     by_arch = {_data(each)["arch"]: each for each in reversed(machine_names())}
     name = by_arch.get(name, name)
     if name not in machine_names():
