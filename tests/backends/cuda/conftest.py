@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import mkdtemp
 
 import pytest
 import torch
@@ -30,6 +31,17 @@ DTYPES = {
 }
 
 
+def _with_joined(
+    tensors: Mapping[str, torch.Tensor], joined: Mapping[str, tuple[tuple[str, int], ...]]
+) -> dict[str, torch.Tensor]:
+    """The tensors, and what those of which all parts are among them look like joined."""
+    result = dict(tensors)
+    for name, parts in joined.items():
+        if all(part in tensors for part, _ in parts):
+            result[name] = torch.cat([tensors[part] for part, _ in parts])
+    return result
+
+
 class HostProgram:
     """A scheduled module printed as CUDA and run task by task, family after family."""
 
@@ -48,10 +60,11 @@ class HostProgram:
             for b in buffers_of(module)
         }
         self._packed = {b.name for b in buffers_of(module) if b.packed}
+        self._joined = {b.name: b.parts for b in buffers_of(module) if b.parts}
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Give buffers their contents."""
-        for name, tensor in tensors.items():
+        for name, tensor in _with_joined(tensors, self._joined).items():
             if name in self.buffers:
                 assert self.buffers[name].shape == tensor.shape
                 lying = packed(tensor) if name in self._packed else tensor
@@ -85,10 +98,11 @@ class GpuProgram:
             for b in buffers_of(module)
         }
         self._packed = {b.name for b in buffers_of(module) if b.packed}
+        self._joined = {b.name: b.parts for b in buffers_of(module) if b.parts}
 
     def bind(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Give buffers their contents."""
-        for name, tensor in tensors.items():
+        for name, tensor in _with_joined(tensors, self._joined).items():
             if name in self.buffers:
                 self.buffers[name].copy_(packed(tensor) if name in self._packed else tensor)
 
@@ -109,6 +123,6 @@ def on_host(tmp_path: Path) -> Callable[..., HostProgram]:
     """A function (module, machine, tokens=1) -> HostProgram."""
 
     def make(module: ModuleOp, machine: Machine, tokens: int = 1) -> HostProgram:
-        return HostProgram(module, machine, tmp_path, tokens)
+        return HostProgram(module, machine, Path(mkdtemp(dir=tmp_path)), tokens)
 
     return make

@@ -1,0 +1,89 @@
+"""A printed batch: each sequence goes as it does alone, on stand-ins or on a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from mpkir.frontend import decode_step, weights_of
+from mpkir.machine import machine_named
+from mpkir.pipeline import lower
+
+STEPS = 40
+PROMPTS = ([3, 1, 4, 15], [9], [2, 6, 5, 35, 8, 97, 93])
+_CONFIG = LlamaConfig(
+    num_hidden_layers=1,
+    vocab_size=160,
+    hidden_size=64,
+    intermediate_size=96,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    max_position_embeddings=512,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    torch.manual_seed(3)
+    model = AutoModelForCausalLM.from_config(_CONFIG, dtype=torch.bfloat16).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
+    return model
+
+
+def run(model: Any, make: Any, batch: int, prompts: Any, stop: Any = ()) -> tuple[Any, Any, int]:
+    """Tokens [batch, 49], logits [batch, V] and the number of steps of one launch."""
+    machine = machine_named("h100", workers=5)
+    machine = replace(machine, tiles=replace(machine.tiles, attention_chunk=16))
+    module = decode_step(model, 48, stop=stop, batch=batch)
+    lower(module, machine)
+    program = make(module, machine)
+    program.bind(weights_of(model))
+    program.bind(dict(model.named_buffers()))
+    tokens = program.buffers["tokens"].view(batch, -1)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = torch.tensor(prompt)
+    done = program.run(0, STEPS)
+    return tokens.cpu(), program.buffers["logits"].cpu().view(batch, -1), done
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
+)
+def test_rows_are_what_each_is_alone(
+    model: Any, where: str, request: pytest.FixtureRequest
+) -> None:
+    make = request.getfixturevalue(where)
+    tokens, logits, done = run(model, make, 3, PROMPTS)
+    assert done == STEPS
+    for row, prompt in enumerate(PROMPTS):
+        alone, own, _ = run(model, make, 1, [prompt])
+        assert torch.equal(tokens[row], alone[0])
+        torch.testing.assert_close(logits[row], own[0], rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
+)
+def test_the_last_row_to_stop_ends_the_launch(
+    model: Any, where: str, request: pytest.FixtureRequest
+) -> None:
+    make = request.getfixturevalue(where)
+    free, _, _ = run(model, make, 3, PROMPTS)
+    generated = [row[len(prompt) :].tolist() for row, prompt in zip(free, PROMPTS, strict=True)]
+    stop = {generated[0][2], generated[1][5], generated[2][4]}
+    tokens, _, done = run(model, make, 3, PROMPTS, stop=sorted(stop))
+    ends: list[int] = []
+    for row, prompt in enumerate(PROMPTS):
+        first = next(i for i, token in enumerate(generated[row]) if token in stop)
+        end = len(prompt) + first
+        assert torch.equal(tokens[row, : end + 1], free[row, : end + 1])
+        assert tokens[row, end + 1] == -2
+        ends.append(end)
+    assert done == max(ends)
