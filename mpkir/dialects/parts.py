@@ -54,10 +54,12 @@ class PartsAttr(ParametrizedAttribute):
         return PartsAttr([name for name, _ in parts], [rows for _, rows in parts]).parameters
 
     def print_parameters(self, printer: Printer) -> None:
+        def part(name: str, rows: int) -> None:
+            printer.print_string_literal(name)
+            printer.print_string(f" : {rows}")
+
         with printer.in_angle_brackets():
-            printer.print_list(
-                self.items, lambda part: printer.print_string(f"{StringAttr(part[0])} : {part[1]}")
-            )
+            printer.print_list(self.items, lambda each: part(*each))
 
     def verify(self) -> None:
         rows = self.rows.get_values()

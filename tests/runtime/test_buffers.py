@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.buffers import ALIGNMENT, TORCH_DTYPES, allocate, bind, dtype_name
-from mpkir.runtime.manifest import DTYPE_BYTES, Buffer
+from mpkir.runtime.buffers import ALIGNMENT, TORCH_DTYPES, allocate, bind, dtype_name, packed
+from mpkir.runtime.manifest import DTYPE_BYTES, Buffer, Part
 
 CPU = torch.device("cpu")
 WEIGHT = Buffer("w", "weight", "bfloat16", (16, 8), source="layer.weight")
@@ -65,4 +67,44 @@ def test_other_weights_are_copied_right():
 def test_misfits(tensors: dict[str, torch.Tensor], message: str):
     with pytest.raises(MpkirError) as caught:
         bind(WEIGHT, tensors, CPU)
+    assert message in str(caught.value)
+
+
+JOINED = Buffer(
+    "qk", "weight", "float32", (24, 64), parts=(Part("q.weight", 16), Part("k.weight", 8))
+)
+
+
+def test_parts_are_joined_row_after_row():
+    tensors = {"k.weight": torch.randn(8, 64), "q.weight": torch.randn(64, 16).t()}
+    whole = torch.cat([tensors["q.weight"], tensors["k.weight"]])
+    bound = bind(JOINED, tensors, CPU)
+    assert torch.equal(bound, whole)
+    assert bound.data_ptr() % ALIGNMENT == 0
+    tensors["k.weight"].zero_()
+    assert torch.equal(bound, whole), "a copy"
+    bias = Buffer("b", "weight", "float32", (5,), parts=(Part("q.bias", 2), Part("k.bias", 3)))
+    pieces = {"q.bias": torch.tensor([1.0, 2]), "k.bias": torch.tensor([3.0, 4, 5])}
+    assert bind(bias, pieces, CPU).tolist() == [1, 2, 3, 4, 5]
+
+
+def test_joined_parts_may_be_packed():
+    tensors = {"k.weight": torch.randn(8, 64), "q.weight": torch.randn(16, 64)}
+    whole = torch.cat([tensors["q.weight"], tensors["k.weight"]])
+    assert torch.equal(bind(replace(JOINED, packed=True), tensors, CPU), packed(whole))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (None, "weight 'k.weight' is missing among 1 tensors"),
+        (9, "weight 'k.weight' is float32[9, 64], the program was compiled for float32[8, 64]"),
+    ],
+)
+def test_parts_that_misfit(rows: int | None, message: str):
+    tensors = {"q.weight": torch.randn(16, 64)}
+    if rows is not None:
+        tensors["k.weight"] = torch.randn(rows, 64)
+    with pytest.raises(MpkirError) as caught:
+        bind(JOINED, tensors, CPU)
     assert message in str(caught.value)

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import Buffer, FileRecord, LanguageRoles, Manifest, Signature, Target
+from mpkir.runtime.manifest import (
+    Buffer,
+    FileRecord,
+    LanguageRoles,
+    Manifest,
+    Part,
+    Signature,
+    Target,
+)
 
 
 def test_round_trip(manifest: Manifest):
@@ -86,3 +94,24 @@ def test_names_are_in_the_order_of_ids(manifest: Manifest):
         manifest, buffers=(*manifest.buffers, Buffer("q", "input", "bool", ()))
     )
     assert added.names.buffers == ("x", "w", "scale", "y", "z", "q")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": (Part("a", 4), Part("b", 5))}, "parts of [4, 5] rows do not fill the shape [8"),
+        ({"source": "c"}, "only weights and constants have parts, instead of a source"),
+        ({"kind": "scratch"}, "inputs, outputs and scratch have no source"),
+        ({"packed": True, "shape": (8, 32)}, "packed parts are whole blocks, not [4, 4] rows"),
+    ],
+)
+def test_parts_that_misfit(manifest: Manifest, changes: dict[str, Any], message: str):
+    good = Buffer("j", "weight", "bfloat16", (8, 3), parts=(Part("a", 4), Part("b", 4)))
+    assert good.sources == ("a", "b")
+    buffers = manifest.buffers
+    whole = dataclasses.replace(manifest, buffers=(*buffers, good))
+    assert Manifest.from_json(whole.to_json(), "m.json") == whole
+    bad = dataclasses.replace(good, **changes)
+    with pytest.raises(MpkirError) as caught:
+        dataclasses.replace(manifest, buffers=(*buffers, bad)).validate()
+    assert message in str(caught.value)
