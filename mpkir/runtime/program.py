@@ -13,7 +13,7 @@ from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact, load_artifact
 from mpkir.runtime.buffers import allocate, bind, check_fits, values_of
 from mpkir.runtime.host import check_host
-from mpkir.runtime.manifest import Manifest, Signature, Target
+from mpkir.runtime.manifest import Buffer, Manifest, Signature, Target
 from mpkir.runtime.table import Table
 
 
@@ -32,6 +32,7 @@ class Program:
     weights   tensors by source name, instead of those the artifact holds or refers to; a tensor
               on the right device is used in place, not copied
     device    of a GPU program; None is the current one
+    beside    another program on the same weights and device: what both hold alike lies there once
 
     Raises MpkirError if this machine is not the target, or a weight is missing or misfits.
     """
@@ -41,13 +42,17 @@ class Program:
         artifact: Artifact,
         weights: Mapping[str, torch.Tensor] | None = None,
         device: torch.device | str | None = None,
+        beside: Program | None = None,
     ) -> None:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.table = artifact.table
         self.device = _device_of(self.manifest.target, device)
         check_host(self.manifest.target, self.device, str(artifact.path))
-        self._buffers = self._allocate(artifact.weights() if weights is None else weights)
+        self._buffers = self._allocate(
+            artifact.weights() if weights is None else weights,
+            {} if beside is None else beside.weights,
+        )
         self.launcher = _launcher(
             self.manifest, artifact.binary_path, self.table, list(self._buffers.values())
         )
@@ -81,6 +86,12 @@ class Program:
             )
         spec = next(buffer for buffer in self.manifest.buffers if buffer.name == name)
         return values_of(spec, self._buffers[name]).clone() if spec.flagged else self._buffers[name]
+
+    @property
+    def weights(self) -> dict[Buffer, torch.Tensor]:
+        """The memory of the weights, by what the manifest says of each."""
+        held = (buffer for buffer in self.manifest.buffers if buffer.kind == "weight")
+        return {buffer: self._buffers[buffer.name] for buffer in held}
 
     def reset(self) -> None:
         """Give every state (caches, token sequence) its initial value again."""
@@ -119,8 +130,10 @@ class Program:
             return pytree.tree_unflatten(results, pytree.treespec_loads(signature.out_tree))
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _allocate(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Memory by buffer name, in the order of the buffers' ids."""
+    def _allocate(
+        self, weights: Mapping[str, torch.Tensor], held: Mapping[Buffer, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Memory by buffer name, in the order of the buffers' ids; of those held already, that."""
         tensors = {"weight": weights, "constant": self.artifact.constants()}
         if not weights and any(buffer.kind == "weight" for buffer in self.manifest.buffers):
             raise MpkirError(
@@ -129,7 +142,9 @@ class Program:
                 hint="hand them over: load(path, weights={name: tensor, ...})",
             )
         return {
-            buffer.name: bind(buffer, tensors[buffer.kind], self.device)
+            buffer.name: held[buffer]
+            if buffer in held
+            else bind(buffer, tensors[buffer.kind], self.device)
             if buffer.kind in tensors
             else allocate(buffer, self.device)
             for buffer in self.manifest.buffers
