@@ -146,11 +146,7 @@ __device__ __forceinline__ void operator_dispatcher(Shared<P>& s, const Operator
 }
 
 template <class P>
-__device__ __forceinline__ void run_streaming(const OperatorArgs& args, char* memory) {
-  Shared<P>& s = *reinterpret_cast<Shared<P>*>(memory);
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (threadIdx.x == 0) set_up<P>(s);
-  __syncthreads();
+__device__ __forceinline__ void play_operator(Shared<P>& s, const OperatorArgs& args, int warp, int lane) {
   if (warp < COMPUTE_WARPS) {
     compute_role<P>(s, args.launch, warp, lane);
   } else if (warp == LOADER_WARP) {
@@ -177,10 +173,9 @@ __device__ __forceinline__ void run_cooperative(const OperatorArgs& args, char* 
   }
 }
 
-// By all threads when their roles are played: the CTA that is done last ends the step.
+// By one thread of each CTA of a step's last kernel, when its tasks are done.
 __device__ __forceinline__ void end_step(const OperatorArgs& args, int tokens) {
-  __syncthreads();
-  if (threadIdx.x != 0 || is_over(args)) return;
+  if (is_over(args)) return;
   Progress& progress = *args.progress;
   if (add_acquire_release(&progress.arrived, 1) != gridDim.x) return;
   progress.arrived = 0;
@@ -193,11 +188,17 @@ __device__ __forceinline__ void run_operator(const OperatorArgs& args) {
   extern __shared__ __align__(1024) char dynamic[];
   let_next_start();
   if constexpr (P::body::streams) {
-    run_streaming<P>(args, dynamic);
+    Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
+    if (threadIdx.x == 0) set_up<P>(s);
+    __syncthreads();
+    play_operator<P>(s, args, threadIdx.x / 32, threadIdx.x % 32);
   } else {
     run_cooperative<P>(args, dynamic);
   }
-  if (args.last) end_step(args, P::tokens);
+  if (args.last) {
+    __syncthreads();
+    if (threadIdx.x == 0) end_step(args, P::tokens);
+  }
 }
 
 // What the host has to know of a kernel.

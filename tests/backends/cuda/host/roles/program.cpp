@@ -1,83 +1,10 @@
-// A program of two bodies, one of each kind, for the roles to run. Operands: the numbers that a
-// task reads, one weight for each task, the numbers that it writes. A task makes
-//   y[index] = (31 * sum of x + weight[index] + index + position) mod 2^31
-// and wastes time that depends on its place and the step.
+// A program of the two bodies, all workers at once.
 #include <thread>
 #include <vector>
 
-#include "runtime.cuh"
-
-// Which family stops the loop, and of how many of its results one does.
-extern "C" int stop_family, stop_modulus;
-int stop_family = -1, stop_modulus = 1;
+#include "program.hpp"
 
 namespace {
-
-using mpk::i64, mpk::LaunchArgs, mpk::Work;
-
-// x: a count, then as many numbers.
-i64 sum(const i64* x) {
-  i64 result = 0;
-  for (i64 i = 0; i < x[0]; ++i) result += x[1 + i];
-  return result;
-}
-i64 make(const Work& work, i64 total, i64 weight) {
-  volatile i64 waste = 0;
-  for (int i = (work.index * 7 + work.step * 13) % 11 * 300; i > 0; --i) waste = waste + i;
-  return (31 * total + weight + work.index + work.position) & 0x7fffffff;
-}
-
-struct Plain {
-  static constexpr bool streams = false;
-  static constexpr int scratch_bytes = 64, partial_bytes = 0;
-
-  static void run(const Work& work, const LaunchArgs& args, char* scratch) {
-    i64* total = reinterpret_cast<i64*>(scratch);
-    const bool first = threadIdx.x / 32 == 0;
-    if (first) *total = sum(work.at<i64>(0));
-    mpk::compute_sync();
-    const i64 result = make(work, *total, work.at<i64>(1)[work.index]);
-    if (!first) work.at<i64>(2)[1 + work.index] = result;  // the other warp stores
-    if (first && work.family == stop_family && result % stop_modulus == 0)
-      __atomic_store_n(&args.control->stop_at, work.step + 1, __ATOMIC_RELAXED);
-  }
-};
-
-struct Stream {
-  static constexpr bool streams = true;
-  static constexpr int scratch_bytes = 0, partial_bytes = 16;
-
-  template <class L>
-  static bool load(L& loader, const Work& work) {
-    return loader.issue(work.at<char>(1) + 8 * work.index, 8);
-  }
-  template <class C>
-  static void compute(C& role) {
-    const int family = role.work().family, step = role.work().step;
-    if (!role.wait_ready()) return;
-    role.wait_published();
-    const i64 total = sum(role.work().template at<i64>(0));
-    for (;;) {
-      i64 weight;
-      std::memcpy(&weight, role.wait_stage(), 8);
-      role.release_stage();
-      i64* partial = reinterpret_cast<i64*>(role.partial());
-      partial[role.warp] = role.warp == 0 ? total : weight;
-      role.hand_over();
-      role.finish_task();
-      role.wait_filled();
-      const Work& next = role.work();
-      if (next.body < 0 || next.family != family || next.step != step) return;
-      if (!role.wait_ready()) return;
-    }
-  }
-  template <class R>
-  static void publish(R& role, const Work& work) {
-    const i64* partial = reinterpret_cast<const i64*>(role.wait_partial());
-    work.at<i64>(2)[1 + work.index] = make(work, partial[0], partial[1]);
-    role.published(work);
-  }
-};
 
 struct program {
   static constexpr int tokens = 1, shared_bytes = 1 << 20, ring_slots = 3, in_flight = 2;

@@ -41,7 +41,7 @@ constexpr int least(int a, int b) { return a < b ? a : b; }
 constexpr int most(int a, int b) { return a < b ? b : a; }
 
 constexpr int WARP = 1;
-constexpr int COMPUTE_WARPS = 2;
+constexpr int COMPUTE_WARPS = 2, COMPUTE_THREADS = 32 * COMPUTE_WARPS;
 constexpr int ARRIVING = 1;
 
 // Arrivals that are missing << 32 | phases over.
