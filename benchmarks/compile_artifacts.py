@@ -62,7 +62,7 @@ def compile_model(name: str, given: argparse.Namespace) -> None:
                 artifact = compile_variant(
                     source,
                     scheduled_by(given.policy, ablation),
-                    target=given.target,
+                    target=f"{given.target}{{launch={given.launch}}}",
                     batch=batch,
                     capacity=given.capacity,
                     workers=None,
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--target", default="h100")
     parser.add_argument("--policy", default=POLICY)
+    parser.add_argument("--launch", default="persistent", help="or per-operator")
     parser.add_argument("--output", type=Path, default=Path("build/h100"))
     parser.add_argument("--capacity", type=int, default=CAPACITY)
     parser.add_argument("--batch", default="1", help="batch sizes, as in 1,2,4")

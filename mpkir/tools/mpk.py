@@ -47,6 +47,10 @@ Policy = Annotated[
     str | None,
     typer.Option(help="Who schedules: round-robin, list, hybrid, dynamic, or a plugin's."),
 ]
+Launch = Annotated[
+    str | None,
+    typer.Option(help="persistent: one kernel that stays; per-operator: a kernel for each (GPUs)."),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
@@ -145,6 +149,7 @@ def compile(
         typer.Option(help="Safetensors to refer to, for IR or a config.json; may be repeated."),
     ] = None,
     policy: Policy = None,
+    launch: Launch = None,
     dump: Annotated[
         Path | None, typer.Option("--dump-dir", help="Write the IR after every pass here.")
     ] = None,
@@ -163,6 +168,7 @@ def compile(
     Examples:
       mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
       mpk compile config.json -t h100 -o llama
+      mpk compile config.json -t h100 --launch per-operator -o llama-baseline
       mpk compile step.mlir --weights model.safetensors -o step
     """
     from mpkir.tools import sources
@@ -174,7 +180,7 @@ def compile(
     with StageDisplay() as display:
         artifact = sources.compile_source(
             source,
-            target,
+            target if launch is None else f"{target}{{launch={launch}}}",
             workers=workers,
             capacity=capacity,
             batch=batch,
