@@ -97,3 +97,21 @@ def test_prompt_step_is_as_good_as_torch(make_model, tokens_per_step):
     RaiseOperatorsPass().apply(Context(), module)
     module.verify()
     check(step_logits(module, model, tokens, tokens_per_step), *references(model, tokens))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "mistral", "interleaved-rotary"])
+def test_rows_of_a_batch_are_as_good_as_torch(make_model, architecture):
+    model, rows = make_model(architecture), 3
+    tokens = torch.randint(0, 256, (rows, 65))
+    module = decode_step(model, 80, batch=rows)
+    RaiseOperatorsPass().apply(Context(), module)
+    module.verify()
+    assert names_of(module) <= RAISED
+    weights = {name: as_array(value) for name, value in weights_of(model).items()}
+    program, states = TensorProgram(module, weights), initial_states(module)
+    assert states["tokens"].shape == (rows, 81)
+    states["tokens"][:, :65] = tokens.numpy()
+    logits = [program.step(states, {}, position)["logits"] for position in range(65)]
+    for row in range(rows):
+        ours = np.concatenate([step[row] for step in logits])
+        check(ours, *references(model, tokens[row]))

@@ -93,3 +93,27 @@ def test_read_and_append_as_operators(start):
     got = step(2, k=torch.tensor([[5, 6]]))
     assert got["r"].tolist() == [[3, 4]]
     assert got["tokens"].tolist() == [1, 2, 3, 4, 6, -1, -1, -1, -1]
+
+
+def test_read_and_append_of_several_sequences(start):
+    step = start(
+        """
+      %s = mpk_tensor.state "tokens" initial -1 : tensor<3x9xi64>
+      %p = mpk_tensor.position : tensor<1xi64>
+      %r = mpk_tensor.sequence_read %s at %p : (tensor<3x9xi64>, tensor<1xi64>) -> tensor<3x1xi64>
+      %k = mpk_tensor.input "k" : tensor<3x1xi64>
+      %n = mpk_tensor.sequence_append %s, %k at %p stop [7] : (tensor<3x9xi64>, tensor<3x1xi64>,
+        tensor<1xi64>) -> tensor<3x9xi64>
+      mpk_tensor.output "r", %r : tensor<3x1xi64>
+      mpk_tensor.store_state "tokens", %n : tensor<3x9xi64>"""
+    )
+    tokens = step.buffers["tokens"]
+    tokens[:, :3] = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, -2]])
+    tokens[0, 3] = 7
+    got = step(2, k=torch.tensor([[5], [7], [9]]))
+    assert got["r"].tolist() == [[3], [6], [-2]]
+    assert tokens[:, 3:6].tolist() == [[7, -1, -1], [7, -2, -1], [9, -1, -1]]
+    tokens[2, 3:5] = -2
+    step.buffers["k"].copy_(torch.tensor([[7], [8], [8]]))
+    assert step.program.run(3, 4) == 1, "the last sequence to end stops the launch"
+    assert tokens[:, 3:7].tolist() == [[7, 7, -2, -1], [7, -2, -2, -1], [-2, -2, -2, -1]]
