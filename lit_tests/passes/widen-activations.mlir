@@ -83,3 +83,31 @@ func.func @leaves() {
   mpk_tensor.output "z", %z : tensor<1x8xbf16>
   func.return
 }
+
+// -----
+
+// A residual stream is wide from the embedding on; one that only a state takes keeps the table's type.
+
+// CHECK-LABEL: func.func @embedding
+// CHECK:       %x = mpk_tensor.embedding %table, %id : (tensor<16x8xbf16>, tensor<1xi64>) -> tensor<1x8xf32>
+// CHECK-NEXT:  %k = mpk_tensor.embedding %table, %id : (tensor<16x8xbf16>, tensor<1xi64>) -> tensor<1x8xbf16>
+// CHECK:       ^bb0(%{{.*}}: f32, %[[X:.*]]: f32):
+// CHECK-NEXT:  arith.addf %{{.*}}, %[[X]] : f32
+// CHECK:       } with %x : tensor<1x8xf32> : tensor<1x8xf32>
+func.func @embedding() {
+  %id = mpk_tensor.input "id" : tensor<1xi64>
+  %table = mpk_tensor.weight "table" : tensor<16x8xbf16>
+  %w = mpk_tensor.weight "w" : tensor<8x8xbf16>
+  %x = mpk_tensor.embedding %table, %id : (tensor<16x8xbf16>, tensor<1xi64>) -> tensor<1x8xbf16>
+  %k = mpk_tensor.embedding %table, %id : (tensor<16x8xbf16>, tensor<1xi64>) -> tensor<1x8xbf16>
+  %z = mpk_tensor.linear %x, [%w] epilogue {
+  ^bb0(%0 : f32, %1 : bf16):
+    %2 = arith.extf %1 : bf16 to f32
+    %3 = arith.addf %0, %2 : f32
+    %4 = arith.truncf %3 : f32 to bf16
+    mpk_tensor.yield %4 : bf16
+  } with %x : tensor<1x8xbf16> : tensor<1x8xbf16>, [tensor<8x8xbf16>] to tensor<1x8xbf16>
+  mpk_tensor.store_state "k", %k : tensor<1x8xbf16>
+  mpk_tensor.output "z", %z : tensor<1x8xbf16>
+  func.return
+}

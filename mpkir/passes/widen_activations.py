@@ -2,8 +2,8 @@
 
 A residual stream is added to by every layer; rounding it to bf16 each time is where most of a bf16
 model's error comes from. At decode time it is a few kilobytes beside gigabytes of weights, so fp32
-costs nothing, and results move towards the fp32 reference. What leaves the program (outputs,
-states) keeps its type.
+costs nothing, and results move towards the fp32 reference. Embeddings begin it in fp32 too, so that
+the first layer is like all others. What leaves the program (outputs, states) keeps its type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from xdsl.rewriter import Rewriter
 from mpkir.dialects import tensor
 
 _Product = tensor.LinearOp | tensor.ExpertLinearOp
-_Producer = _Product | tensor.ElementwiseOp
+_Producer = _Product | tensor.ElementwiseOp | tensor.EmbeddingOp
 
 
 def _scalar_argument(user: Operation, operand: int) -> BlockArgument | None:
@@ -52,6 +52,8 @@ def _is_summed(op: _Producer) -> bool:
         for use in op.result.uses
     ):
         return True
+    if isinstance(op, tensor.EmbeddingOp):
+        return False
     operands = op.inputs if isinstance(op, tensor.ElementwiseOp) else op.epilogue_args
     return any(tensor.element_type_of(operand) == f32 for operand in operands)
 
@@ -104,7 +106,9 @@ def _widen_argument(argument: BlockArgument) -> None:
 
 
 def _widen(op: _Producer) -> None:
-    region = op.body if isinstance(op, tensor.ElementwiseOp) else op.epilogue
+    region = None
+    if not isinstance(op, tensor.EmbeddingOp):
+        region = op.body if isinstance(op, tensor.ElementwiseOp) else op.epilogue
     if region is not None:
         _widen_yield(region.block)
     for use in tuple(op.result.uses):

@@ -114,7 +114,8 @@ def _memory(manifest: Manifest) -> RichTable:
     count: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for buffer in manifest.buffers:
-        kind = f"{buffer.kind}, donated" if buffer.donated else buffer.kind
+        traits = [("donated", buffer.donated), ("joined", buffer.parts), ("packed", buffer.packed)]
+        kind = ", ".join([buffer.kind, *(name for name, has in traits if has)])
         count[kind] += 1
         size[kind] += prod(buffer.shape) * TORCH_DTYPES[buffer.dtype].itemsize
     result = RichTable("kind", "buffers", "bytes", title="memory")

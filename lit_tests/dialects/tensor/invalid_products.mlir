@@ -112,3 +112,8 @@
 %x = "test.op"() : () -> tensor<1x8xbf16>
 %y = mpk_tensor.reduce sum %x dims [1] : tensor<1x8xbf16> to tensor<1xbf16>
 // CHECK: reduce keeps reduced dimensions with size 1, got tensor<1xbf16>
+
+// -----
+%t, %i = "test.op"() : () -> (tensor<4x8xf32>, tensor<2xi64>)
+%y = mpk_tensor.embedding %t, %i : (tensor<4x8xf32>, tensor<2xi64>) -> tensor<2x8xbf16>
+// CHECK: embedding from tensor<4x8xf32> does not give bf16

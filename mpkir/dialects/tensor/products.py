@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from xdsl.dialects.builtin import TensorType, f32, i64
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, TensorType, f32, i64
 from xdsl.ir import Attribute, Region, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -218,7 +218,7 @@ class EmbeddingOp(IRDLOperation):
 
     With `position` (tensor<Txi64>), ids is the whole sequence [C], or B sequences [B, C], and the
     op looks up `ids[b, position[t]]`; the result is then [B, T, H]. An id outside the table is the
-    caller's error; backends clamp it to the table.
+    caller's error; backends clamp it to the table. Of a bf16 or f16 table the result may be f32.
     """
 
     name = "mpk_tensor.embedding"
@@ -252,6 +252,10 @@ class EmbeddingOp(IRDLOperation):
             rows = (sequences_in(self.ids), *shape_of(self.position))
         if shape_of(self.result) != (*rows, shape_of(self.table)[1]):
             raise VerifyException(f"embedding of rows {rows} does not give {self.result.type}")
+        stored, given = element_type_of(self.table), element_type_of(self.result)
+        widened = isinstance(stored, BFloat16Type | Float16Type) and given == f32
+        if stored != given and not widened:
+            raise VerifyException(f"embedding from {self.table.type} does not give {given}")
 
 
 @irdl_op_definition
