@@ -19,6 +19,7 @@ from mpkir.errors import MpkirError
 from mpkir.pipeline import POLICY
 from mpkir.runtime.artifact import Artifact, write_artifact
 from mpkir.runtime.build_cuda import build_cuda
+from mpkir.runtime.recording import traced
 from mpkir.tools.ablations import DEFAULT, Ablation, ablations_named
 from mpkir.tools.bench.command import numbers
 from mpkir.tools.bench.models import model_source
@@ -72,9 +73,7 @@ def compile_model(name: str, given: argparse.Namespace) -> None:
             if given.checked:
                 write_variant(artifact, place.with_name(f"{place.name}-checked"), "MPK_CHECKED")
             if given.traced:
-                tasks = len(artifact.table.tasks)
-                traced = place.with_name(f"{place.name}-traced")
-                write_variant(artifact, traced, f"MPK_TRACE {tasks}")
+                traced(artifact)
             print(f"{place.name}: {perf_counter() - begun:.1f} s", flush=True)
 
 
@@ -100,7 +99,7 @@ def main() -> None:
     parser.add_argument(
         "--traced",
         action="store_true",
-        help="also OUTPUT/MODEL-traced, which notes when each task waited, ran and was done",
+        help="also a kernel in OUTPUT/MODEL that notes what tasks wait for: for trace_decode.py",
     )
     given = parser.parse_args()
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +23,7 @@ from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.program import Program
 
 Times = npt.NDArray[np.int64]
+Words = npt.NDArray[np.int32]
 
 MARKS = ("asked", "ready", "ready_data", "computed", "done")
 """Columns of `Recording.marks`; what they are stands in include/mpk/trace.cuh."""
@@ -33,7 +34,8 @@ STAGE_FIELDS = ("worker", "step", "task", "bytes", "asked", "free", "issued", "l
 STAGE_WORDS = 8
 """32-bit words of a stage in the kernel's memory."""
 
-MACRO = "MPK_TRACE"
+TRACED_BINARY = "traced.cubin"
+MACRO, VARIABLE = "MPK_TRACE", "mpk_trace"
 NOT_MARKED = -(2**31)
 _SLOT_BYTES = 16384
 _FORMAT = 1
@@ -70,17 +72,17 @@ class Recording:
     stages    [n, 8] STAGE_FIELDS, by worker and time of issue, of all weights in flight meanwhile;
               step -1 is the one before
     position  of the first step that was noted
-    step_ms   time of a step of this launch, and of the same launch of the untraced build (0 if that
-              was not measured)
+    step_ms   mean time of a step of this launch
     device    its name
+    untraced_ms  the same of the untraced build; 0 if it was not measured
     """
 
     marks: Times
     stages: Times
     position: int
     step_ms: float
-    untraced_ms: float
     device: str
+    untraced_ms: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -120,91 +122,93 @@ class Recording:
         return Recording(marks, stages, **about)
 
 
-def traced(artifact: Artifact, folder: Path) -> Artifact:
-    """The same program with a traced build of its kernel, which is kept in `folder`.
-
-    Raises MpkirError where the compiler of its target is missing.
+def traced(artifact: Artifact) -> Artifact:
+    """The same program with a traced build of its kernel. A GPU's is kept in the artifact's folder,
+    so that it need not be built where it runs. Raises MpkirError where it is neither there nor can
+    be built.
     """
-    source = f"#define {MACRO}\n" + artifact.source_path.read_text(encoding="utf-8")
     target = artifact.manifest.target
     if target.kind == "cpu":
         from mpkir.runtime.cpu import build
 
-        binary = build(source)
+        binary = build(_with_marks(artifact))
     else:
         from mpkir.runtime.build_cuda import build_cuda
 
-        folder.mkdir(parents=True, exist_ok=True)
-        binary = folder / "traced.cubin"
-        binary.write_bytes(build_cuda(source, target.arch))
-    manifest = replace(artifact.manifest, binary=str(binary.resolve()))
-    return replace(artifact, manifest=manifest)
+        binary = artifact.path / TRACED_BINARY
+        if not binary.is_file():
+            binary.write_bytes(build_cuda(_with_marks(artifact), target.arch))
+    return replace(artifact, manifest=replace(artifact.manifest, binary=str(binary.resolve())))
 
 
-def record(
-    program: Program, position: int, *, steps: int = 8, kept: int = 1, untraced_ms: float = 0.0
-) -> Recording:
-    """Launch `steps` steps of a traced build from `position` and keep the last `kept` but one: when
-    the last ends, loaders have nothing left to run ahead for.
+def _with_marks(artifact: Artifact) -> str:
+    return f"#define {MACRO}\n" + artifact.source_path.read_text(encoding="utf-8")
 
-    The states are used as they are. Raises MpkirError if the build is not traced.
+
+def record(program: Program, position: int, *, kept: int = 1, warm: int = 16) -> Recording:
+    """Run a traced build through `warm` steps, `kept` from `position` on, and one more, and keep
+    what it noted of those. It notes every step, in a ring, so all take as long as a traced one.
+
+    The states are used as they are: the tokens of a language model must stand there already. Raises
+    MpkirError if the build is not traced, or if there is no step before `position`.
     """
-    if steps < kept + 2:
-        raise MpkirError(f"{steps} steps are too few to keep {kept} with one on either side")
+    per_step = program.manifest.tokens_per_step
+    before = min(warm, position // per_step)
+    if before < 1:
+        raise MpkirError(f"position {position} has no step before it", hint="trace a later one")
     launcher: TracedLauncher = program.launcher  # pyright: ignore[reportAssignmentType]
-    # The steps on either side are noted too: their weights are in flight at begin and end.
-    held, first, table = kept + 2, steps - kept - 2, program.table
-    stage_count = _stages_to_hold(program, held)
+    table, steps, first = program.table, before + kept + 1, before - 1
+    places = 1 << (kept + 1).bit_length()
+    stage_count = _stages_to_hold(program, kept + 2)
     while True:
-        places = 1 << (held - 1).bit_length()
         marks = _zeros((places, table.task_count, len(MARKS)), program.device)
         stages = _zeros((table.worker_count, stage_count, STAGE_WORDS), program.device)
         counts = _zeros((table.worker_count,), program.device)
-        begin = Tracing(
-            *(each.data_ptr() for each in (marks, stages, counts)),
-            table.task_count,
-            first,
-            held,
-            places - 1,
-            stage_count - 1,
-        )
-        launcher.write_global("mpk_trace", bytes(begin))
+        addresses = (each.data_ptr() for each in (marks, stages, counts))
+        tracing = Tracing(*addresses, table.task_count, 0, steps, places - 1, stage_count - 1)
+        launcher.write_global(VARIABLE, bytes(tracing))
         try:
             begun = perf_counter()
-            done = program.run(position, steps)
+            done = program.run(position - before * per_step, steps)
             step_ms = (perf_counter() - begun) * 1e3 / max(done, 1)
         finally:
-            launcher.write_global("mpk_trace", bytes(Tracing()))
+            launcher.write_global(VARIABLE, bytes(Tracing()))
         if done < steps:
-            raise MpkirError(
-                f"the program stopped after {done} of {steps} steps", hint="trace fewer steps"
-            )
+            raise MpkirError(f"the program stopped by itself after {done} of {steps} steps")
         noted = counts.cpu().numpy().view(np.uint32)
-        if noted.max(initial=0) <= stage_count:
+        rings = list(zip(stages.cpu().numpy(), noted.tolist(), strict=True))
+        if all(_holds(ring, count, first) for ring, count in rings):
             break
-        stage_count = 1 << int(noted.max()).bit_length()
+        stage_count *= 2
+    wanted = [step & (places - 1) for step in range(first, first + kept + 2)]
     return _recording(
-        marks[:held].cpu().numpy(),
-        stages.cpu().numpy(),
-        noted,
+        marks.cpu().numpy()[wanted],
+        [_in_order(ring, count) for ring, count in rings],
         first,
-        position=position + (first + 1) * program.manifest.tokens_per_step,
+        position=position,
         step_ms=step_ms,
-        untraced_ms=untraced_ms,
         device=_name_of(program.device),
     )
 
 
+def _holds(ring: Words, count: int, first: int) -> bool:
+    """Whether a worker's ring of stages has all from step `first` on."""
+    return count <= len(ring) or int(ring[count % len(ring), 0]) < first
+
+
+def _in_order(ring: Words, count: int) -> Words:
+    """A ring's stages in the order in which they were noted."""
+    return ring[:count] if count <= len(ring) else np.roll(ring, -(count % len(ring)), axis=0)
+
+
 def _recording(
-    marks: npt.NDArray[np.int32],
-    stages: npt.NDArray[np.int32],
-    noted: npt.NDArray[np.uint32],
+    marks: Words,
+    rows: Sequence[Words],
     first: int,
     **about: Any,
 ) -> Recording:
     """Raw memory as nanoseconds. Clocks are modulo 2^32, and 0 is no time."""
     raw = marks.view(np.uint32)
-    rows = [stages[worker, :count] for worker, count in enumerate(noted.tolist())]
     workers = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     flat = np.concatenate(rows)
     inner = raw[1:-1]
@@ -218,7 +222,7 @@ def _recording(
 
     clocks = since(np.ascontiguousarray(flat[:, 3:7]).view(np.uint32))
     kept = np.where(inner != 0, since(inner), NOT_MARKED)
-    overlaps = (clocks[:, -1] > 0) & (clocks[:, 0] < kept.max())
+    overlaps = (clocks[:, -1] > 0) & (clocks[:, 0] < kept.max()) & (flat[:, 0] >= first)
     times = np.column_stack([workers, flat[:, 0] - first - 1, flat[:, 1:3], clocks])
     return Recording(kept, times[overlaps].astype(np.int64), **about)
 

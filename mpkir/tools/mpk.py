@@ -288,7 +288,10 @@ def bench(
         Path | None,
         typer.Option(help="Take compiled programs DIR/NAME, DIR/NAME+VARIANT; compile nothing."),
     ] = None,
-    target: Target = "cpu",
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="Of the artifact, or the CPU, if not given."),
+    ] = None,
     batch: Annotated[str, typer.Option(help="Batch sizes, as in 1,2,4.")] = "1",
     position: Annotated[
         str, typer.Option(help="Positions of the first timed step, as in 32,1000,4000.")
@@ -323,7 +326,7 @@ def bench(
     Examples:
       mpk bench smollm2 --runs 20 --json results.json
       mpk bench qwen3-0.6b -t h100 --ablate in-flight=4,unpacked --plot qwen.svg
-      mpk bench --artifacts build/h100/qwen3-0.6b -t h100 --position 1000,4000 --no-peers
+      mpk bench --artifacts build/h100 qwen3-0.6b --position 1000,4000 --no-peers
     """
     from mpkir.tools.ablations import ablations_named
     from mpkir.tools.bench import command
@@ -333,7 +336,7 @@ def bench(
         Console().print(command.ablation_table())
         return
     settings = Settings(
-        target=target,
+        target=target or "",
         batches=command.numbers(batch, "batch sizes"),
         positions=command.numbers(position, "positions"),
         steps=steps,
@@ -410,6 +413,65 @@ def simulate(
         console = Console()
         for table in tables:
             console.print(table)
+
+
+@app.command()
+@_readable_errors
+def trace(
+    artifact: ArtifactPath,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Files to write, without their endings.")
+    ] = Path("trace"),
+    given: Annotated[
+        Path | None, typer.Option("--from", help="Draw this recording (.npz) of the artifact.")
+    ] = None,
+    position: Annotated[int, typer.Option(help="The first step's place in the sequence.")] = 100,
+    steps: Annotated[int, typer.Option(help="Steps to keep.")] = 1,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="For an artifact without weights.")
+    ] = False,
+    plan: Annotated[
+        str | None, typer.Option(help="What it was compiled from: draw the simulated step, too.")
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    perfetto: Annotated[bool, typer.Option(help="Write OUTPUT.pftrace as well.")] = True,
+    json: Annotated[
+        Path | None, typer.Option(help="Write the facts to this file; - prints them.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Show a step as it ran: workers by time, waits and their causes, the critical path.
+
+    Runs a traced build of the artifact on its target, or reads what was recorded elsewhere, and
+    writes a recording (.npz), a page (.html) and a Perfetto trace (.pftrace).
+
+    \b
+    Examples:
+      mpk trace smollm2 --position 32
+      mpk trace llama --from llama.npz --plan config.json -o llama-trace
+    """
+    from mpkir.tools.display import StageDisplay
+    from mpkir.tools.trace import command
+
+    with StageDisplay() as display:
+        found, written = command.run(
+            artifact,
+            output,
+            given=given,
+            position=position,
+            kept=steps,
+            random=random_weights,
+            plan=plan,
+            perfetto=perfetto,
+            title=title,
+            progress=display.progress,
+        )
+    if json is not None:
+        from mpkir.tools.simulation import write_json
+
+        write_json(json, found)
+    for path in written:
+        print(path, file=sys.stderr if str(json) == "-" else sys.stdout)
 
 
 @app.command()

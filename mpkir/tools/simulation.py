@@ -26,6 +26,7 @@ from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.pipeline import context, lower
 from mpkir.progress import Progress
 from mpkir.runtime.artifact import load_artifact
+from mpkir.runtime.recording import MARKS, Recording
 from mpkir.runtime.table import Table, TaskField
 from mpkir.tools.sharding import ALL_REDUCED, all_reduce_time, shard
 from mpkir.tools.sources import module_of
@@ -245,15 +246,9 @@ def _by_operator(title: str, *columns: str) -> RichTable:
 def read_trace(path: Path) -> Floats:
     """When each row of a table was done, in microseconds from the first task's start.
 
-    A file of `ns`, [rows, 3]: when the worker turned to the task, when its event had fired, when it
-    was done; as benchmarks/trace_decode.py writes it. Raises MpkirError.
+    Of the first step that `mpk trace` kept. Raises MpkirError.
     """
-    try:
-        with np.load(path) as file:
-            ns = file["ns"]
-    except (OSError, KeyError, ValueError) as error:
-        raise MpkirError(f"this is no trace ({error})", where=str(path)) from error
-    return (ns[:, 2] - ns[:, 1].min()) / 1e3
+    return Recording.load(path).marks[0, :, MARKS.index("done")] / 1e3
 
 
 def compare(played: Simulation, rows: Ints, done: Floats) -> dict[str, Any]:

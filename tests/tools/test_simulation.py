@@ -17,6 +17,7 @@ from mpkir.machine import machine_named
 from mpkir.pipeline import lower
 from mpkir.progress import SILENT
 from mpkir.runtime.artifact import load_artifact
+from mpkir.runtime.recording import Recording
 from mpkir.tools import mpk, simulation
 from mpkir.tools.sharding import shard_config
 from mpkir.tools.sources import compile_source, module_of
@@ -113,8 +114,10 @@ def test_a_table_and_a_trace(step: Path, tmp_path: Path, capsys: pytest.CaptureF
     table = load_artifact(tmp_path / "artifact").table
     _, rows = simulation.plan_of_table(played.plan, table)
     begin = played.ready.min()
-    ns = np.stack([played.ready, played.ready, played.end], axis=1)[rows] - begin
-    np.savez(tmp_path / "trace.npz", ns=(ns * 1000).astype(np.int64))
+    times = np.stack([played.ready] * 4 + [played.end], axis=1)[rows] - begin
+    marks = (times * 1000).astype(np.int64)[None]
+    recording = Recording(marks, np.zeros((0, 8), np.int64), 95, 1.0, "CPU")
+    recording.save(tmp_path / "trace.npz")
     found, _ = simulation.run(
         str(step),
         "cpu",
@@ -124,7 +127,7 @@ def test_a_table_and_a_trace(step: Path, tmp_path: Path, capsys: pytest.CaptureF
         trace=tmp_path / "trace.npz",
     )
     assert found["trace"]["error"] == pytest.approx(0, abs=1e-2)
-    np.savez(tmp_path / "short.npz", ns=(ns[:5] * 1000).astype(np.int64))
+    replace(recording, marks=marks[:, :5]).save(tmp_path / "short.npz")
     with pytest.raises(MpkirError, match="a trace of 5 tasks"):
         simulation.run(
             str(step),

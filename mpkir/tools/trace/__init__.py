@@ -1,0 +1,1 @@
+"""`mpk trace`: steps that ran, by worker and time (docs/tracing.md)."""
