@@ -25,15 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(MEASURED))
     parser.add_argument("--artifacts", type=Path, default=Path("build/h100"))
-    parser.add_argument("--target", default="h100")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--no-peers", action="store_true")
     given = parser.parse_args()
-    settings = Settings(
-        target=given.target, runs=given.runs, repeats=given.repeats, artifacts=given.artifacts
-    )
+    settings = Settings(runs=given.runs, repeats=given.repeats, artifacts=given.artifacts)
     peers = None if given.no_peers else ["reduce-overhead"]
     try:
         command.run(given.models, settings, peers=peers, json=given.json)

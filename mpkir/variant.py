@@ -13,7 +13,7 @@ from mpkir.errors import MpkirError
 from mpkir.machine import Machine
 
 T = TypeVar("T")
-Value = int | float | bool | str
+Value = int | float | bool | str | tuple[str, ...]
 
 
 @dataclass(frozen=True)

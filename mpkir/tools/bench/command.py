@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mpkir.errors import MpkirError
-from mpkir.tools.ablations import TABLE, Ablation, ablation_named
+from mpkir.runtime.manifest import MANIFEST
+from mpkir.tools.ablations import DEFAULT, TABLE, Ablation, ablation_named
 from mpkir.tools.bench.models import model_source
 from mpkir.tools.bench.plot import write_plot
 from mpkir.tools.bench.programs import find_artifact
@@ -61,49 +62,75 @@ def run(
     errors: list[MpkirError] = []
     if plot is not None and plot.suffix != ".svg":
         raise MpkirError(f"plots are SVG, not {plot.suffix or plot.name}", hint="name it .svg")
-    if peers is not None:
-        settings = replace(settings, peers=peers_named(peers, settings))
     if not sources:
         if settings.artifacts is None:
             raise MpkirError("nothing to measure", hint="name a model or give --artifacts")
         sources = [str(settings.artifacts)]
     with StageDisplay() as display:
         for source in sources:
-            own = _with_per_operator(source, settings, per_operator)
-            for outcome in measure(source, own, display.note, display.progress):
-                records += outcome.records
-                errors += outcome.errors
-                if json is not None:
-                    append_records(json, outcome.records)
-                if plot is not None and records:
-                    write_plot(plot, records)
+            try:
+                own = _completed(source, settings, peers, per_operator)
+                for outcome in measure(source, own, display.note, display.progress):
+                    records += outcome.records
+                    errors += outcome.errors
+                    if json is not None:
+                        append_records(json, outcome.records)
+                    if plot is not None and records:
+                        write_plot(plot, records)
+            except MpkirError as error:
+                errors.append(error)
+            except RuntimeError as error:
+                # Out of memory, or a kernel that took the GPU's context with it.
+                errors.append(MpkirError(str(error).splitlines()[0], where=source))
     if records:
         # A log has no width of its own; a terminal has.
         console = Console() if Console().is_terminal else Console(width=120)
         console.print(table_of(records))
+    if len(errors) == 1:
+        raise errors[0]
     if errors:
-        raise MpkirError(
-            f"{len(errors)} measurements failed; " + "; ".join(str(error) for error in errors)
-        )
+        raise MpkirError(f"{len(errors)} failures: " + " | ".join(str(error) for error in errors))
 
 
-def _with_per_operator(source: str, settings: Settings, wanted: bool | None) -> Settings:
+def _completed(
+    source: str, settings: Settings, peers: Sequence[str] | None, per_operator: bool | None
+) -> Settings:
+    """The settings for one model, with what the user has left open."""
+    settings = replace(settings, target=settings.target or _target_of(source, settings))
+    if peers is not None:
+        settings = replace(settings, peers=peers_named(peers, settings))
     graph = ablation_named(PER_OPERATOR)
-    if graph in settings.ablations or wanted is False:
+    if graph in settings.ablations or per_operator is False:
         return settings
-    if wanted is None and not _has_graph(source, settings, graph):
+    if per_operator is None and not _has_graph(source, settings, graph):
         return settings
     return replace(settings, ablations=(graph, *settings.ablations))
 
 
+def _directory(source: str, settings: Settings) -> Path | None:
+    """Where compiled programs are; None: nowhere, they are to be compiled."""
+    if settings.artifacts is None and (Path(source) / MANIFEST).is_file():
+        return Path(source)
+    return settings.artifacts
+
+
+def _target_of(source: str, settings: Settings) -> str:
+    """What the compiled program is for; the CPU where there is none."""
+    directory = _directory(source, settings)
+    if directory is None:
+        return "cpu"
+    found = find_artifact(directory, model_source(source).name, DEFAULT, settings.batches[0])
+    return found.manifest.target.name
+
+
 def _has_graph(source: str, settings: Settings, graph: Ablation) -> bool:
-    """Whether a program for this launch is there, or can be compiled."""
-    directory = settings.artifacts
-    if directory is None and not (Path(source) / "manifest.json").is_file():
+    """Whether a program with this launch is there, or can be compiled."""
+    directory = _directory(source, settings)
+    if directory is None:
         return settings.device.type == "cuda"
     try:
         for batch in settings.batches:
-            find_artifact(directory or Path(source), model_source(source).name, graph, batch)
+            find_artifact(directory, model_source(source).name, graph, batch)
     except MpkirError:
         return False
     return True

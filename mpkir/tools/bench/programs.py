@@ -30,9 +30,15 @@ class ProgramSource:
     ablation: Ablation
     artifact: Artifact
 
-    def load(self, weights: Mapping[str, torch.Tensor], device: torch.device) -> Compiled:
-        """It with memory on the device."""
-        program = Program(self.artifact, weights=weights, device=device)
+    def load(
+        self,
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device,
+        beside: Compiled | None = None,
+    ) -> Compiled:
+        """It with memory on the device; weights that `beside` holds alike are shared with it."""
+        held = None if beside is None else beside.program
+        program = Program(self.artifact, weights=weights, device=device, beside=held)
         return Compiled(LoadedLanguageModel(program), self.ablation.name)
 
 

@@ -14,6 +14,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.progress import SILENT, Progress
+from mpkir.runtime.manifest import MANIFEST
 from mpkir.tools.ablations import Ablation
 from mpkir.tools.bench.checks import Reference, check
 from mpkir.tools.bench.models import ModelSource, model_source, weights_of
@@ -27,7 +28,8 @@ from mpkir.tools.bench.timing import Times, time_in_turns
 class Settings:
     """What to measure of each model."""
 
-    target: str = "cpu"
+    target: str = ""
+    """A machine's name; of the compiled program, or the CPU, if not given."""
     batches: tuple[int, ...] = (1,)
     positions: tuple[int, ...] = (32,)
     """Of the first timed step."""
@@ -78,7 +80,7 @@ def measure(
     """Measure a model, one outcome for each batch size. Raises MpkirError if nothing can run."""
     model = model_source(source)
     artifacts = settings.artifacts
-    if artifacts is None and (Path(source) / "manifest.json").is_file():
+    if artifacts is None and (Path(source) / MANIFEST).is_file():
         artifacts = Path(source)
     device = settings.device
     for batch in settings.batches:
@@ -125,9 +127,11 @@ def _measure_batch(
         model = source.build(device)
     weights = weights_of(model)
     facts = _check_all(programs, model, weights, batch, settings, device, outcome, say, progress)
-    systems: list[System] = [
-        each.load(weights, device) for each in programs if each.ablation.name in facts
-    ]
+    loaded: list[Compiled] = []
+    for each in programs:
+        if each.ablation.name in facts:
+            loaded.append(each.load(weights, device, loaded[0] if loaded else None))
+    systems: list[System] = [*loaded]
     capacity = _capacity(programs)
     systems += [Torch(model, mode, batch, capacity, device) for mode in settings.peers]
     for position in settings.positions:
@@ -139,8 +143,11 @@ def _measure_batch(
             times = found[system.label]
             if isinstance(times, MpkirError):
                 continue
-            checked = facts[system.variant] if isinstance(system, Compiled) else {}
-            outcome.records.append(_record(system, times, common, checked))
+            own: dict[str, Any] = {}
+            if isinstance(system, Compiled):
+                own["launch_us"] = round(system.launch_us(position, times.median), 1)
+                own |= facts[system.variant]
+            outcome.records.append(_record(system, times, common, own))
             say(_line(outcome.records[-1]))
     return outcome
 
@@ -219,7 +226,7 @@ def _common(
 
 
 def _record(
-    system: System, times: Times, common: dict[str, Any], checked: dict[str, Any]
+    system: System, times: Times, common: dict[str, Any], own: dict[str, Any]
 ) -> dict[str, Any]:
     assert isfinite(times.median)
     return {
@@ -230,7 +237,7 @@ def _record(
         **times.record(),
         "gb_s": round(common["bytes"] / times.median / 1e6, 1),
         "share_of_floor": round(common["floor_ms"] / times.median, 4),
-        **checked,
+        **own,
     }
 
 

@@ -7,6 +7,7 @@ a step fed to the next on the device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,8 @@ EAGER = "eager"
 COMPILED = ("reduce-overhead", "max-autotune")
 """Modes of torch.compile that use CUDA graphs."""
 PEERS = (EAGER, *COMPILED)
+LAUNCHES = 21
+"""Of one step each, to see what a launch costs."""
 
 
 class System(Protocol):
@@ -93,6 +96,11 @@ class Compiled:
         elapsed = now(self.program.device) - begun
         self._check_repeats(position, steps)
         return elapsed * 1e3 / done
+
+    def launch_us(self, position: int, step_ms: float) -> float:
+        """Microseconds from a launch to its first token, beyond a step: by single steps."""
+        times = [self.run(position, 1) for _ in range(LAUNCHES)]
+        return (median(times) - step_ms) * 1e3
 
     def _check_repeats(self, position: int, steps: int) -> None:
         """Runs with the same prompt have to end with the same tokens."""
