@@ -67,6 +67,9 @@ class CudaProgram:
                 max(len(table.events), 1), dtype=torch.int32, device=self.device
             )
             self._control = torch.zeros(_CONTROL_WORDS, dtype=torch.int32, device=self.device)
+            # What goes there and comes back does so in the stream's order, without a wait between.
+            self._asked = torch.zeros(_CONTROL_WORDS, dtype=torch.int32).pin_memory()
+            self._answer = torch.zeros(_CONTROL_WORDS, dtype=torch.int32).pin_memory()
             self._queues = torch.zeros(
                 (table.worker_count, queue_words(table)), dtype=torch.int64, device=self.device
             )
@@ -88,7 +91,8 @@ class CudaProgram:
 
     def launch(self, position: int, steps: int) -> None:
         """Start a run; `finish` must follow before the next launch."""
-        self._control.copy_(torch.tensor([steps, *[0] * (_CONTROL_WORDS - 1)], dtype=torch.int32))
+        self._asked[0] = steps
+        self._control.copy_(self._asked, non_blocking=True)
         tasks, workers, families = self._arrays
         args = GpuLaunchArgs(
             self._pointers.data_ptr(),
@@ -124,7 +128,9 @@ class CudaProgram:
     def finish(self, steps: int) -> int:
         """Wait for the run of `steps` steps that was launched; the number of steps done."""
         try:
-            control = self._control.tolist()
+            self._answer.copy_(self._control, non_blocking=True)
+            torch.cuda.current_stream(self.device).synchronize()
+            control = self._answer.tolist()
         except RuntimeError as error:
             raise MpkirError(
                 f"the kernel failed: {str(error).splitlines()[0]}",
