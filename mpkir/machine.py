@@ -20,6 +20,9 @@ from mpkir.registry import named
 LAUNCHES = ("persistent", "per-operator")
 """How a step is run: by one kernel that stays, or by a kernel for each operator."""
 
+HANDOFFS = ("counter", "flag")
+"""By an event for all that a task writes, or by each element of an activation for itself."""
+
 _TARGET = re.compile(r"(?P<name>[^{}]+)\{launch=(?P<launch>[^{}]*)\}")
 
 _RESERVED = 1024
@@ -69,7 +72,7 @@ class Tiles:
     """What sizes of tasks pay on a machine."""
 
     attention_chunk: int
-    """Cache rows that one task of a split attention reads."""
+    """Most neighbouring cache rows that one task of a split attention takes."""
     argmax_chunks: int
     """Parts that an argmax over the vocabulary is cut in."""
     max_rows: int
@@ -164,6 +167,8 @@ class Machine:
     """Who prints and builds its code, by name; by its kind if not given."""
     launch: str = "persistent"
     """One of LAUNCHES."""
+    handoffs: tuple[str, ...] = ("counter",)
+    """How tasks on different workers can hand over, of HANDOFFS."""
 
     @property
     def block_memory(self) -> int:
@@ -275,6 +280,13 @@ def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
         timing = Timing(**data.get("timing", {}))
     except TypeError as error:
         raise MpkirError(f"the machine model's timing is wrong ({error})", where=name) from error
+    handoffs = tuple(data.get("handoffs", HANDOFFS[:1]))
+    if unknown := [each for each in handoffs if each not in HANDOFFS]:
+        raise MpkirError(
+            f"no hand-off is named {unknown[0]!r}",
+            where=name,
+            hint=f"choose of {', '.join(HANDOFFS)}",
+        )
     return Machine(
         name=name,
         arch=data["arch"],
@@ -287,4 +299,5 @@ def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
         tiles=Tiles(**data["tiles"]),
         timing=timing,
         backend=data.get("backend", ""),
+        handoffs=handoffs,
     )

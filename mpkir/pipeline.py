@@ -16,6 +16,7 @@ from xdsl.passes import ModulePass
 
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, launched, machine_named
+from mpkir.passes.choose_handoffs import ChooseHandoffsPass
 from mpkir.passes.eliminate_dependencies import EliminateDependenciesPass
 from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.fuse_operators import FuseOperatorsPass
@@ -40,6 +41,10 @@ from mpkir.variant import DEFAULT, Variant
 POLICY = "round-robin"
 """Who schedules the tasks where the user does not say."""
 
+_PLACING = ("round-robin", "list")
+"""Policies that give every task its worker, so that nobody looks for a value in front of who writes
+it."""
+
 
 def stages(
     machine: Machine, policy: str = POLICY, variant: Variant = DEFAULT
@@ -60,7 +65,7 @@ def stages(
         # One worker must not do alone what many can share.
         SplitReductionsPass(
             attention_chunk=tiles.attention_chunk,
-            attention_tasks=4 * workers,
+            attention_tasks=workers if machine.streams else 4 * workers,
             argmax_chunks=tiles.argmax_chunks,
         ),
         # Task level: grids of tasks on buffers.
@@ -71,6 +76,8 @@ def stages(
             min_elements=tiles.min_elements,
             row_multiple=tiles.row_multiple,
         ),
+        # What a value can say itself needs no event.
+        *((ChooseHandoffsPass(),) if _has_flags(machine, policy, variant) else ()),
         # Activations take each other's memory where that makes nobody wait.
         PlanMemoryPass(),
         *(
@@ -80,6 +87,15 @@ def stages(
         ),
     )
     return variant.passes_of(_with_plugins(own))
+
+
+def _has_flags(machine: Machine, policy: str, variant: Variant) -> bool:
+    """Whether tasks may hand over by flagged buffers."""
+    for name, option, value in variant.options:
+        if (name, option) == (ScheduleTasksPass.name, "policy"):
+            policy = str(value)
+    placed = machine.launch == "persistent" and policy in _PLACING
+    return placed and "flag" in machine.handoffs
 
 
 def _one_kernel(machine: Machine, policy: str) -> tuple[ModulePass, ...]:

@@ -27,6 +27,7 @@ _PASSES = {
     "mpk-join-linears": "mpkir.passes.join_linears:JoinLinearsPass",
     "mpk-split-reductions": "mpkir.passes.split_reductions:SplitReductionsPass",
     "mpk-partition-tiles": "mpkir.passes.partition_tiles:PartitionTilesPass",
+    "mpk-choose-handoffs": "mpkir.passes.choose_handoffs:ChooseHandoffsPass",
     "mpk-plan-memory": "mpkir.passes.plan_memory:PlanMemoryPass",
     "mpk-lower-dependencies": "mpkir.passes.lower_dependencies:LowerDependenciesPass",
     "mpk-fuse-events": "mpkir.passes.fuse_events:FuseEventsPass",

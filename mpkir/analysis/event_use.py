@@ -13,6 +13,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 
 from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import Family, Ints, evaluate
+from mpkir.analysis.flag_edges import FlagEdge, flag_edges_of
 from mpkir.dialects import event
 from mpkir.errors import MpkirError
 
@@ -34,6 +35,8 @@ class EventUse:
     counters: int
     waits: tuple[Use, ...]
     signals: tuple[Use, ...]
+    flags: tuple[FlagEdge, ...] = ()
+    """Through flagged buffers, without a counter."""
 
     @property
     def released(self) -> int:
@@ -57,10 +60,18 @@ class EventUse:
         depth = [np.ones(family.size, np.int64) for family in self.families]
         fired = np.zeros(self.counters, np.int64)
         waits, signals = self._by_family(self.waits), self._by_family(self.signals)
+        flags: list[list[FlagEdge]] = [[] for _ in self.families]
+        for flag in self.flags:
+            flags[flag.later.number].append(flag)
         for family in self.topological():
             for use in waits[family]:
                 if not use.lag:
                     np.maximum(depth[family], fired[use.counter] + 1, out=depth[family])
+            for flag in flags[family]:
+                groups, written = flag.groups, np.zeros(flag.groups.count, np.int64)
+                before = depth[flag.earlier.number][groups.source]
+                np.maximum.at(written, groups.source_group, before)
+                np.maximum.at(depth[family], groups.target, written[groups.target_group] + 1)
             for use in signals[family]:
                 np.maximum.at(fired, use.counter, depth[family])
         return max((int(each.max()) for each in depth), default=0)
@@ -82,6 +93,8 @@ class EventUse:
         for use in self.signals:
             for counter in np.unique(use.counter).tolist():
                 after[use.family] |= waiting.get(counter, set())
+        for flag in self.flags:
+            after[flag.earlier.number].add(flag.later.number)
         missing = [0] * len(self.families)
         for each in after:
             for family in each:
@@ -183,4 +196,5 @@ def event_use_of(module: ModuleOp, families: tuple[Family, ...]) -> EventUse | N
         counters,
         tuple(use for n in numbers for use in uses(n, families[n].op.waits)),
         tuple(use for n in numbers for use in uses(n, families[n].op.signals)),
+        tuple(flag_edges_of(families)),
     )

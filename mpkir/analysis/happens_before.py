@@ -13,7 +13,8 @@ chain), so that the clocks of a model stay as wide as its layers are, not as lon
 Two relations are told apart where hand-offs by flags are about. *Done before*: the earlier task has
 read and computed, which is what a write must know before it destroys an operand. *Seen by*: all
 that the earlier task wrote is visible. A flag is the data itself, with no release and no acquire:
-it carries the first relation on, and of the second only its own elements.
+it carries the first relation on, and of the second only its own elements. So it is with flagged
+buffers; who has seen a part of what a task writes has waited for it, but does not know it done.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mpkir.analysis.families import Ints
+from mpkir.analysis.families import Family, Ints
+from mpkir.analysis.flag_closure import seen_in_parts
+from mpkir.analysis.flag_edges import FlagEdge
 from mpkir.analysis.schedule import Edge, Schedule, schedule_error
 from mpkir.dialects.event import Handoff
 
@@ -106,11 +109,25 @@ class _Run:
     of its counter."""
 
     def __init__(self, schedule: Schedule, through_flags: bool) -> None:
-        tasks, workers, counters = schedule.tasks, schedule.workers, len(schedule.counters)
+        tasks, workers = schedule.tasks, schedule.workers
         self.schedule = schedule
         self.joins = [through_flags or h is not Handoff.FLAG for h in schedule.handoffs]
         self.waits = _per_task(schedule, schedule.waits)
         self.signals = _per_task(schedule, schedule.signals)
+        self.sources: list[Ints] = []
+        """Who writes what each group of readers of a flagged buffer looks at: such a group has two
+        counters of its own behind the schedule's, as if there were any."""
+        self.buffers: list[str] = []
+        self.readers: dict[int, Ints] = {}
+        """Of each task of whose flagged elements nobody sees all, but some do together: they."""
+        self.seen_parts_of: dict[int, list[int]] = {}
+        """For each of those readers such tasks."""
+        self.add_flags(through_flags)
+        counters = len(schedule.counters) + len(self.sources)
+        self.signallers: list[list[int]] = [[] for _ in schedule.counters]
+        for task, signals in enumerate(_per_task(schedule, schedule.signals)):
+            for counter, _ in signals:
+                self.signallers[counter].append(task)
         self.groups = self.all_groups()
         self.clocks = np.zeros((STEPS, tasks, workers), np.int32)
         self.fired = np.zeros((STEPS, counters, workers), np.int32)
@@ -118,7 +135,8 @@ class _Run:
         lengths = np.array([len(tasks) for tasks in schedule.lists], np.int64)
         steps = np.arange(STEPS)[:, None]
         self.position = schedule.slot + 1 + steps * lengths[schedule.worker]
-        self.missing = [schedule.arrivals.tolist() for _ in range(STEPS)]
+        arrivals = [*schedule.arrivals.tolist(), *map(len, self.sources)]
+        self.missing = [arrivals.copy() for _ in range(STEPS)]
         self.blocked: dict[tuple[int, int], list[int]] = {}
         self.lists: list[list[int]] = [each.tolist() for each in schedule.lists]
         self.place = [0] * workers
@@ -127,6 +145,90 @@ class _Run:
         """How many groups each chain has; its component is that many after the workers'."""
         self.waiting = set(range(workers, workers + len(self.groups)))
         """Groups that have not run."""
+
+    def add_flags(self, joins: bool) -> None:
+        """Let readers of flagged buffers wait for the writers; `joins`: and know by that what the
+        tasks have read of which they have seen every element.
+        """
+        schedule, counter = self.schedule, len(self.schedule.counters)
+        for flag in schedule.flags:
+            groups = flag.groups
+            first, begin = (schedule.tasks_of(f).start for f in (flag.earlier, flag.later))
+            for is_whole in (True, False):
+                rows = groups.whole == is_whole
+                if not rows.any():
+                    continue
+                order = np.argsort(groups.source_group[rows], kind="stable")
+                source = groups.source[rows][order] + first
+                found, at = np.unique(groups.source_group[rows][order], return_index=True)
+                counters: dict[int, int] = {}
+                for group, sources in zip(found.tolist(), np.split(source, at[1:]), strict=True):
+                    counters[group] = counter
+                    for task in sources.tolist():
+                        self.signals[task] = [*self.signals[task], (counter, 0)]
+                    self.sources.append(sources)
+                    self.buffers.append(flag.buffer.sym.data)
+                    self.joins.append(joins and is_whole)
+                    counter += 1
+                targets = (groups.target + begin).tolist()
+                for task, group in zip(targets, groups.target_group.tolist(), strict=True):
+                    if group in counters:
+                        self.waits[task] = [*self.waits[task], (counters[group], 0)]
+
+        if joins:
+            self.find_parts()
+
+    def find_parts(self) -> None:
+        """Fill in `readers` and `seen_parts_of`."""
+        schedule = self.schedule
+        by_writer: dict[Family, list[FlagEdge]] = {}
+        for flag in schedule.flags:
+            by_writer.setdefault(flag.earlier, []).append(flag)
+        for family, flags in by_writer.items():
+            alone = np.zeros(family.size, bool)
+            for flag in flags:
+                alone[flag.groups.source[flag.groups.whole]] = True
+            if alone.all():
+                continue
+            begin = schedule.tasks_of(family).start
+            for task in np.flatnonzero(seen_in_parts(family, flags) & ~alone).tolist():
+                readers = np.unique(np.concatenate([_readers(schedule, f, task) for f in flags]))
+                self.readers[begin + task] = readers
+                for reader in readers.tolist():
+                    self.seen_parts_of.setdefault(reader, []).append(begin + task)
+
+    def add_seen_in_parts(self, step: int, counter: int) -> None:
+        """Who waits for a counter knows the tasks to be done of which those before it have seen all
+        together.
+        """
+        if not self.readers or not self.joins[counter]:
+            return
+        own = len(self.schedule.counters)
+        if counter < own:
+            frontier = self.signallers[counter]
+        else:
+            frontier = self.sources[counter - own].tolist()
+        clock = self.fired[step, counter]
+        seen: set[int] = set()
+        while frontier:
+            found = {task for reader in frontier for task in self.seen_parts_of.get(reader, ())}
+            frontier = [task for task in sorted(found - seen) if self.is_before(step, task, clock)]
+            seen |= set(frontier)
+            for task in frontier:
+                np.maximum(clock, self.clocks[step, task], out=clock)
+
+    def is_before(self, step: int, task: int, clock: Clocks) -> bool:
+        """Whether all who have seen a part of what a task flags are done by then."""
+        readers = self.readers[task]
+        places = self.component[step, readers]
+        return bool((clock[places] >= self.position[step, readers]).all())
+
+    def name(self, counter: int) -> str:
+        """What a task waits for, for messages."""
+        own = len(self.schedule.counters)
+        if counter < own:
+            return self.schedule.counters[counter]
+        return f"elements of {self.buffers[counter - own]!r}"
 
     def all_groups(self) -> list[_Group]:
         """The groups of dynamic tasks, in linear order."""
@@ -220,6 +322,7 @@ class _Run:
             np.maximum(self.fired[step, counter], clock, out=self.fired[step, counter])
             self.missing[step][counter] -= times
             if not self.missing[step][counter]:
+                self.add_seen_in_parts(step, counter)
                 ready += self.blocked.pop((step, counter), ())
 
     def check_finished(self) -> None:
@@ -249,7 +352,8 @@ class _Run:
             )
             source = self.absent(at, counter)
             step, head = self.behind(at, source)
-            text += f" for {schedule.counters[counter]}, which waits for "
+            verb = "waits" if counter < len(schedule.counters) else "wait"
+            text += f" for {self.name(counter)}, which {verb} for "
             text += schedule.describe(source)
             if head != source:
                 text += (
@@ -268,7 +372,11 @@ class _Run:
 
     def absent(self, step: int, counter: int) -> int:
         """A task that should signal a counter in a step and has not run."""
-        tasks = self.schedule.all_signals.of(counter).tolist()
+        own = len(self.schedule.counters)
+        if counter < own:
+            tasks = self.schedule.all_signals.of(counter).tolist()
+        else:
+            tasks = self.sources[counter - own].tolist()
         return next(task for task in tasks if not self.has_run(step, task))
 
     def has_run(self, step: int, task: int) -> bool:
@@ -285,6 +393,13 @@ class _Run:
             return step, task
         at, slot = divmod(self.place[worker], len(self.lists[worker]))
         return at, self.lists[worker][slot]
+
+
+def _readers(schedule: Schedule, flag: FlagEdge, task: int) -> Ints:
+    """The tasks that read something that a task of the edge's earlier family writes."""
+    groups = flag.groups
+    mine = np.isin(groups.target_group, groups.source_group[groups.source == task])
+    return groups.target[mine] + schedule.tasks_of(flag.later).start
 
 
 def _per_task(schedule: Schedule, edges: list[list[Edge]]) -> list[list[tuple[int, int]]]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 
 from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
+from mpkir.analysis.flag_edges import FlagEdge, flag_edges_of
 from mpkir.analysis.naming import operator_text
 from mpkir.analysis.task_graph import DEVICES
 from mpkir.dialects import event
@@ -69,6 +70,8 @@ class Schedule:
     """Of each counter in a step."""
     handoffs: tuple[Handoff, ...]
     """Of each counter."""
+    flags: tuple[FlagEdge, ...] = ()
+    """Through flagged buffers; they have no counter."""
 
     @property
     def tasks(self) -> int:
@@ -149,6 +152,7 @@ def schedule_of(module: ModuleOp) -> Schedule:
         tuple(names),
         np.array([each for op in events for each in op.arrivals_of_each], np.int64),
         tuple(op.handoff.data for op in events for _ in range(op.counters.value.data)),
+        tuple(flag_edges_of(families)),
     )
     schedule.lists.extend(_lists(schedule))
     return schedule

@@ -9,6 +9,7 @@ import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
+from mpkir.analysis.flag_edges import FlagEdge, flag_edges_of
 from mpkir.dialects import event
 from mpkir.errors import MpkirError
 
@@ -44,6 +45,8 @@ class TaskGraph:
     devices: tuple[int, ...]
     """On whose workers each family runs."""
     device_count: int
+    flags: tuple[FlagEdge, ...] = ()
+    """Who waits for whom by flagged buffers, without a counter."""
 
     @property
     def tasks(self) -> int:
@@ -90,6 +93,7 @@ def task_graph_of(module: ModuleOp) -> TaskGraph:
         tuple(names),
         tuple(_device(family) for family in families),
         count.value.data if isinstance(count, IntegerAttr) else 1,
+        tuple(flag_edges_of(families)),
     )
 
 

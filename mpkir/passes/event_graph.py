@@ -18,6 +18,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir.affine import AffineMap
 
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
+from mpkir.analysis.flag_edges import flagged_pairs
 from mpkir.analysis.labels import fit
 from mpkir.dialects import event
 from mpkir.errors import MpkirError
@@ -163,17 +164,24 @@ class EventGraph:
 
     def order(self) -> list[Family]:
         """The paper's Algorithm 1 on families: take an event that has fired, place the families
-        that it releases, fire the events whose signallers are all placed.
+        that it releases, fire the events whose signallers are all placed. Flagged buffers are
+        events too.
 
         Raises MpkirError if some families wait for each other.
         """
+        pairs = flagged_pairs(self.families)
+        readers: dict[Family, list[Family]] = {}
+        for writer, reader in pairs:
+            readers.setdefault(writer, []).append(reader)
         missing = {tensor: len(tensor.signals) for tensor in self.tensors}
         waits = {family: 0 for family in self.families}
         for tensor in self.tensors:
             for tie in tensor.waits:
                 waits[tie.family] += not tensor.lag
+        for _, reader in pairs:
+            waits[reader] += 1
         signalled = self.signals()
-        ready: deque[Tensor] = deque()
+        ready: deque[list[Family]] = deque()
         order: list[Family] = []
 
         def place(family: Family) -> None:
@@ -181,17 +189,19 @@ class EventGraph:
             for tensor, _ in signalled[family]:
                 missing[tensor] -= 1
                 if not missing[tensor] and not tensor.lag:
-                    ready.append(tensor)
+                    waiting = sorted(tensor.waits, key=lambda tie: tie.family.number)
+                    ready.append([tie.family for tie in waiting])
+            if family in readers:
+                ready.append(readers[family])
 
         for family in self.families:
             if not waits[family]:
                 place(family)
         while ready:
-            tensor = ready.popleft()
-            for tie in sorted(tensor.waits, key=lambda tie: tie.family.number):
-                waits[tie.family] -= 1
-                if not waits[tie.family]:
-                    place(tie.family)
+            for later in ready.popleft():
+                waits[later] -= 1
+                if not waits[later]:
+                    place(later)
         if len(order) < len(self.families):
             stuck = next(family for family in self.families if waits[family])
             raise MpkirError("families wait for each other in a circle", where=f"@{stuck.name}")

@@ -11,13 +11,15 @@ from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp, i64
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.families import Family, Ints
+from mpkir.analysis.flag_edges import FlagEdge, flag_edges_of
 from mpkir.errors import MpkirError
 from mpkir.passes.event_graph import EventGraph, Tensor
 
 
 class _Line:
     """The paper's Algorithm 1 on tasks: take an event that has fired, place the tasks that it
-    releases, fire the events whose signals are all placed.
+    releases, fire the events whose signals are all placed. What tasks with the same box of a
+    flagged buffer wait for is an event too.
     """
 
     def __init__(self, graph: EventGraph) -> None:
@@ -29,21 +31,34 @@ class _Line:
         """How many events of this step each task still waits for."""
         self.missing = {tensor: tensor.arrivals for tensor in graph.tensors}
         self.signals = graph.signals()
-        self.fired: deque[tuple[Tensor, int]] = deque()
+        self.flags: dict[Family, list[FlagEdge]] = {family: [] for family in graph.families}
+        """By who writes."""
+        self.unwritten: dict[FlagEdge, Ints] = {}
+        """How many tasks each group of readers still waits for."""
+        for flag in flag_edges_of(graph.families):
+            self.flags[flag.earlier].append(flag)
+            groups = flag.groups
+            self.unwritten[flag] = np.bincount(groups.source_group, minlength=groups.count)
+        self.fired: deque[tuple[Tensor | FlagEdge, int]] = deque()
 
     def run(self) -> dict[Family, Ints]:
         """The place of every task. Raises MpkirError if some wait for each other."""
         for tensor in self.graph.tensors:
             for tie in () if tensor.lag else tensor.waits:
                 self.waiting[tie.family] += 1
+        for flag, unwritten in self.unwritten.items():
+            groups = flag.groups
+            self.waiting[flag.later][groups.target] += unwritten[groups.target_group] > 0
         for family in self.graph.families:
             self.put(family, np.flatnonzero(self.waiting[family] == 0))
         while self.fired:
-            tensor, counter = self.fired.popleft()
-            for tie in sorted(tensor.waits, key=lambda tie: tie.family.number):
-                released = np.flatnonzero(tie.counter == counter)
-                self.waiting[tie.family][released] -= 1
-                self.put(tie.family, released[self.waiting[tie.family][released] == 0])
+            event, number = self.fired.popleft()
+            if isinstance(event, FlagEdge):
+                groups = event.groups
+                self.release(event.later, groups.target[groups.target_group == number])
+                continue
+            for tie in sorted(event.waits, key=lambda tie: tie.family.number):
+                self.release(tie.family, np.flatnonzero(tie.counter == number))
         for family, place in self.place.items():
             if (place < 0).any():
                 stuck = int((place < 0).argmax())
@@ -51,6 +66,11 @@ class _Line:
                     "tasks wait for each other in a circle", where=f"@{family.name}[{stuck}]"
                 )
         return self.place
+
+    def release(self, family: Family, tasks: Ints) -> None:
+        """One thing less to wait for."""
+        self.waiting[family][tasks] -= 1
+        self.put(family, tasks[self.waiting[family][tasks] == 0])
 
     def put(self, family: Family, tasks: Ints) -> None:
         """Place some tasks of a family next, and count their signals."""
@@ -65,6 +85,13 @@ class _Line:
             self.missing[tensor] -= given
             fires = np.flatnonzero((self.missing[tensor] == 0) & (given > 0))
             self.fired += [(tensor, counter) for counter in fires.tolist()]
+        for flag in self.flags[family]:
+            groups = flag.groups
+            rows = np.isin(groups.source, tasks)
+            given = np.bincount(groups.source_group[rows], minlength=groups.count)
+            self.unwritten[flag] -= given
+            fires = np.flatnonzero((self.unwritten[flag] == 0) & (given > 0))
+            self.fired += [(flag, group) for group in fires.tolist()]
 
 
 @dataclass(frozen=True)

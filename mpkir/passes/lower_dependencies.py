@@ -13,10 +13,13 @@ from xdsl.ir.affine import AffineConstantExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.counters import Counters
+from mpkir.analysis.dependence import Hazard
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
+from mpkir.analysis.flag_closure import FamilyLink, WholeFamilies, seen_in_parts
+from mpkir.analysis.flag_edges import FlagEdge, family_edges, flag_edges_of
 from mpkir.analysis.labels import constant_map
 from mpkir.analysis.order import FamilyEdge, redundant_edges
-from mpkir.analysis.orderings import Ordering, orderings_of
+from mpkir.analysis.orderings import Meeting, Ordering, orderings_of
 from mpkir.dialects import event
 
 END = "end"
@@ -33,11 +36,18 @@ class _Dependence:
     earlier: Family
     later: Family
     counters: Counters
+    protects_only: bool
+    """The later family writes what the earlier has read, and that is all."""
 
     @classmethod
     def of(cls, ordering: Ordering) -> _Dependence:
         """The finest one for two families."""
-        return cls(ordering.earlier, ordering.later, ordering.counters)
+        return cls(
+            ordering.earlier,
+            ordering.later,
+            ordering.counters,
+            ordering.hazards is Hazard.WRITE_AFTER_READ,
+        )
 
     @property
     def edge(self) -> FamilyEdge | None:
@@ -61,6 +71,17 @@ class _Dependence:
         waited = np.zeros(counters.counters, bool)
         waited[_counter_of_each(self.later, counters.wait)] = True
         return waited[_counter_of_each(self.earlier, counters.signal)]
+
+    @property
+    def link(self) -> FamilyLink:
+        """The same for families as a whole."""
+        followed = self.followed()
+        return FamilyLink(
+            self.earlier.number,
+            self.later.number,
+            self.counters.counters == 1,
+            followed is not None and bool(followed.all()),
+        )
 
     def tensor(self, name: str) -> event.TensorOp:
         """Its event tensor."""
@@ -89,22 +110,83 @@ def _groups(family: Family, map: AffineMap) -> Ints | None:
     return None
 
 
-def _needed(families: Sequence[Family]) -> list[_Dependence]:
+def _needed(families: Sequence[Family], flags: Sequence[FlagEdge]) -> list[_Dependence]:
     """The dependences of a step without those that others imply."""
-    dependences = [_Dependence.of(ordering) for ordering in orderings_of(families)]
-    edges = [(d, edge) for d in dependences if (edge := d.edge) is not None]
+    dependences = [
+        _Dependence.of(ordering)
+        for each in orderings_of(families)
+        if (ordering := _without_flags(each)) is not None
+    ]
     sizes = [f.size if f.size <= MAX_TASKS else 1 for f in families]
-    implied = redundant_edges(sizes, [edge for _, edge in edges])
-    dropped = {id(d) for (d, _), is_implied in zip(edges, implied, strict=True) if is_implied}
+    known = [
+        edge
+        for flag in flags
+        if max(flag.earlier.size, flag.later.size) <= MAX_TASKS
+        for edge in family_edges(flag)
+    ]
+    if known:
+        # A flag says that a task has read all it reads, not that others see what it has written
+        # elsewhere: first go those that only keep a write behind a read, then what the rest of the
+        # counters imply.
+        dependences = _without_implied(dependences, sizes, known)
+        dependences = _without_protected(dependences, families, flags)
+    return _without_implied(dependences, sizes, ())
+
+
+def _without_implied(
+    dependences: Sequence[_Dependence], sizes: Sequence[int], known: Sequence[FamilyEdge]
+) -> list[_Dependence]:
+    """The dependences that others do not imply; with edges known besides, of those only that keep
+    a write behind a read some are left out.
+    """
+    edges = [(d, edge) for d in dependences if (edge := d.edge) is not None]
+    implied = redundant_edges(sizes, [*(edge for _, edge in edges), *known])
+    dropped = {
+        id(d)
+        for (d, _), is_implied in zip(edges, implied, strict=False)
+        if is_implied and (d.protects_only or not known)
+    }
     return [d for d in dependences if id(d) not in dropped]
 
 
-def _all_followed(family: Family, dependences: Sequence[_Dependence]) -> bool:
-    """Whether somebody waits for every task of a family."""
+def _without_protected(
+    dependences: Sequence[_Dependence], families: Sequence[Family], flags: Sequence[FlagEdge]
+) -> list[_Dependence]:
+    """The dependences but for those that only keep writes behind reads of a family that is over by
+    then, because others have seen all that it flags.
+    """
+    links = [each.link for each in dependences if not each.protects_only]
+    whole = WholeFamilies(families, links, flags)
+    before = {d.later: whole.before(d.later.number) for d in dependences if d.protects_only}
+    return [
+        d for d in dependences if not d.protects_only or d.earlier.number not in before[d.later]
+    ]
+
+
+def _without_flags(ordering: Ordering) -> Ordering | None:
+    """What is left of an ordering without the reads that wait for flags; None for nothing."""
+    rest = tuple(meeting for meeting in ordering.meetings if not _waits_by_flag(meeting))
+    return Ordering(ordering.earlier, ordering.later, rest) if rest else None
+
+
+def _waits_by_flag(meeting: Meeting) -> bool:
+    is_flagged = meeting.accesses.buffer.flagged is not None
+    return is_flagged and meeting.hazard is Hazard.READ_AFTER_WRITE
+
+
+def _all_followed(
+    family: Family, dependences: Sequence[_Dependence], flags: Sequence[FlagEdge]
+) -> bool:
+    """Whether somebody waits for every task of a family, or sees all of a box that it flags."""
     followed = np.zeros(family.size if family.size <= MAX_TASKS else 1, bool)
     for dependence in dependences:
         if dependence.earlier is family and (these := dependence.followed()) is not None:
             followed = followed | these
+    for flag in flags:
+        if flag.earlier is family and family.size <= MAX_TASKS:
+            followed[flag.groups.source[flag.groups.whole]] = True
+    if not followed.all() and family.size <= MAX_TASKS:
+        followed |= seen_in_parts(family, flags)
     return bool(followed.all())
 
 
@@ -117,6 +199,10 @@ class LowerDependenciesPass(ModulePass):
     affine maps can tell apart. A tensor that orders more pairs of tasks than conflict says so.
     Families that nobody in the step has to precede wait for the end of the step before, which all
     families signal of which some task precedes nobody.
+
+    Who reads a flagged buffer waits for its elements and needs no event for that; such an edge
+    keeps writes behind reads, but does not make other memory visible. Families that wait only so
+    wait for the end of the step before too: a step that must not run never begins.
     """
 
     name = "mpk-lower-dependencies"
@@ -128,7 +214,8 @@ class LowerDependenciesPass(ModulePass):
         waits: dict[Family, list[event.EdgeAttr]] = {family: [] for family in families}
         signals: dict[Family, list[event.EdgeAttr]] = {family: [] for family in families}
         tensors: list[event.TensorOp] = []
-        needed = _needed(families)
+        flags = flag_edges_of(families)
+        needed = _needed(families, flags)
         for number, dependence in enumerate(needed):
             name = f"e{number}"
             tensors.append(dependence.tensor(name))
@@ -137,7 +224,7 @@ class LowerDependenciesPass(ModulePass):
             waits[dependence.later].append(event.EdgeAttr(name, wait))
 
         sources = [family for family in families if not waits[family]]
-        sinks = [family for family in families if not _all_followed(family, needed)]
+        sinks = [family for family in families if not _all_followed(family, needed, flags)]
         tensors.append(event.TensorOp(END, 1, sum(family.size for family in sinks)))
         for family in sources:
             waits[family].append(event.EdgeAttr(END, constant_map(len(family.op.grid)), 1))

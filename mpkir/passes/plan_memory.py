@@ -58,7 +58,7 @@ class PlanMemoryPass(ModulePass):
     buffer. With a `budget` in bytes, `data` gives way to `program` where it needs more than that.
     Values share buffers of their element type, as row-major views of the first elements. States,
     weights, inputs and outputs keep their own memory, and so does an activation that is not written
-    as a whole before it is read.
+    as a whole before it is read, or is flagged.
     """
 
     name = "mpk-plan-memory"
@@ -101,7 +101,8 @@ def _plan(values: Sequence[Value], order: ProgramOrder | DataOrder) -> list[Plac
     kinds: dict[tuple[Attribute, ...], list[Value]] = {}
     alone: list[Place] = []
     for value in values:
-        if not value.is_transient:
+        if not value.is_transient or value.buffer.flagged is not None:
+            # Whose elements carry the step that wrote them is written once a step.
             alone.append(Place([value]))
             continue
         buffer = value.buffer

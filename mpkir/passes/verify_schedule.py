@@ -22,6 +22,8 @@ from mpkir.analysis.dependence import (
     touches_of,
 )
 from mpkir.analysis.families import Ints
+from mpkir.analysis.flag_edges import is_flagged
+from mpkir.analysis.flagged_buffers import check_flagged
 from mpkir.analysis.handoffs import Flags, check_reach
 from mpkir.analysis.happens_before import HappensBefore, happens_before
 from mpkir.analysis.schedule import Schedule, schedule_error, schedule_of
@@ -123,10 +125,16 @@ class _Proof:
                     i, j = int(a[apart[0]]) + begin, int(b[apart[0]]) + begin
                     raise self.race(i, j, overlap, "within a family")
 
-    def across_steps(self, touches: Sequence[Touch]) -> None:
-        """Conflicting tasks of consecutive steps happen step after step."""
+    def across_steps(self, touches: Sequence[Touch], follows: bool) -> None:
+        """Conflicting tasks of consecutive steps happen step after step. `follows`: each task of a
+        step begins when all of the step before are done.
+        """
+        if follows and is_flagged(touches[0].access):
+            return
         for earlier in touches:
             for later in touches:
+                if follows and not earlier.access.is_write:
+                    continue
                 overlap = overlap_of(earlier, later)
                 if overlap is not None:
                     self.check(overlap, 1)
@@ -140,7 +148,12 @@ class _Proof:
 
     def unordered(self, overlap: Overlap, step: int) -> tuple[int, int] | None:
         """Two tasks of an overlap that do not happen in its order."""
-        order = self.done if overlap.hazard is Hazard.WRITE_AFTER_READ else self.seen
+        flagged = is_flagged(overlap.later.access)
+        if flagged and overlap.hazard is Hazard.READ_AFTER_WRITE:
+            # The reader waits for the very element; `check_flagged` has shown whose it is.
+            return None
+        needs_done = flagged or overlap.hazard is Hazard.WRITE_AFTER_READ
+        order = self.done if needs_done else self.seen
         for a, b in self.groups(overlap):
             # What all of `b` have seen against the last of `a` on each worker.
             if (order.clocks[step, b].min(axis=0) >= order.needed(a)).all():
@@ -155,7 +168,7 @@ class _Proof:
 
     def open(self, overlap: Overlap, a: Ints, b: Ints, step: int) -> npt.NDArray[np.bool_]:
         """Which pairs of conflicting tasks nothing orders."""
-        if overlap.hazard is Hazard.WRITE_AFTER_READ:
+        if overlap.hazard is Hazard.WRITE_AFTER_READ or is_flagged(overlap.later.access):
             return ~self.done.ordered(a, b, step)
         result = ~self.seen.ordered(a, b, step)
         if self.flags is not None and overlap.hazard is Hazard.READ_AFTER_WRITE:
@@ -237,8 +250,9 @@ class VerifySchedulePass(ModulePass):
     Conflicting tasks are ordered as their grids are, within a step and from step to step, by means
     that reach as far as they have to; no task waits for ever; every counter gets the signals it
     expects, each in its step; what a task reads has been written; every stage of the ring is used
-    once. A violation is an error that names the tasks, their operators, where they come from in the
-    model, and the missing edge.
+    once. Elements of flagged buffers are written once a step, and each worker's first task waits
+    for the end of the step before. A violation is an error that names the tasks, their operators,
+    where they come from in the model, and the missing edge.
     """
 
     name = "mpk-verify-schedule"
@@ -252,17 +266,21 @@ class VerifySchedulePass(ModulePass):
         check_coverage(schedule, touches)
         done = seen = happens_before(schedule)
         check_reach(schedule)
+        check_flagged(schedule, touches, done)
         flags = None
-        if schedule.having(Handoff.FLAG).any():
+        if schedule.flags or schedule.having(Handoff.FLAG).any():
             seen = happens_before(schedule, through_flags=False)
+        if schedule.having(Handoff.FLAG).any():
             flags = Flags(schedule, done)
             flags.check(touches)
         proof = _Proof(schedule, done, seen, flags)
         proof.steps_stay_apart()
         proof.stops_in_time()
         proof.within_step(touches)
-        follows = bool(seen.follows(np.arange(schedule.tasks)).all())
+        every = np.arange(schedule.tasks)
+        all_seen = bool(seen.follows(every).all())
+        all_done = all_seen or bool(done.follows(every).all())
         for each in touches.values():
             proof.within_families(each)
-            if not follows:
-                proof.across_steps(each)
+            if not all_seen:
+                proof.across_steps(each, all_done)

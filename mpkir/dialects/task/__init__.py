@@ -9,6 +9,7 @@ stand in the linear order, and on which worker each runs.
 from xdsl.ir import Dialect
 
 from mpkir.dialects.task.buffers import (
+    FLAGGED_TYPES,
     PACKED_COLUMNS,
     PACKED_ROWS,
     BufferKind,
@@ -32,6 +33,7 @@ Task = Dialect(
 )
 
 __all__ = [
+    "FLAGGED_TYPES",
     "PACKED_COLUMNS",
     "PACKED_ROWS",
     "BufferKind",

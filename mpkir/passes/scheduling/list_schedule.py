@@ -41,6 +41,8 @@ class _Schedule:
         self.tells = np.full(count, -1.0)
         """The event that a worker's last task signals."""
         self.fired = np.zeros(len(self.graph.arrivals))
+        self.done: dict[int, Floats] = {}
+        """When the tasks of each placed family are done."""
 
     def run(self) -> list[Placement]:
         """Place all families."""
@@ -79,6 +81,9 @@ class _Schedule:
                     signallers.setdefault(counter, set()).add(family)
         after: list[list[int]] = [[] for _ in self.graph.families]
         missing: list[int] = []
+        flagged: list[set[int]] = [set() for _ in self.graph.families]
+        for flag in self.graph.flags:
+            flagged[flag.later.number].add(flag.earlier.number)
         for family, edges in enumerate(self.graph.waits):
             before = {
                 signaller
@@ -86,7 +91,7 @@ class _Schedule:
                 if not edge.lag
                 for counter in np.unique(edge.counter).tolist()
                 for signaller in signallers.get(counter, ())
-            }
+            } | flagged[family]
             missing.append(len(before))
             for each in before:
                 after[each].append(family)
@@ -113,6 +118,13 @@ class _Schedule:
         for edge in self.graph.waits[family]:
             if not edge.lag:
                 np.maximum(ready, self.fired[edge.counter], out=ready)
+        for flag in self.graph.flags:
+            if flag.later.number == family:
+                groups, written = flag.groups, np.zeros(flag.groups.count)
+                times = self.done[flag.earlier.number][groups.source] + self.machine.hops.flag
+                np.maximum.at(written, groups.source_group, times)
+                seen = written[groups.target_group]
+                ready[groups.target] = np.maximum(ready[groups.target], seen)
         for edge in self.graph.signals[family]:
             told = edge.counter
         workers, end = np.empty(size, np.int64), np.empty(size)
@@ -123,6 +135,7 @@ class _Schedule:
             group = np.flatnonzero(kind == number)
             time, event = kinds[:, number].tolist()
             workers[group], end[group] = self._place_group(family, group, time, event, first)
+        self.done[family] = end
         for edge in self.graph.signals[family]:
             np.maximum.at(self.fired, edge.counter, end + self._handoff())
         return workers

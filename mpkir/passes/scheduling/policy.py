@@ -15,6 +15,7 @@ import numpy as np
 
 from mpkir.analysis.cost import FamilyCost
 from mpkir.analysis.families import Ints
+from mpkir.analysis.flag_edges import FlagEdge
 from mpkir.analysis.task_graph import TaskGraph
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine
@@ -86,6 +87,9 @@ def topological(graph: TaskGraph, ranks: Sequence[Ints | None]) -> list[Ints]:
         for edge in edges:
             np.add.at(missing, edge.counter, 1)
     fired = np.full(len(graph.arrivals), np.iinfo(np.int64).min, np.int64)
+    flags: list[list[FlagEdge]] = [[] for _ in graph.families]
+    for flag in graph.flags:
+        flags[flag.later.number].append(flag)
     result: list[Ints] = []
     for number, (family, given) in enumerate(zip(graph.families, ranks, strict=True)):
         lifted = np.zeros(family.size, np.int64) if given is None else given.astype(np.int64)
@@ -99,6 +103,12 @@ def topological(graph: TaskGraph, ranks: Sequence[Ints | None]) -> list[Ints]:
                     hint="run mpk-linearize-tasks before",
                 )
             np.maximum(lifted, fired[edge.counter] + 1, out=lifted)
+        for flag in flags[number]:
+            groups, written = flag.groups, np.full(flag.groups.count, -1, np.int64)
+            before = result[flag.earlier.number][groups.source]
+            np.maximum.at(written, groups.source_group, before)
+            behind = written[groups.target_group] + 1
+            lifted[groups.target] = np.maximum(lifted[groups.target], behind)
         for edge in graph.signals[number]:
             np.maximum.at(fired, edge.counter, lifted)
             np.subtract.at(missing, edge.counter, 1)
