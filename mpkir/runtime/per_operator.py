@@ -50,6 +50,7 @@ class OperatorArgs(ctypes.Structure):
         ("progress", ctypes.c_void_p),
         ("family", ctypes.c_int),
         ("tasks", ctypes.c_int),
+        ("first", ctypes.c_int),
         ("last", ctypes.c_int),
     )
 
@@ -198,7 +199,8 @@ class PerOperatorProgram:
                 function, attribute.CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100
             )
             # The other half of each SM is for the next kernel's first weights.
-            most = min(resident, module.processors) if streams else resident
+            half = max(resident // 2, module.processors)
+            most = min(resident, module.processors if streams else half)
             if most < 1:
                 raise MpkirError(
                     f"no block of body {self.table.names.bodies[body]!r} fits on an SM",
@@ -259,5 +261,6 @@ class PerOperatorProgram:
             progress=control + State.progress.offset,
             family=launch.family,
             tasks=launch.tasks,
+            first=int(launch.family == 0),
             last=int(launch.last),
         )

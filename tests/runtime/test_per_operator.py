@@ -150,10 +150,10 @@ def test_a_graph_has_the_kernels_of_its_steps(module: Module) -> None:
     tensors = buffers()
     PerOperatorProgram(b"", table(), tensors, steps=2)
     one = module.driver.captured
-    assert [args.last for _, _, args in one] == [0, 0, 1]
+    assert [(args.first, args.last) for _, _, args in one] == [(1, 0), (0, 0), (0, 1)]
     assert [function for _, function, _ in one] == ["mpk_run_1", "mpk_run_0", "mpk_run_0"]
-    # At most one block for an SM where weights are streamed, else as many as fit.
-    assert [config.gridDimX for config, _, _ in one] == [3, 16, 1]
+    # At most one block for an SM where weights are streamed, else as many as fit on half of it.
+    assert [config.gridDimX for config, _, _ in one] == [3, 8, 1]
     assert [config.blockDimX for config, _, _ in one] == [352, 256, 256]
     assert [config.sharedMemBytes for config, _, _ in one] == [1000, 64, 64]
     assert [args.tasks for _, _, args in one] == [3, 20, 1]

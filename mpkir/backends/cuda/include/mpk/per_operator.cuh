@@ -3,9 +3,12 @@
 // The other way to run a program's bodies: no table, events or queues in memory, the order of kernels
 // in a stream stands for all of them. Each kernel is started while the one before still runs
 // (programmatic dependent launch): it sets up and streams its first weights, which nobody writes, and
-// waits for the kernel before only ahead of everything else. A kernel ends after its own wait, so when
-// one has ended, all before it have. Two kernels have to fit on an SM for that, so each takes half of
-// its shared memory and registers.
+// waits for the kernel before only then. A kernel ends after its own wait, so when one has ended, all
+// before it have. Two kernels have to fit on an SM for that, so each takes half of its shared memory
+// and registers.
+//
+// A step's first kernel lets the next one start only behind its wait, when the step before is over.
+// So where the run stands is known to all others before they wait.
 //
 //   MPK_OPERATORS(machine, mpk::Operator<machine, kernel_0>, ..)   once
 //   MPK_OPERATOR(0, kernel_0, machine)                             for each body
@@ -20,7 +23,7 @@
 
 namespace mpk {
 
-// Where a run stands. Read behind a kernel's wait; the last kernel of a step moves it on.
+// Where a run stands; the last kernel of a step moves it on.
 struct Progress {
   i64 position;  // of the step's first token
   int step;      // of the run
@@ -32,7 +35,7 @@ struct OperatorArgs {
   void* operand[OPERANDS];
   Progress* progress;
   int family, tasks;  // its number, and how many tasks it has: CTA c runs c, c + CTAs, ..
-  int last;           // in its step
+  int first, last;    // whether it is that in its step
 };
 
 // A program of one body.
@@ -57,7 +60,7 @@ constexpr int operator_shared() {
   return Layout<P>::SCRATCH;
 }
 
-// Lets the next kernel start where there is room; to be called by all threads.
+// Lets the next kernel start where there is room, when all CTAs have said so.
 __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
@@ -70,12 +73,32 @@ __device__ __forceinline__ void wait_for_kernels() {
 #endif
 }
 
-// Whether the step is behind the run's last; the same in all CTAs and at all times of a kernel,
-// because a body can only ask for a stop behind its own step.
-__device__ __forceinline__ bool is_over(const OperatorArgs& args) {
-  const Control* control = args.launch.control;
-  return load_relaxed(&args.progress->step) >= load_relaxed(&control->stop_at) ||
-         load_relaxed(&control->fault) != 0;
+// What a kernel has to know of the run. It stays the same while the kernel runs, because a body can
+// only ask for a stop behind its own step.
+struct Standing {
+  i64 position;
+  int step;
+  bool over;  // the step is behind the run's last
+
+  __device__ __forceinline__ explicit Standing(const OperatorArgs& args) {
+    const Control* control = args.launch.control;
+    position = *const_cast<const volatile i64*>(&args.progress->position);
+    step = load_relaxed(&args.progress->step);
+    const int stop_at = load_relaxed(&control->stop_at), fault = load_relaxed(&control->fault);
+    over = (step >= stop_at) | (fault != 0);  // all four asked for at once
+  }
+};
+
+// Waits for its turn and says where the run stands.
+__device__ __forceinline__ Standing wait_for_turn(const OperatorArgs& args) {
+  if (args.first) {
+    wait_for_kernels();
+    let_next_start();
+    return Standing(args);
+  }
+  const Standing standing(args);
+  wait_for_kernels();
+  return standing;
 }
 
 // What is known of a task before the wait.
@@ -93,11 +116,11 @@ __device__ __forceinline__ void describe(Work& work, const OperatorArgs& args, i
   work.most_polls = 0;
   work.control = args.launch.control;
 }
-// And after it.
-__device__ __forceinline__ void place(Work& work, const OperatorArgs& args) {
-  work.position = *const_cast<const volatile i64*>(&args.progress->position);
-  work.step = load_relaxed(&args.progress->step);
-  work.tag = u32(work.step) + 1;
+__device__ __forceinline__ void place(Work& work, const Standing& standing) {
+  work.position = standing.position;
+  work.step = standing.step;
+  work.tag = u32(standing.step) + 1;
+  if (standing.over) work.stop = 1;
 }
 
 // ---- bodies that stream: the roles of a worker ----
@@ -130,14 +153,12 @@ __device__ __forceinline__ void operator_loader(Shared<P>& s, const OperatorArgs
 template <class P>
 __device__ __forceinline__ void operator_dispatcher(Shared<P>& s, const OperatorArgs& args, int lane) {
   if (lane != 0) return;
-  wait_for_kernels();
-  const bool over = is_over(args);
+  const Standing standing = wait_for_turn(args);
   QueueCursor queue;
   for (;;) {
     s.queue.filled[queue.entry].wait(queue.parity);
     Work& work = s.queue.work[queue.entry];
-    place(work, args);
-    if (over) work.stop = 1;
+    place(work, standing);
     const bool leave = work.stop;
     s.queue.ready[queue.entry].arrive();
     if (leave) return;
@@ -162,12 +183,12 @@ __device__ __forceinline__ void play_operator(Shared<P>& s, const OperatorArgs& 
 
 template <class P>
 __device__ __forceinline__ void run_cooperative(const OperatorArgs& args, char* scratch) {
-  wait_for_kernels();
-  if (is_over(args)) return;
+  const Standing standing = wait_for_turn(args);
+  if (standing.over) return;
   for (int index = blockIdx.x; index < args.tasks; index += gridDim.x) {
     Work work;
     describe(work, args, index);
-    place(work, args);
+    place(work, standing);
     P::body::run(work, args.launch, scratch);
     compute_sync();
   }
@@ -175,7 +196,7 @@ __device__ __forceinline__ void run_cooperative(const OperatorArgs& args, char* 
 
 // By one thread of each CTA of a step's last kernel, when its tasks are done.
 __device__ __forceinline__ void end_step(const OperatorArgs& args, int tokens) {
-  if (is_over(args)) return;
+  if (Standing(args).over) return;
   Progress& progress = *args.progress;
   if (add_acquire_release(&progress.arrived, 1) != gridDim.x) return;
   progress.arrived = 0;
@@ -186,7 +207,7 @@ __device__ __forceinline__ void end_step(const OperatorArgs& args, int tokens) {
 template <class P>
 __device__ __forceinline__ void run_operator(const OperatorArgs& args) {
   extern __shared__ __align__(1024) char dynamic[];
-  let_next_start();
+  if (!args.first) let_next_start();
   if constexpr (P::body::streams) {
     Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
     if (threadIdx.x == 0) set_up<P>(s);

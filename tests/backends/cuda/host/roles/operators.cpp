@@ -19,9 +19,13 @@ struct Kernel {
   int body, blocks;
 };
 
-// How many kernels have ended, and which one a thread is of.
+constexpr int KERNELS = 256;
+// How many kernels have ended, and how many blocks of each have let the next one start.
 std::atomic<int> ended;
+std::atomic<int> letting[KERNELS];
+// Which kernel a thread is of, and whether its block has done so.
 thread_local int number;
+thread_local std::atomic<bool>* has_let;
 
 // One block; its threads last until the kernel before has ended and their tasks are done.
 template <class P>
@@ -31,10 +35,13 @@ void run_block(const Kernel& kernel, int me, int block) {
   mpk::set_up<P>(*shared);
   pthread_barrier_t barrier;
   pthread_barrier_init(&barrier, nullptr, mpk::COMPUTE_WARPS);
+  std::atomic<bool> let{false};
   std::vector<std::thread> threads;
   for (int warp = 0; warp < warps; ++warp)
     threads.emplace_back([&, warp] {
-      number = me, gridDim.x = kernel.blocks, blockIdx.x = block, threadIdx.x = 32 * warp;
+      number = me, has_let = &let;
+      if (!kernel.args.first) mpk::let_next_start();
+      gridDim.x = kernel.blocks, blockIdx.x = block, threadIdx.x = 32 * warp;
       compute_barrier = &barrier;
       if constexpr (P::body::streams) {
         mpk::play_operator<P>(*shared, kernel.args, warp, 0);
@@ -67,14 +74,19 @@ namespace mpk {
 void wait_for_kernels() {
   while (ended.load() < number) sched_yield();
 }
+void let_next_start() {
+  if (!has_let->exchange(true)) ++letting[number];
+}
 }  // namespace mpk
 
-// Three kernels at a time, as a graph of `steps` steps of `count` kernels.
+// A graph of `steps` steps of `count` kernels, up to three of which run at a time.
 extern "C" void mpk_replay(const Kernel* kernels, int count, int steps) {
   ended = 0;
+  for (auto& each : letting) each = 0;
   std::vector<std::thread> running;
   for (int me = 0; me < count * steps; ++me) {
     if (me >= 3) running[me - 3].join();
+    while (me > 0 && letting[me - 1].load() < kernels[(me - 1) % count].blocks) sched_yield();
     running.emplace_back(run_kernel, std::cref(kernels[me % count]), me);
   }
   for (std::thread& kernel : running)
