@@ -54,6 +54,12 @@ class LaunchFamiliesPass(ModulePass):
         if not families:
             return
         schedule = schedule_of(op)
+        if schedule.devices > 1:
+            raise MpkirError(
+                f"the module is for {schedule.devices} devices, a kernel runs on one",
+                where=self.name,
+                hint="compile for a persistent kernel",
+            )
         touches = touches_of(families)
         check_stages(op, schedule)
         check_coverage(schedule, touches)
