@@ -20,6 +20,7 @@ from xdsl.passes import ModulePass
 from xdsl.printer import Printer
 
 from mpkir import program_cache
+from mpkir.analysis.step_shapes import step_shapes
 from mpkir.backends.body import bodies_of
 from mpkir.backends.origins import origins_in
 from mpkir.backends.table import Buffer as TableBuffer
@@ -41,6 +42,7 @@ from mpkir.runtime.origins import ORIGINS
 from mpkir.runtime.origins import to_json as origins_to_json
 from mpkir.runtime.program import Program
 from mpkir.source_keys import exported_program_key
+from mpkir.tuned import choices, with_tuned
 from mpkir.variant import DEFAULT, Variant
 
 
@@ -73,6 +75,7 @@ def compile_module(
     """
     if output is not None:
         check_replaceable(output)
+    variant = with_tuned(variant, machine, step_shapes(module))
     machine = variant.machine_of(machine)
     constants, extra_files = dict(constants or {}), dict(extra_files or {})
     if output is None:
@@ -288,7 +291,8 @@ def compile(
     else:
         exported = program
     tensors = tensors_of(exported)
-    key = None if output is not None else exported_program_key(exported, (machine, policy))
+    parts = (machine, policy, choices(machine.name))
+    key = None if output is not None else exported_program_key(exported, parts)
     if key is not None and dump is None:
         with progress.stage("look into the cache"):
             held = program_cache.find(key)

@@ -24,6 +24,7 @@ from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
 from mpkir.runtime.program import Program
 from mpkir.source_keys import language_model_key
+from mpkir.tuned import choices
 from mpkir.variant import DEFAULT, Variant
 
 DEFAULT_CAPACITY = 1024
@@ -150,6 +151,7 @@ def compile_language_model(
         with progress.stage("look into the cache"):
             files = tuple(str(Path(file).resolve()) for file in weight_files)
             parts = (machine, capacity, batch, tuple(stop), policy, variant, files)
+            parts = (*parts, choices(machine.name))
             key = language_model_key(model, parts, constants, extra_files)
             held = None if key is None or dump is not None else program_cache.find(key)
         if held is not None:

@@ -32,6 +32,8 @@ class Variant:
     options: tuple[tuple[str, str, Value], ...] = ()
     without: tuple[str, ...] = ()
     macros: tuple[str, ...] = ()
+    tuned: bool = True
+    """Whether what was tuned for the same shapes is taken where it says nothing itself."""
 
     def __bool__(self) -> bool:
         return bool(self.machine or self.options or self.without or self.macros)
@@ -44,6 +46,7 @@ class Variant:
             (*other.options, *self.options),
             (*other.without, *self.without),
             (*other.macros, *self.macros),
+            self.tuned and other.tuned,
         )
 
     def machine_of(self, machine: Machine) -> Machine:

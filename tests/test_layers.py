@@ -21,6 +21,7 @@ TOP = {
     "plugins",
     "progress",
     "source_keys",
+    "tuned",
     "universe",
     "variant",
     "__init__",
