@@ -8,6 +8,9 @@ a sum of constants of the machine and waits for events, so the only clock is the
 two of its completions a worker is played as far as what is known lets it run (a task's times are
 numbers in the future). Steps follow each other as in one launch; the last one is reported.
 
+Readers of a flagged buffer wait, once they have begun, until all that they read is written: each
+group of readers of a box has a counter of its own here, whose hop is that of a flag.
+
 Tasks without a worker are given out when their event fires, each to who is free first; this worker
 is taken as free when what it is known to do is done.
 """
@@ -157,6 +160,12 @@ class _Run:
         self.steps, self.plan, self.machine = steps, plan, plan.machine
         self.timing = plan.machine.timing
         self.tasks, self.counters = plan.graph.tasks, len(plan.graph.arrivals)
+        self.looks: list[list[int]] = [[] for _ in range(self.tasks)]
+        """Counters of flags that each task waits for."""
+        self.marks: list[list[int]] = [[] for _ in range(self.tasks)]
+        """Those that it raises."""
+        arrivals = plan.graph.arrivals.tolist() + self._read_flags()
+        own, self.counters = self.counters, len(arrivals)
         self._read_tasks()
         self._cut_chunks()
         self.workers = [_Worker(plan.ring.slots) for _ in range(plan.workers)]
@@ -165,9 +174,11 @@ class _Run:
         self.starved, self.busy = [0.0] * total, [0.0] * total
         self.cause, self.before, self.ran_on = [0] * total, [-1] * total, [-1] * total
         self.arrived: list[list[tuple[float, int]]] = [[] for _ in range(steps * self.counters)]
-        self.missing: list[int] = plan.graph.arrivals.tolist() * steps
+        self.missing: list[int] = arrivals * steps
         self.fired = [-1.0] * (steps * self.counters)
         self.last_signaller = [-1] * (steps * self.counters)
+        self.latest = [0.0] * (steps * self.counters)
+        """The last end of a task that has raised a counter of flags."""
         self.blocked: dict[int, list[int]] = {}
         hops = plan.machine.hops
         hop = {
@@ -180,6 +191,7 @@ class _Run:
             hop[handoff] + delay
             for handoff, delay in zip(plan.graph.handoffs, plan.delay.tolist(), strict=True)
         ]
+        self.hop += [hops.flag] * (self.counters - own)
         fenced = (event.Handoff.COUNTER, event.Handoff.PEER)
         self.fences = [handoff in fenced for handoff in plan.graph.handoffs]
         # The memory: streams by the virtual time at which they end, a heap of wake-ups.
@@ -197,6 +209,24 @@ class _Run:
         # memory just busy where there is no ring.
         has_ring = plan.machine.streams
         self.own_reads = plan.ring.slot_bytes if has_ring else self.idle_bytes / plan.workers
+
+    def _read_flags(self) -> list[int]:
+        """Counters for the flags, behind the graph's; how many tasks raise each."""
+        arrivals: list[int] = []
+        for flag in self.plan.graph.flags:
+            groups, first = flag.groups, self.counters + len(arrivals)
+            counts = np.bincount(groups.source_group, minlength=groups.count)
+            arrivals += counts.tolist()
+            begin = int(self.plan.graph.offsets[flag.earlier.number])
+            sources: list[int] = (groups.source + begin).tolist()
+            for task, group in zip(sources, groups.source_group.tolist(), strict=True):
+                self.marks[task].append(first + group)
+            begin = int(self.plan.graph.offsets[flag.later.number])
+            targets: list[int] = (groups.target + begin).tolist()
+            for task, group in zip(targets, groups.target_group.tolist(), strict=True):
+                if counts[group]:
+                    self.looks[task].append(first + group)
+        return arrivals
 
     def _read_tasks(self) -> None:
         plan = self.plan
@@ -370,9 +400,13 @@ class _Run:
             self.raise_counter(each, index, todo)
 
     def see_event(self, worker: int, each: int, index: int) -> bool:
-        """The dispatcher's part; False if the task's event has not fired."""
+        """The dispatcher's part, and looking for flags; False if something has not come."""
         state, counter, lag = self.workers[worker], self.wait[each], self.lag[each]
         step = index // self.tasks
+        for flag in self.looks[each]:
+            if self.fired[step * self.counters + flag] < 0:
+                self.blocked.setdefault(step * self.counters + flag, []).append(worker)
+                return False
         self.cause[index] = Cause.WORKER
         if counter >= 0 and step >= lag:
             key = (step - lag) * self.counters + counter
@@ -384,6 +418,12 @@ class _Run:
             state.ready = seen
             if seen > state.now:
                 self.cause[index], self.before[index] = Cause.EVENT, self.last_signaller[key]
+        for flag in self.looks[each]:
+            key = step * self.counters + flag
+            seen = self.fired[key] + self.hop[flag]
+            if seen > max(state.ready, state.now):
+                self.cause[index], self.before[index] = Cause.EVENT, self.last_signaller[key]
+            state.ready = max(state.ready, seen)
         return True
 
     def begin(self, worker: int, each: int, index: int) -> None:
@@ -476,8 +516,17 @@ class _Run:
         return self.timing.release * self.slow if counter >= 0 and self.fences[counter] else 0.0
 
     def raise_counter(self, each: int, index: int, todo: list[int]) -> None:
-        """Signal; when that is the last arrival, let go who waits."""
+        """Signal and mark; when that is the last arrival, let go who waits."""
         counter = self.signal[each]
+        step = index // self.tasks
+        for flag in self.marks[each]:
+            key = step * self.counters + flag
+            self.missing[key] -= 1
+            if self.end[index] >= self.latest[key]:
+                self.latest[key], self.last_signaller[key] = self.end[index], index
+            if not self.missing[key]:
+                self.fired[key] = self.latest[key]
+                todo += self.blocked.pop(key, ())
         if counter < 0:
             return
         key = index // self.tasks * self.counters + counter

@@ -20,7 +20,7 @@ from mpkir.backends.interpreter.families import families_of, tokens_per_step
 from mpkir.backends.interpreter.kernels import Scalars
 from mpkir.backends.interpreter.memory import Memory
 from mpkir.backends.interpreter.orders import Order
-from mpkir.backends.interpreter.play import Play
+from mpkir.backends.interpreter.play import Play, uses_flags
 from mpkir.backends.interpreter.schedule import PlannedTask, Schedule
 from mpkir.backends.interpreter.values import Array
 
@@ -60,7 +60,7 @@ class EventProgram:
         self._memory.load(states, inputs)
         self._memory.poison()
         tasks = [planned for worker in self._schedule.workers for planned in worker]
-        if self._atoms is None and (check_races or any(planned.looks for planned in tasks)):
+        if self._atoms is None and (check_races or uses_flags(self._schedule)):
             self._atoms = Atoms(self._schedule.families)
             self._touched = {
                 planned.order: self._atoms.touched(planned.family, planned.index)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from mpkir.backends.interpreter.atoms import Atoms, Touched
-from mpkir.backends.interpreter.flags import Tags
+from mpkir.backends.interpreter.flags import Tags, flagged_buffers
 from mpkir.backends.interpreter.orders import Order, choose
 from mpkir.backends.interpreter.races import RaceDetector
 from mpkir.backends.interpreter.schedule import PlannedTask, Schedule
@@ -14,6 +14,12 @@ from mpkir.errors import MpkirError
 
 Execute = Callable[[PlannedTask, int], bool]
 """Run a task in a step; whether it stops the loop."""
+
+
+def uses_flags(schedule: Schedule) -> bool:
+    """Whether some task looks at tags: of a hand-off by flag, or of a flagged buffer."""
+    tasks = [planned for worker in schedule.workers for planned in worker]
+    return any(planned.looks for planned in tasks) or bool(flagged_buffers(schedule.families))
 
 
 class Play:
@@ -55,7 +61,7 @@ class Play:
         """Workers that wait for flags."""
         self._ready: list[int] = []
         self._touched = touched
-        flags = any(planned.looks for tasks in schedule.workers for planned in tasks)
+        flags = uses_flags(schedule)
         self._tags: Tags | None = None
         self._detector: RaceDetector | None = None
         if atoms is not None:
@@ -127,7 +133,7 @@ class Play:
         if planned.fault is not None:
             raise MpkirError(planned.fault, where=self._where(worker))
         looked = None
-        if self._tags is not None and planned.looks:
+        if self._tags is not None:
             looked, writers = self._tags.seen(planned, step)
             if self._detector is not None:
                 self._detector.look(worker, writers)
@@ -136,7 +142,7 @@ class Play:
         stopped = self._execute(planned, step)
         if self._tags is not None:
             self._tags.written(planned, self._touched[planned.order].writes, step)
-            if planned.marks and self._detector is not None:
+            if self._detector is not None:
                 self._detector.mark(worker, (planned.order, step))
         if stopped:
             self._stop_at = min(self._stop_at, step + 1)
@@ -202,7 +208,10 @@ class Play:
     def _why_blocked(self, worker: int) -> str:
         cell = self._blocking(worker)
         if cell is None:
-            flags = (self._schedule.counters[c] for c, _ in self._task(worker).looks)
+            looks = self._task(worker).looks
+            if not looks:
+                return f"{self._where(worker)} looks for tags of flagged buffers that it reads"
+            flags = (self._schedule.counters[c] for c, _ in looks)
             return f"{self._where(worker)} looks for the flags of event {', '.join(flags)}"
         lag = dict(self._task(worker).waits)[cell]
         wanted = self._schedule.arrivals[cell] * (self._step[worker] + 1 - lag)
