@@ -1,12 +1,16 @@
 // RUN: mpk-opt %s -p "mpk-split-reductions{attention_chunk=40 argmax_chunks=3}" --split-input-file | filecheck %s
 
-// Of 96 cache rows a chunk takes 32: at most the 40 asked for, and as many in each chunk.
+// 96 cache rows in blocks of 16, which make more equal chunks than 32 of the 40 asked for.
 
 // CHECK-LABEL: func.func @attention
-// CHECK:       %[[A:.*]], %[[S:.*]], %k1, %v1 = mpk_tensor.attention_split chunk 32 %q, %k, %v cache %kc, %vc at %p
+// CHECK:       %[[K:.*]] = mpk_tensor.reshape %kc : tensor<1x2x96x8xbf16> to tensor<1x2x1x6x16x8xbf16>
+// CHECK-NEXT:  %[[W:.*]] = mpk_tensor.reshape %vc
+// CHECK-NEXT:  %[[A:.*]], %[[S:.*]], %[[KN:.*]], %[[VN:.*]] = mpk_tensor.attention_split chunks 6 %q, %k, %v cache %[[K]], %[[W]] at %p
 // CHECK-SAME:  scale 5.000000e-01 window 20
-// CHECK-SAME:  -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x3x2xf32>
-// CHECK-NEXT:  %y = mpk_tensor.attention_merge %[[A]], %[[S]]
+// CHECK-SAME:  -> (tensor<1x1x4x6x8xf32>, tensor<1x1x4x6x2xf32>
+// CHECK-NEXT:  %y = mpk_tensor.attention_merge block 16 %[[A]], %[[S]] at %p
+// CHECK-NEXT:  %k1 = mpk_tensor.reshape %[[KN]] : tensor<1x2x1x6x16x8xbf16> to tensor<1x2x96x8xbf16>
+// CHECK-NEXT:  %v1 = mpk_tensor.reshape %[[VN]]
 func.func @attention() {
   %q = mpk_tensor.input "q" : tensor<1x1x4x8xbf16>
   %k = mpk_tensor.input "k" : tensor<1x1x2x8xbf16>
@@ -77,10 +81,11 @@ func.func @integers() {
 
 // -----
 
-// Two heads of 8192 rows in 264 tasks are 62 rows a task or more; 64 is the next even part.
+// Two heads of 8192 rows in 132 tasks: 64 chunks each, which take blocks of 32 rows in turn.
 
 // CHECK-LABEL: func.func @long_cache
-// CHECK:       mpk_tensor.attention_split chunk 64 %q
+// CHECK:       mpk_tensor.attention_split chunks 64 %q
+// CHECK-SAME:  tensor<1x2x4x64x32x8xbf16>
 func.func @long_cache() {
   %q = mpk_tensor.input "q" : tensor<1x1x4x8xbf16>
   %k = mpk_tensor.input "k" : tensor<1x1x2x8xbf16>

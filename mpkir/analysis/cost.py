@@ -177,7 +177,8 @@ def _scored_rows(family: Family, used: dict[int, _Use]) -> Ints:
             assert isinstance(op.k_cache, BlockArgument)
             number = op.k_cache.index
             boxes = boxes_of(family.accesses[number], family.coordinates)
-            result[boxes.tasks] = used[number].sizes(boxes.low, boxes.high)[:, 2]
+            sizes = used[number].sizes(boxes.low, boxes.high)
+            result[boxes.tasks] = sizes[:, 2:-1].prod(axis=1)
     return result
 
 
@@ -254,10 +255,11 @@ def _used(family: Family, position: int | None) -> dict[int, _Use]:
             case tensor.AttentionOp() | tensor.AttentionSplitOp():
                 tokens = tensor.shape_of(op.q)[1]
                 window = None if op.window is None else op.window.value.data
+                chunks = op.chunks.value.data if isinstance(op, tensor.AttentionSplitOp) else 1
                 for cache in (op.k_cache, op.v_cache):
-                    note(cache, _cache_rows(position, tokens, window))
+                    note(cache, _cache_rows(position, tokens, window, chunks))
                 for cache in (op.k_result, op.v_result):
-                    note(cache, _rows(tokens, 2))
+                    note(cache, _new_rows(tokens))
             case tensor.CacheAppendOp():
                 note(op.cache, _rows(0, 2))
                 note(op.result, _rows(tensor.shape_of(op.new)[2], 2))
@@ -294,15 +296,42 @@ def _rows(count: int, dim: int) -> _Sizes:
     return sizes
 
 
-def _cache_rows(position: int | None, tokens: int, window: int | None) -> _Sizes:
-    """Rows of caches [B, KV, C, D] up to the last token's own position, in its window."""
+def _new_rows(tokens: int) -> _Sizes:
+    """The rows of caches that a step appends, in blocks or not."""
+
+    def sizes(low: Ints, high: Ints) -> Ints:
+        size = high - low
+        rows = size[:, 2:-1].prod(axis=1)
+        size[:, 2:-1] = 1
+        size[:, 2] = np.minimum(rows, tokens)
+        return size
+
+    return sizes
+
+
+def _cache_rows(position: int | None, tokens: int, window: int | None, chunks: int) -> _Sizes:
+    """Rows of caches [B, KV, C, D] up to the last token's own position, in its window; or of
+    [B, KV, R, S, P, D], in which blocks of P rows are dealt to `chunks` in turn.
+    """
+
+    def before(low: Ints, high: Ints, position: int) -> Ints:
+        if low.shape[1] == 4:
+            return np.clip(position - low[:, 2], 0, high[:, 2] - low[:, 2])
+        block = high[:, 4] - low[:, 4]
+        first = low[:, 3] * block
+        rounds, rest = np.divmod(position, chunks * block)
+        whole = np.clip(rounds - low[:, 2], 0, high[:, 2] - low[:, 2])
+        here = high[:, 3] - low[:, 3]
+        partial = np.clip(rest - first, 0, here * block) * (rounds < high[:, 2])
+        return whole * here * block + partial
 
     def sizes(low: Ints, high: Ints) -> Ints:
         size = high - low
         if position is not None:
             begin = 0 if window is None else max(0, position - window + 1)
-            end = np.minimum(high[:, 2], position + tokens)
-            size[:, 2] = np.maximum(end - np.maximum(low[:, 2], begin), 0)
+            used = before(low, high, position + tokens) - before(low, high, begin)
+            size[:, 2:-1] = 1
+            size[:, 2] = used
         return size
 
     return sizes
@@ -334,7 +363,7 @@ def flops_of(op: Operation, cache_rows: int | None = None) -> int:
             return definition.arithmetic({"b": prod(batch), "m": m, "n": n, "k": k})
         case tensor.AttentionOp() | tensor.AttentionSplitOp():
             _, tokens, heads, size = tensor.shape_of(op.q)
-            rows = tensor.shape_of(op.k_cache)[2] if cache_rows is None else cache_rows
+            rows = prod(tensor.shape_of(op.k_cache)[2:-1]) if cache_rows is None else cache_rows
             return 4 * tokens * heads * size * rows + _inside(op, 1)
         case tensor.SdpaOp():
             return 4 * prod(tensor.shape_of(op.q)) * tensor.shape_of(op.k)[2]

@@ -15,8 +15,12 @@ def duration_depends_on_data(family: Family) -> bool:
     integers that the program writes (an index that chooses rows). It may say so of a task that
     does the same work for every such number, but of no other misses one.
     """
-    if any(isinstance(op, tensor.PositionOp) for op in family.op.body.walk()):
-        return True
+    for op in family.op.body.walk():
+        if not isinstance(op, tensor.PositionOp):
+            continue
+        # A merge asks how many parts there are, but takes them all at once.
+        if any(not isinstance(use.operation, tensor.AttentionMergeOp) for use in op.result.uses):
+            return True
     return any(
         isinstance(task.memref_type_of(access.buffer.result).get_element_type(), IntegerType)
         and access.buffer.kind.data is not task.BufferKind.WEIGHT

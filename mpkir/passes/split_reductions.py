@@ -23,38 +23,60 @@ from xdsl.transforms.dead_code_elimination import dce
 
 from mpkir.dialects import tensor
 
-LEAST_CHUNK = 16
-"""Cache rows that are worth a task of their own."""
+LEAST_BLOCK = 16
+"""Neighbouring cache rows that are worth a task of their own."""
+
+ARGMAX_ALIGNMENT = 64
+"""Parts of a long row begin at multiples of so many elements: readers use vectors."""
+
+
+def blocks_of(capacity: int, block: int, chunks: int) -> tuple[int, int]:
+    """How a cache of so many rows is dealt out: rows of a block, and to how many chunks.
+
+    At most `block` and `chunks`; equal shares, so both divide what there is. As many chunks as
+    possible, then blocks as large as possible; one chunk if there is no way to share.
+    """
+    best = (capacity, 1)
+    for size in range(LEAST_BLOCK, min(block, capacity) + 1):
+        if capacity % size:
+            continue
+        count = capacity // size
+        share = max(n for n in range(1, min(chunks, count) + 1) if count % n == 0)
+        if share > 1 and share >= best[1]:
+            best = (size, share)
+    return best
 
 
 @dataclass(frozen=True)
 class SplitAttention(RewritePattern):
-    """attention over more than one chunk of the cache -> attention_split, attention_merge.
+    """attention over a cache of more than one block -> attention_split, attention_merge.
 
-    The chunk is the largest part of the cache, at most `chunk` rows, that divides it evenly; of a
-    long cache as many rows as make `tasks` tasks of all heads together.
+    Blocks of at most `block` neighbouring rows are dealt out to so many chunks that all heads
+    together make at most `tasks` tasks.
     """
 
-    chunk: int
+    block: int
     tasks: int
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.AttentionOp, rewriter: PatternRewriter, /) -> None:
-        batch, heads, capacity, _ = tensor.shape_of(op.k_cache)
-        if capacity <= self.chunk:
+        batch, heads, capacity, depth = tensor.shape_of(op.k_cache)
+        block, chunks = blocks_of(capacity, self.block, max(1, self.tasks // (batch * heads)))
+        if chunks == 1:
             return
-        # Equal chunks: one that reaches over the cache's end would be another shape of task.
-        parts = [size for size in range(1, capacity + 1) if capacity % size == 0]
-        chunk = max(size for size in parts if size <= self.chunk)
-        if capacity // chunk * batch * heads > self.tasks:
-            least = -(-capacity * batch * heads // self.tasks)
-            chunk = min(size for size in parts if size >= min(least, capacity))
-        if not LEAST_CHUNK <= chunk < capacity:
-            return
-        split = tensor.AttentionSplitOp(op, chunk)
-        merge = tensor.AttentionMergeOp(split.acc, split.stats, tensor.element_type_of(op.result))
-        split.location = merge.location = op.location
-        rewriter.replace(op, [split, merge], [merge.result, split.k_result, split.v_result])
+        shape = (batch, heads, capacity // (block * chunks), chunks, block, depth)
+        k, v = (tensor.ReshapeOp(cache, shape) for cache in (op.k_cache, op.v_cache))
+        split = tensor.AttentionSplitOp(op, k.result, v.result)
+        element = tensor.element_type_of(op.result)
+        merge = tensor.AttentionMergeOp(split.acc, split.stats, op.position, block, element)
+        results = [
+            tensor.ReshapeOp(cache, (batch, heads, capacity, depth))
+            for cache in (split.k_result, split.v_result)
+        ]
+        ops = [k, v, split, merge, *results]
+        for new in ops:
+            new.location = op.location
+        rewriter.replace(op, ops, [merge.result, *(cache.result for cache in results)])
 
 
 @dataclass(frozen=True)
@@ -67,7 +89,10 @@ class SplitArgmax(RewritePattern):
     def match_and_rewrite(self, op: tensor.ArgmaxOp, rewriter: PatternRewriter, /) -> None:
         if not isinstance(tensor.element_type_of(op.x), BFloat16Type | Float16Type | Float32Type):
             return  # partial maxima are f32, which holds no larger type exactly
-        partial = tensor.ArgmaxPartialOp(op.x, -(-tensor.shape_of(op.x)[-1] // self.chunks))
+        chunk = -(-tensor.shape_of(op.x)[-1] // self.chunks)
+        if chunk > ARGMAX_ALIGNMENT:
+            chunk = -(-chunk // ARGMAX_ALIGNMENT) * ARGMAX_ALIGNMENT
+        partial = tensor.ArgmaxPartialOp(op.x, chunk)
         append = _append_of(op)
         if append is None:
             merge = tensor.ArgmaxMergeOp(partial.value, partial.index)
@@ -100,14 +125,14 @@ def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:
 
 @dataclass(frozen=True)
 class SplitReductionsPass(ModulePass):
-    """Split attention into chunks of at most `attention_chunk` cache rows, but no more than
-    `attention_tasks` of them, and argmax into `argmax_chunks` parts.
+    """Split attention into at most `attention_tasks` tasks that take blocks of at most
+    `attention_chunk` cache rows in turn, and argmax into `argmax_chunks` parts.
     """
 
     name = "mpk-split-reductions"
 
-    attention_chunk: int = 256
-    attention_tasks: int = 264
+    attention_chunk: int = 32
+    attention_tasks: int = 132
     argmax_chunks: int = 64
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:

@@ -31,14 +31,28 @@ func.func @step() {{
 
 
 @pytest.mark.parametrize(
-    ("capacity", "chunk", "expected"),
-    [(64, 16, 16), (96, 40, 32), (64, 64, None), (64, 100, None), (134, 67, 67), (67, 32, None)],
+    ("capacity", "block", "tasks", "expected"),
+    [
+        (64, 16, 99, (1, 4, 16)),
+        (96, 40, 99, (1, 6, 16)),
+        (64, 64, 99, (1, 4, 16)),
+        (512, 32, 8, (4, 4, 32)),
+        (1000, 32, 20, (4, 10, 25)),
+        (134, 67, 99, (1, 2, 67)),
+        (64, 16, 3, None),
+        (67, 32, 99, None),
+    ],
 )
-def test_chunks_divide_the_cache(run, assert_same_numbers, capacity, chunk, expected) -> None:
-    """The largest equal chunks of at most the size asked for; whole where those would be tiny."""
+def test_blocks_are_dealt_evenly(run, assert_same_numbers, capacity, block, tasks, expected):
+    """As many equal chunks as asked for, of large blocks; whole where those would be tiny."""
     text = attention(capacity)
-    split = run(text, f"mpk-split-reductions{{attention_chunk={chunk}}}")
-    found = [op.chunk.value.data for op in split.walk() if isinstance(op, tensor.AttentionSplitOp)]
+    options = f"attention_chunk={block} attention_tasks={tasks}"
+    split = run(text, f"mpk-split-reductions{{{options}}}")
+    found = [
+        tensor.shape_of(op.k_cache)[2:5]
+        for op in split.walk()
+        if isinstance(op, tensor.AttentionSplitOp)
+    ]
     assert found == ([] if expected is None else [expected])
     assert_same_numbers(run(text, ""), split)
 
@@ -47,8 +61,9 @@ def test_chunks_divide_the_cache(run, assert_same_numbers, capacity, chunk, expe
 def test_attention_in_chunks_at_every_position(run, extra: str) -> None:
     """Chunks that nobody attends to, behind the position or before the window, add nothing."""
     text = attention(64, extra)
-    whole, split = run(text, ""), run(text, "mpk-split-reductions{attention_chunk=16}")
-    tiled = run(text, "mpk-split-reductions{attention_chunk=16},mpk-partition-tiles{workers=3}")
+    options = "{attention_chunk=16 attention_tasks=4}"
+    whole, split = run(text, ""), run(text, f"mpk-split-reductions{options}")
+    tiled = run(text, f"mpk-split-reductions{options},mpk-partition-tiles{{workers=3}}")
     assert "attention_merge" in str(tiled)
     rng = np.random.default_rng(0)
     inputs = {

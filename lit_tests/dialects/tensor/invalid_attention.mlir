@@ -92,26 +92,33 @@
 
 // -----
 %q, %k, %v, %kc, %vc, %p = "test.op"()
-  : () -> (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1xi64>)
-%y, %s, %k1, %v1 = mpk_tensor.attention_split chunk 5 %q, %k, %v cache %kc, %vc at %p scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1xi64>)
-  -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1x2x16x8xbf16>, tensor<1x2x16x8xbf16>)
+  : () -> (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1xi64>)
+%y, %s, %k1, %v1 = mpk_tensor.attention_split chunks 4 %q, %k, %v cache %kc, %vc at %p scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1xi64>)
+  -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>)
 // CHECK: 4 chunks do not give tensor<1x1x4x3x8xf32>
 
 // -----
 %q, %k, %v, %kc, %vc, %p = "test.op"()
-  : () -> (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1xi64>)
-%y, %s, %k1, %v1 = mpk_tensor.attention_split chunk 5 %q, %k, %v cache %kc, %vc at %p scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1x2x16x8xbf16>, tensor<1xi64>)
-  -> (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x3xf32>, tensor<1x2x16x8xbf16>, tensor<1x2x16x8xbf16>)
+  : () -> (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1xi64>)
+%y, %s, %k1, %v1 = mpk_tensor.attention_split chunks 4 %q, %k, %v cache %kc, %vc at %p scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1xi64>)
+  -> (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x3xf32>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>)
 // CHECK: 4 chunks do not give tensor<1x1x4x4x3xf32>
 
 // -----
-%a, %s = "test.op"() : () -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x2x2xf32>)
-%y = mpk_tensor.attention_merge %a, %s
-  : (tensor<1x1x4x3x8xf32>, tensor<1x1x4x2x2xf32>) -> tensor<1x1x4x8xbf16>
+%a, %s, %p = "test.op"() : () -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x2x2xf32>, tensor<1xi64>)
+%y = mpk_tensor.attention_merge block 8 %a, %s at %p
+  : (tensor<1x1x4x3x8xf32>, tensor<1x1x4x2x2xf32>, tensor<1xi64>) -> tensor<1x1x4x8xbf16>
 // CHECK: cannot merge tensor<1x1x4x3x8xf32> and tensor<1x1x4x2x2xf32>
 
 // -----
-%a, %s = "test.op"() : () -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x3x2xf32>)
-%y = mpk_tensor.attention_merge %a, %s
-  : (tensor<1x1x4x3x8xf32>, tensor<1x1x4x3x2xf32>) -> tensor<1x1x4x3xbf16>
+%a, %s, %p = "test.op"() : () -> (tensor<1x1x4x3x8xf32>, tensor<1x1x4x3x2xf32>, tensor<1xi64>)
+%y = mpk_tensor.attention_merge block 8 %a, %s at %p
+  : (tensor<1x1x4x3x8xf32>, tensor<1x1x4x3x2xf32>, tensor<1xi64>) -> tensor<1x1x4x3xbf16>
 // CHECK: merge of tensor<1x1x4x3x8xf32> does not give tensor<1x1x4x3xbf16>
+
+// -----
+%q, %k, %v, %kc, %vc, %p = "test.op"()
+  : () -> (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1xi64>)
+%y, %s, %k1, %v1 = mpk_tensor.attention_split chunks 8 %q, %k, %v cache %kc, %vc at %p scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>, tensor<1xi64>)
+  -> (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1x2x2x4x2x8xbf16>, tensor<1x2x2x4x2x8xbf16>)
+// CHECK: 8 chunks, 4 in tensor<1x2x2x4x2x8xbf16>

@@ -55,10 +55,11 @@ func.func @step() {
   ^bb0(%0 : tensor<1x1x2x8xbf16>):
     mpk_tensor.yield %0 : tensor<1x1x2x8xbf16>
   } scale 0.5 window 16 soft_cap 30.0 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x64x8xbf16>, tensor<1x2x64x8xbf16>, tensor<1xi64>) -> (tensor<1x1x4x8xbf16>, tensor<1x2x64x8xbf16>, tensor<1x2x64x8xbf16>)
-  // CHECK: %acc, %stats, %kc2, %vc2 = mpk_tensor.attention_split chunk 16 origin %pos : tensor<1xi64> %qt, %kt, %kt cache %cache, %cache at %pos scale 5.000000e-01 :
-  %acc, %stats, %kc2, %vc2 = mpk_tensor.attention_split chunk 16 origin %pos : tensor<1xi64> %qt, %kt, %kt cache %cache, %cache at %pos scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x64x8xbf16>, tensor<1x2x64x8xbf16>, tensor<1xi64>) -> (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1x2x64x8xbf16>, tensor<1x2x64x8xbf16>)
-  // CHECK-NEXT: %joined = mpk_tensor.attention_merge %acc, %stats : (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>) -> tensor<1x1x4x8xbf16>
-  %joined = mpk_tensor.attention_merge %acc, %stats : (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>) -> tensor<1x1x4x8xbf16>
+  %blocks = mpk_tensor.reshape %cache : tensor<1x2x64x8xbf16> to tensor<1x2x2x4x8x8xbf16>
+  // CHECK: %acc, %stats, %kc2, %vc2 = mpk_tensor.attention_split chunks 9 origin %pos : tensor<1xi64> %qt, %kt, %kt cache %blocks, %blocks at %pos scale 5.000000e-01 :
+  %acc, %stats, %kc2, %vc2 = mpk_tensor.attention_split chunks 9 origin %pos : tensor<1xi64> %qt, %kt, %kt cache %blocks, %blocks at %pos scale 0.5 : (tensor<1x1x4x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x1x2x8xbf16>, tensor<1x2x2x4x8x8xbf16>, tensor<1x2x2x4x8x8xbf16>, tensor<1xi64>) -> (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1x2x2x4x8x8xbf16>, tensor<1x2x2x4x8x8xbf16>)
+  // CHECK-NEXT: %joined = mpk_tensor.attention_merge block 8 %acc, %stats at %pos : (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1xi64>) -> tensor<1x1x4x8xbf16>
+  %joined = mpk_tensor.attention_merge block 8 %acc, %stats at %pos : (tensor<1x1x4x4x8xf32>, tensor<1x1x4x4x2xf32>, tensor<1xi64>) -> tensor<1x1x4x8xbf16>
   // CHECK: %app = mpk_tensor.cache_append %cache, %knew at %pos
   %knew = mpk_tensor.reshape %kt : tensor<1x1x2x8xbf16> to tensor<1x2x1x8xbf16>
   %app = mpk_tensor.cache_append %cache, %knew at %pos : (tensor<1x2x64x8xbf16>, tensor<1x2x1x8xbf16>, tensor<1xi64>) -> tensor<1x2x64x8xbf16>

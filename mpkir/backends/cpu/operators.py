@@ -107,16 +107,16 @@ def _attention(printer: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSp
             raise printer.refuse(op, "does not write its caches")
     q = _prologue(printer, op.q_prologue, op.q, op.q_args)
     k = _prologue(printer, op.k_prologue, op.k, op.k_args)
-    rows, depth = shape_of(op.k_cache)[2], shape_of(op.q)[3]
+    depth = shape_of(op.q)[3]
     window = 0 if op.window is None else op.window.value.data
     inputs = (q, k, op.v, op.k_cache, op.v_cache, op.position)
     if isinstance(op, tensor.AttentionSplitOp):
-        room = op.chunk.value.data
-        name, types = "attention_split", f"{room}, {window}"
+        room = op.block
+        name, types = "attention_split", f"{op.chunks.value.data}, {window}"
         results = (op.acc, op.stats, op.k_result, op.v_result)
         origin = ["0" if op.origin is None else f"{printer.tiles[op.origin].name}.get(0)"]
     else:
-        room, name, types = rows, "attention", str(window)
+        room, name, types = shape_of(op.k_cache)[2], "attention", str(window)
         results, origin = (op.result, op.k_result, op.v_result), []
     work = printer.array("float", 4 * (2 * depth + room))
     arguments = [
@@ -131,8 +131,11 @@ def _attention(printer: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSp
 
 
 def _attention_merge(printer: BodyPrinter, op: tensor.AttentionMergeOp) -> None:
-    acc, stats = printer.tiles[op.acc].name, printer.tiles[op.stats].name
-    printer.call("attention", f"mpk::attention_merge({printer.result(op.result)}, {acc}, {stats});")
+    inputs = ", ".join(printer.tiles[v].name for v in (op.acc, op.stats, op.position))
+    printer.call(
+        "attention",
+        f"mpk::attention_merge<{op.block.value.data}>({printer.result(op.result)}, {inputs});",
+    )
 
 
 def _sdpa(printer: BodyPrinter, op: tensor.SdpaOp) -> None:

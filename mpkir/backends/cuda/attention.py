@@ -7,7 +7,13 @@ from math import prod
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, IntegerType
 from xdsl.ir import Operation, Region, SSAValue
 
-from mpkir.backends.cuda.address import affine, broadcast, unravel
+from mpkir.backends.cuda.address import (
+    broadcast,
+    clipped,
+    operand_type,
+    rows_aligned,
+    unravel,
+)
 from mpkir.backends.cuda.body_printer import (
     DEVICE,
     WORK,
@@ -34,40 +40,103 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
     cache = p.body.operands[k_cache]
     if not isinstance(cache.element_type, BFloat16Type | Float16Type | Float32Type):
         raise p.refuse(op, "has a cache that is not bf16, f16 or f32")
-    rows = cache.sizes[2]
-    if is_split and rows != op.chunk.value.data:
-        raise p.refuse(op, "covers several chunks of the cache in one task")
+    if cache.is_flagged:
+        raise p.refuse(op, "has a cache whose elements carry marks")
     _check_in_place(p, op, k_cache, op.k_result)
     _check_in_place(p, op, v_cache, op.v_result)
     p.constant("T", tokens)
     p.constant("D", depth)
     p.constant("G", heads)
-    p.constant("CHUNK", rows)
     p.constant("WINDOW", 0 if op.window is None else op.window.value.data)
     p.constant("scale", op.scale.value.data, "float")
     p.constant("soft_cap", 0.0 if op.soft_cap is None else op.soft_cap.value.data, "float")
     p.constant("split", is_split, "bool")
     p.lines.append(f"using Cache = {element_of(cache.element_type)};")
-    p.method(f"mpk::i64 first({WORK})", f"return {affine(cache.offsets.results[2], 'w.index')};")
-    for name, number in (("k_cache", k_cache), ("v_cache", v_cache)):
-        row = p.pointer(number, ["0", "0", "int(position - first(w))", "0"])
-        p.method(f"Cache* {name}({WORK}, mpk::i64 position)", f"return {row};")
+    _rows_of_cache(p, op, k_cache, v_cache)
     token = "0" if tokens == 1 else "t"
     head = "0" if heads == 1 else "g"
     q = _prepared(p, "q_prologue", op.q_prologue, op.q, tuple(op.q_args))
     k = _prepared(p, "k_prologue", op.k_prologue, op.k, tuple(op.k_args))
-    p.method(f"float q({_TG}, int d)", f"return {p.element(q, ['0', token, head, 'd'])};")
-    p.method(f"float k({_T}, int d)", f"return {p.element(k, ['0', token, '0', 'd'])};")
-    p.method(f"float v({_T}, int d)", f"return {p.element(op.v, ['0', token, '0', 'd'])};")
+    p.constant("polled", any(operand.is_flagged for operand in p.body.reads), "bool")
+    _step_rows(p, "Query", "q", _TG, q, ["0", token, head])
+    _step_rows(p, "Key", "k", _T, k, ["0", token, "0"])
+    _step_rows(p, "Value", "v", _T, op.v, ["0", token, "0"])
     if is_split:
-        acc, stats = (len(p.body.reads) + _written(p, op, v) for v in (op.acc, op.stats))
-        at = ["0", token, head, "0", "0"]
-        p.method(f"float* acc({_TG})", f"return {p.pointer(acc, at)};")
-        p.method(f"float* stats({_TG})", f"return {p.pointer(stats, at)};")
+        acc, stats = (p.stores(v, "y", ["0", token, head, "0", i]) for v, i in _parts(op))
+        p.method(f"void store_acc({_TG}, int d, float y)", *acc)
+        p.method(f"void store_stats({_TG}, int i, float y)", *stats)
     else:
         statements = p.stores(op.result, "y", ["0", token, head, "d"])
         p.method(f"void store({_TG}, int d, float y)", *statements)
     return "Attention"
+
+
+def _parts(op: tensor.AttentionSplitOp) -> tuple[tuple[SSAValue, str], tuple[SSAValue, str]]:
+    return (op.acc, "d"), (op.stats, "i")
+
+
+def _rows_of_cache(
+    p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSplitOp, k_cache: int, v_cache: int
+) -> None:
+    """Which positions a task's rows are of, and where they are."""
+    cache = p.body.operands[k_cache]
+    if isinstance(op, tensor.AttentionSplitOp):
+        _, _, rounds, here, block, _ = cache.sizes
+        if here != 1 or rounds != cache.shape[2]:
+            raise p.refuse(op, "covers other than one chunk of the cache in one task")
+        origin = "0" if op.origin is None else f"int({p.element(op.origin, ['0'])})"
+        stride = op.chunks.value.data * block
+        p.method(
+            f"int rows_before({WORK}, mpk::i64 position)",
+            f"if (position >= {rounds * stride}) return {rounds * block};",
+            f"const int round = int(position / {stride});",
+            f"const int rest = int(position % {stride}) - {origin} * {block};",
+            f"return round * {block} + (rest < 0 ? 0 : rest > {block} ? {block} : rest);",
+        )
+        row = ["0", "0", f"row / {block}", "0", f"row % {block}", "0"]
+    else:
+        rows = cache.sizes[2]
+        if rows != cache.shape[2]:
+            raise p.refuse(op, "covers a part of the cache in one task")
+        p.method(
+            f"int rows_before({WORK}, mpk::i64 position)",
+            f"return position > {rows} ? {rows} : int(position);",
+        )
+        row = ["0", "0", "row", "0"]
+    for name, number in (("k_cache", k_cache), ("v_cache", v_cache)):
+        p.method(f"Cache* {name}({WORK}, int row)", f"return {p.pointer(number, row)};")
+
+
+def _step_rows(
+    p: BodyPrinter, type: str, name: str, parameters: str, value: SSAValue, row: list[str]
+) -> None:
+    """Rows of q, k or v of the step: where they lie if in vectors, or element by element."""
+    number = p.read_number(value)
+    kind = "void" if number is None else vectors_of(p, number, 8)
+    p.lines.append(f"using {type} = {kind};")
+    if kind == "void" or number is None:
+        element = p.element(value, [*row, "d"])
+        p.method(f"float {name}({parameters}, int d)", f"return {element};")
+    else:
+        address = p.pointer(number, [*row, "0"])
+        p.method(f"const {type}* {name}_row({parameters})", f"return {address};")
+
+
+def vectors_of(
+    p: BodyPrinter, number: int, elements: int, *, packed: bool = False, clips: bool = False
+) -> str:
+    """The type of an operand's elements in memory if it can be read in vectors of so many, or
+    "void".
+
+    packed   vectors of a packed operand are fine
+    clips    boxes may reach over the buffer's end, the skeleton sees to it
+    """
+    operand = p.body.operands[number]
+    is_float = isinstance(operand.element_type, BFloat16Type | Float16Type | Float32Type)
+    is_inside = clips or not any(clipped(operand, p.body.grid))
+    is_plain = packed or not operand.is_packed
+    aligned = is_float and is_inside and is_plain and rows_aligned(operand, elements)
+    return operand_type(operand) if aligned else "void"
 
 
 def _written(p: BodyPrinter, op: Operation, value: SSAValue) -> int:
@@ -127,18 +196,30 @@ def _prepared(
 def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
     """The members of a body that joins the chunks of a split attention; its skeleton."""
     *rows, splits, depth = shape_of(op.acc)
-    acc, stats = p.read_plain(op, op.acc), p.read_plain(op, op.stats)
     row = p.lead("0" if prod(rows) == 1 else "row", rows)
     split = "0" if splits == 1 else "split"
     parameters = f"{WORK}, int row"
     p.constant("ROWS", prod(rows))
     p.constant("D", depth)
     p.constant("SPLITS", splits)
-    for name, number in (("acc", acc), ("stats", stats)):
+    for type, name, value in (("Acc", "acc", op.acc), ("Stats", "stats", op.stats)):
+        number = p.read(op, value)
+        kind = vectors_of(p, number, 2)
+        if kind == "void":
+            raise p.refuse(op, f"needs pairs of {value.type} side by side in memory")
+        p.lines.append(f"using {type} = {kind};")
         p.method(
-            f"const float* {name}({parameters}, int split)",
+            f"const {type}* {name}({parameters}, int split)",
             f"return {p.pointer(number, [*row, split, '0'])};",
         )
+    if not isinstance(p.source(op.position).owner, tensor.PositionOp):
+        raise p.refuse(op, "is at other positions than the step's")
+    last, block = shape_of(op.position)[0] - 1, op.block.value.data
+    p.method(
+        f"int parts({WORK})",
+        f"const mpk::i64 parts = (w.position + {last}) / {block} + 1;",
+        f"return parts > {splits} ? {splits} : int(parts);",
+    )
     p.method(f"void store({parameters}, int d, float y)", *p.stores(op.result, "y", [*row, "d"]))
     return "AttentionMerge"
 

@@ -10,7 +10,12 @@ from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Operation, SSAValue
 
 from mpkir.backends.cuda.address import broadcast, unravel
-from mpkir.backends.cuda.attention import print_attention, print_attention_merge, print_sdpa
+from mpkir.backends.cuda.attention import (
+    print_attention,
+    print_attention_merge,
+    print_sdpa,
+    vectors_of,
+)
 from mpkir.backends.cuda.body_printer import WORK, BodyPrinter
 from mpkir.backends.cuda.experts import print_expert_linear, print_topk
 from mpkir.backends.cuda.streaming import print_linear
@@ -142,13 +147,17 @@ def _embedding(p: BodyPrinter, op: tensor.EmbeddingOp) -> str:
     elif len(shape_of(op.ids)) == 2:
         at = [rows[0], *at]
     p.method(f"mpk::i64 id({WORK}, int t)", f"return {p.element(op.ids, at)};")
-    value = p.element(op.table, ["int(id)", "column"])
-    assert table is not None
-    stores = p.stores(op.result, value, [*rows, "column"])
-    p.method(
-        f"void copy({WORK}, int t, int column, mpk::i64 id)",
-        *stores,
-    )
+    vectors = columns % 8 == 0 and p.is_weight(table)
+    kind = vectors_of(p, table, 8, packed=True) if vectors else "void"
+    p.lines.append(f"using Element = {kind};")
+    if kind == "void":
+        value = p.element(op.table, ["int(id)", "column"])
+        p.method(f"float element({WORK}, mpk::i64 id, int column)", f"return {value};")
+    else:
+        place = p.pointer(table, ["int(id)", "column"])
+        p.method(f"const Element* eight({WORK}, mpk::i64 id, int column)", f"return {place};")
+    stores = p.stores(op.result, "value", [*rows, "column"])
+    p.method(f"void store({WORK}, int t, int column, float value)", *stores)
     return "Embedding"
 
 
@@ -173,7 +182,14 @@ def _argmax_partial(p: BodyPrinter, op: tensor.ArgmaxPartialOp) -> str:
     p.constant("WIDTH", p.body.operands[number].shape[-1] if number is not None else width)
     origin = "0" if op.origin is None else f"int({p.element(op.origin, ['0'])})"
     p.method(f"int origin({WORK})", f"return {origin};")
-    p.method(f"float x({_ROW}, int i)", f"return {p.element(op.x, [*_row(op.x), 'i'])};")
+    whole = number is not None and p.body.operands[number].shape[-1] % 4 == 0 and chunk % 4 == 0
+    kind = vectors_of(p, number, 4, clips=True) if whole and number is not None else "void"
+    p.lines.append(f"using X = {kind};")
+    if kind == "void" or number is None:
+        p.method(f"float x({_ROW}, int i)", f"return {p.element(op.x, [*_row(op.x), 'i'])};")
+    else:
+        four = p.pointer(number, [*_row(op.x), "i"])
+        p.method(f"const X* four({_ROW}, int i)", f"return {four};")
     at = [*_row(op.value), "0" if shape_of(op.value)[-1] == 1 else "chunk"]
     stores = [*p.stores(op.value, "value", at), *p.stores(op.index, "index", at)]
     p.method(f"void store({_ROW}, int chunk, float value, mpk::i64 index)", *stores)

@@ -203,13 +203,15 @@ class _CachedAttention(IRDLOperation):
     )
     traits = traits_def(Pure())
 
-    def verify_operands(self) -> None:
+    def verify_operands(self, cache_rank: int = 4) -> None:
         q, k, cache = shape_of(self.q), shape_of(self.k), shape_of(self.k_cache)
-        if len(q) != 4 or len(k) != 4 or len(cache) != 4:
+        if len(q) != 4 or len(k) != 4:
             raise VerifyException(f"{self.name} operands have rank 4")
+        if len(cache) != cache_rank:
+            raise VerifyException(f"{self.name} caches have rank {cache_rank}")
         if shape_of(self.v) != k or shape_of(self.v_cache) != cache:
             raise VerifyException(f"{self.name} keys and values have the same shapes")
-        if k != (q[0], q[1], cache[1], q[3]) or cache[0] != q[0] or cache[3] != q[3]:
+        if k != (q[0], q[1], cache[1], q[3]) or cache[0] != q[0] or cache[-1] != q[3]:
             raise VerifyException(
                 f"{self.name} of {self.q.type}, {self.k.type}, {self.k_cache.type}"
             )
@@ -294,18 +296,22 @@ class AttentionOp(_CachedAttention):
 
 @irdl_op_definition
 class AttentionSplitOp(_CachedAttention):
-    __doc__ = f"""Attention over consecutive chunks of the cache, each by itself: flash decoding's
-    first half.
+    __doc__ = f"""Attention over chunks of the cache, each by itself: flash decoding's first half.
 
-    Chunk s covers cache rows [s * chunk, (s + 1) * chunk). Results, all f32: acc [B, T, H, S, D],
-    the sum of exp(score - top) * v, and stats [B, T, H, S, 2], (top, sum of exp(score - top)); an
-    empty chunk gives (0, -inf, 0). A tile of it has caches cut to its chunks; `origin`
-    (tensor<1xi64>) is the number of its first chunk. {_CachedAttention.__doc__}
+    The caches are [B, KV, R, S, P, D]: P neighbouring positions are a block, and blocks are dealt
+    to the S chunks in turn, so that every chunk has its share of a cache filled to any length: row
+    (r, s, p) is position (r * chunks + s) * P + p. Results, all f32: acc [B, T, H, S, D], the sum
+    of exp(score - top) * v, and stats [B, T, H, S, 2], (top, sum of exp(score - top)). A chunk of
+    which no row is attended to gives (0, -inf, 0); where all its rows lie behind the step's last
+    position, acc is left as it is. A tile of it has caches cut to its chunks; `origin`
+    (tensor<1xi64>) is the number of its first chunk, `chunks` how many there are in all.
+
+    {_CachedAttention.__doc__}
     """
 
     name = "mpk_tensor.attention_split"
 
-    chunk = prop_def(IntegerAttr[I64])
+    chunks = prop_def(IntegerAttr[I64])
     origin = opt_operand_def(TENSOR)
     acc = result_def(TENSOR)
     stats = result_def(TENSOR)
@@ -313,24 +319,23 @@ class AttentionSplitOp(_CachedAttention):
     v_result = result_def(TENSOR)
 
     assembly_format = (
-        "`chunk` $chunk (`origin` $origin^ `:` type($origin))? "
+        "`chunks` $chunks (`origin` $origin^ `:` type($origin))? "
         + _OPERANDS
         + _OPERAND_TYPES
         + "`(` type(results) `)`"
     )
 
-    def __init__(self, attention: _CachedAttention, chunk: int):
-        """The split form of an attention, its regions moved here by cloning."""
-        q, cache = shape_of(attention.q), shape_of(attention.k_cache)
-        splits = -(-cache[2] // chunk)
+    def __init__(self, attention: _CachedAttention, k_cache: SSAValue, v_cache: SSAValue):
+        """The split form of an attention, its regions moved here by cloning; caches in blocks."""
+        q, chunks = shape_of(attention.q), shape_of(k_cache)[3]
         super().__init__(
             operands=[
                 None,
                 attention.q,
                 attention.k,
                 attention.v,
-                attention.k_cache,
-                attention.v_cache,
+                k_cache,
+                v_cache,
                 attention.position,
                 attention.q_args,
                 attention.k_args,
@@ -339,24 +344,34 @@ class AttentionSplitOp(_CachedAttention):
                 "scale": attention.scale,
                 "window": attention.window,
                 "soft_cap": attention.soft_cap,
-                "chunk": IntegerAttr(chunk, i64),
+                "chunks": IntegerAttr(chunks, i64),
             },
             regions=[
                 [] if attention.q_prologue is None else [attention.q_prologue.clone()],
                 [] if attention.k_prologue is None else [attention.k_prologue.clone()],
             ],
             result_types=[
-                TensorType(f32, [*q[:3], splits, q[3]]),
-                TensorType(f32, [*q[:3], splits, 2]),
-                attention.k_cache.type,
-                attention.v_cache.type,
+                TensorType(f32, [*q[:3], chunks, q[3]]),
+                TensorType(f32, [*q[:3], chunks, 2]),
+                k_cache.type,
+                v_cache.type,
             ],
         )
 
+    @property
+    def block(self) -> int:
+        """Neighbouring positions of one chunk."""
+        return shape_of(self.k_cache)[4]
+
     def verify_(self) -> None:
-        self.verify_operands()
-        q = shape_of(self.q)
-        splits = -(-shape_of(self.k_cache)[2] // self.chunk.value.data)
+        self.verify_operands(cache_rank=6)
+        q, splits = shape_of(self.q), shape_of(self.k_cache)[3]
+        if splits > self.chunks.value.data or (
+            self.origin is None and splits != self.chunks.value.data
+        ):
+            raise VerifyException(
+                f"{self.chunks.value.data} chunks, {splits} in {self.k_cache.type}"
+            )
         if shape_of(self.acc) != (*q[:3], splits, q[3]):
             raise VerifyException(f"{splits} chunks do not give {self.acc.type}")
         if shape_of(self.stats) != (*q[:3], splits, 2):
@@ -367,23 +382,38 @@ class AttentionSplitOp(_CachedAttention):
 class AttentionMergeOp(IRDLOperation):
     """Joins the chunks of a split attention: flash decoding's second half.
 
-    acc: f32 [B, T, H, S, D]; stats: f32 [B, T, H, S, 2]; result: [B, T, H, D].
+    acc: f32 [B, T, H, S, D]; stats: f32 [B, T, H, S, 2]; position: i64 [T]; result: [B, T, H, D].
+    Chunk s begins with position s * block: where that is behind the step's last, nobody looks at
+    its acc.
     """
 
     name = "mpk_tensor.attention_merge"
 
     acc = operand_def(TENSOR)
     stats = operand_def(TENSOR)
+    position = operand_def(TENSOR)
+    block = prop_def(IntegerAttr[I64])
     result = result_def(TENSOR)
 
     traits = traits_def(Pure())
 
-    assembly_format = "$acc `,` $stats attr-dict `:` functional-type(operands, results)"
+    assembly_format = (
+        "`block` $block $acc `,` $stats `at` $position attr-dict "
+        "`:` functional-type(operands, results)"
+    )
 
-    def __init__(self, acc: SSAValue, stats: SSAValue, element_type: Attribute):
+    def __init__(
+        self,
+        acc: SSAValue,
+        stats: SSAValue,
+        position: SSAValue,
+        block: int,
+        element_type: Attribute,
+    ):
         shape = shape_of(acc)
         super().__init__(
-            operands=[acc, stats],
+            operands=[acc, stats, position],
+            properties={"block": IntegerAttr(block, i64)},
             result_types=[TensorType(element_type, [*shape[:3], shape[4]])],
         )
 
@@ -391,6 +421,8 @@ class AttentionMergeOp(IRDLOperation):
         acc = shape_of(self.acc)
         if len(acc) != 5 or shape_of(self.stats) != (*acc[:4], 2):
             raise VerifyException(f"cannot merge {self.acc.type} and {self.stats.type}")
+        if shape_of(self.position) != acc[1:2]:
+            raise VerifyException(f"merge of {self.acc.type} at {self.position.type}")
         if shape_of(self.result) != (*acc[:3], acc[4]):
             raise VerifyException(f"merge of {self.acc.type} does not give {self.result.type}")
 

@@ -18,6 +18,9 @@ from mpkir.passes.tiling.limits import Limits, bytes_of, features_per_task
 from mpkir.passes.tiling.tiling import Cut, Tiling, box, broadcast_box, whole
 from mpkir.registry import Registry
 
+MERGED_COLUMNS = 32
+"""Fewest columns of a head that are worth a task of their own in a merge."""
+
 
 def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
     shape = tensor.shape_of(op.result)
@@ -58,11 +61,11 @@ def _attention(op: tensor.AttentionOp, limits: Limits) -> Tiling:
 
 def _attention_split(op: tensor.AttentionSplitOp, limits: Limits) -> Tiling:
     batch, _, heads, _ = tensor.shape_of(op.q)
-    kv, chunk = tensor.shape_of(op.k)[2], op.chunk.value.data
+    kv = tensor.shape_of(op.k)[2]
     splits = tensor.shape_of(op.acc)[3]
     q = {0: Cut(1, 1), 2: Cut(2, heads // kv)}
     k = {0: Cut(1, 1), 2: Cut(2, 1)}
-    cached = box(tensor.shape_of(op.k_cache), {0: Cut(1, 1), 1: Cut(2, 1), 2: Cut(0, chunk)}, 3)
+    cached = box(tensor.shape_of(op.k_cache), {0: Cut(1, 1), 1: Cut(2, 1), 3: Cut(0, 1)}, 3)
     part = {**q, 3: Cut(0, 1)}
     return Tiling(
         (splits, batch, kv),
@@ -84,15 +87,33 @@ def _attention_split(op: tensor.AttentionSplitOp, limits: Limits) -> Tiling:
 
 
 def _attention_merge(op: tensor.AttentionMergeOp, limits: Limits) -> Tiling:
-    batch, _, heads = tensor.shape_of(op.acc)[:3]
+    batch, _, heads, _, depth = tensor.shape_of(op.acc)
     size = ceil(batch * heads / limits.workers)
-    cut, grid = {2: Cut(0, size)}, (ceil(heads / size),)
+    # A task's chunks arrive all at once: what counts is how many bytes one worker takes in.
+    columns = depth
+    while columns % (2 * MERGED_COLUMNS) == 0 and (
+        batch * ceil(heads / size) * 2 * (depth // columns) <= limits.workers
+    ):
+        columns //= 2
+    cut: dict[int, Cut] = {2: Cut(0, size)}
+    grid = [ceil(heads / size)]
+    if columns < depth:
+        grid.append(depth // columns)
     if batch > 1:
-        cut, grid = {0: Cut(1, 1), **cut}, (*grid, batch)
+        grid.append(batch)
+        cut[0] = Cut(len(grid) - 1, 1)
+    acc, y = dict(cut), dict(cut)
+    if columns < depth:
+        acc[4], y[3] = Cut(1, columns), Cut(1, columns)
+    rank = len(grid)
     return Tiling(
-        grid,
-        tuple(box(tensor.shape_of(v), cut, len(grid)) for v in (op.acc, op.stats)),
-        (box(tensor.shape_of(op.result), cut, len(grid)),),
+        tuple(grid),
+        (
+            box(tensor.shape_of(op.acc), acc, rank),
+            box(tensor.shape_of(op.stats), cut, rank),
+            box(tensor.shape_of(op.position), {}, rank),
+        ),
+        (box(tensor.shape_of(op.result), y, rank),),
     )
 
 

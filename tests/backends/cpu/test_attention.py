@@ -40,7 +40,7 @@ NORM_AND_TURN = """
     mpk_tensor.yield %5 : {t}"""
 
 
-def program(s: Shape, split: int | None, prologue: bool) -> str:
+def program(s: Shape, split: tuple[int, int] | None, prologue: bool) -> str:
     e, d, n, r = s.dtype, s.depth, s.tokens, s.depth // 2
     q, k = f"tensor<1x{n}x{s.heads}x{d}x{e}>", f"tensor<1x{n}x{s.kv}x{d}x{e}>"
     cache = f"tensor<1x{s.kv}x{s.capacity}x{d}x{e}>"
@@ -58,13 +58,20 @@ def program(s: Shape, split: int | None, prologue: bool) -> str:
     if split is None:
         call = f"%y, %kr, %vr = mpk_tensor.attention {operands} -> ({q}, {cache}, {cache})"
     else:
-        chunks = -(-s.capacity // split)
+        block, chunks = split
+        blocks = f"tensor<1x{s.kv}x{s.capacity // block // chunks}x{chunks}x{block}x{d}x{e}>"
         acc = f"tensor<1x{n}x{s.heads}x{chunks}x{d}xf32>"
         stats = f"tensor<1x{n}x{s.heads}x{chunks}x2xf32>"
+        operands = operands.replace("%kc, %vc", "%kb, %vb").replace(cache, blocks)
         call = f"""
-        %acc, %stats, %kr, %vr = mpk_tensor.attention_split chunk {split} {operands} -> ({acc},
-          {stats}, {cache}, {cache})
-        %y = mpk_tensor.attention_merge %acc, %stats : ({acc}, {stats}) -> {q}"""
+        %kb = mpk_tensor.reshape %kc : {cache} to {blocks}
+        %vb = mpk_tensor.reshape %vc : {cache} to {blocks}
+        %acc, %stats, %kn, %vn = mpk_tensor.attention_split chunks {chunks} {operands} -> ({acc},
+          {stats}, {blocks}, {blocks})
+        %y = mpk_tensor.attention_merge block {block} %acc, %stats at %p : ({acc}, {stats},
+          tensor<{n}xi64>) -> {q}
+        %kr = mpk_tensor.reshape %kn : {blocks} to {cache}
+        %vr = mpk_tensor.reshape %vn : {blocks} to {cache}"""
     return f"""
       %q = mpk_tensor.input "q" : {q}
       %k = mpk_tensor.input "k" : {k}
@@ -102,9 +109,9 @@ def turned(x, norm, frequency, position: int):
     return torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1)
 
 
-@pytest.mark.parametrize("split", [None, 32])
+@pytest.mark.parametrize("split", [None, (16, 5), (8, 2)])
 @pytest.mark.parametrize("name", SHAPES)
-def test_attention(start, name: str, split: int | None):
+def test_attention(start, name: str, split: tuple[int, int] | None):
     s, dtype = SHAPES[name], TORCH[SHAPES[name].dtype]
     prologue = name in ("plain", "several tokens", "one group of three")
     step = start(program(s, split, prologue), tokens=s.tokens)

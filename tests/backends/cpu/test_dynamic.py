@@ -68,12 +68,17 @@ ATTENTION = """
   %kc = mpk_tensor.state "kc" : tensor<1x2x80x16xf32>
   %vc = mpk_tensor.state "vc" : tensor<1x2x80x16xf32>
   %p = mpk_tensor.position : tensor<1xi64>
-  %acc, %stats, %kr, %vr = mpk_tensor.attention_split chunk 16 %q, %k, %v cache %kc, %vc at %p
+  %kb = mpk_tensor.reshape %kc : tensor<1x2x80x16xf32> to tensor<1x2x1x5x16x16xf32>
+  %vb = mpk_tensor.reshape %vc : tensor<1x2x80x16xf32> to tensor<1x2x1x5x16x16xf32>
+  %acc, %stats, %kn, %vn = mpk_tensor.attention_split chunks 5 %q, %k, %v cache %kb, %vb at %p
     scale 0.25 : (tensor<1x1x4x16xf32>, tensor<1x1x2x16xf32>, tensor<1x1x2x16xf32>,
-      tensor<1x2x80x16xf32>, tensor<1x2x80x16xf32>, tensor<1xi64>) -> (tensor<1x1x4x5x16xf32>,
-        tensor<1x1x4x5x2xf32>, tensor<1x2x80x16xf32>, tensor<1x2x80x16xf32>)
-  %y = mpk_tensor.attention_merge %acc, %stats : (tensor<1x1x4x5x16xf32>, tensor<1x1x4x5x2xf32>) ->
-    tensor<1x1x4x16xf32>
+      tensor<1x2x1x5x16x16xf32>, tensor<1x2x1x5x16x16xf32>, tensor<1xi64>) ->
+        (tensor<1x1x4x5x16xf32>, tensor<1x1x4x5x2xf32>, tensor<1x2x1x5x16x16xf32>,
+          tensor<1x2x1x5x16x16xf32>)
+  %y = mpk_tensor.attention_merge block 16 %acc, %stats at %p : (tensor<1x1x4x5x16xf32>,
+    tensor<1x1x4x5x2xf32>, tensor<1xi64>) -> tensor<1x1x4x16xf32>
+  %kr = mpk_tensor.reshape %kn : tensor<1x2x1x5x16x16xf32> to tensor<1x2x80x16xf32>
+  %vr = mpk_tensor.reshape %vn : tensor<1x2x1x5x16x16xf32> to tensor<1x2x80x16xf32>
   %z = mpk_tensor.reshape %y : tensor<1x1x4x16xf32> to tensor<1x1x64xf32>
   mpk_tensor.store_state "x", %z : tensor<1x1x64xf32>
   mpk_tensor.store_state "kc", %kr : tensor<1x2x80x16xf32>

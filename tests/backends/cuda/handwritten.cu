@@ -43,8 +43,12 @@ constexpr int CANDIDATES = (VOCABULARY + ARGMAX_CHUNK - 1) / ARGMAX_CHUNK;
 struct body_embed {
   static constexpr int T = 1, COLUMNS = HIDDEN, LIMIT = VOCABULARY;
   static __device__ i64 id(const Work& w, int t) { return mpk::load(w.at<i64>(0) + w.position + t); }
-  static __device__ void copy(const Work& w, int t, int column, i64 id) {
-    w.at<bf16>(2)[t * HIDDEN + column] = mpk::load_constant(w.at<bf16>(1) + id * HIDDEN + column);
+  using Element = bf16;
+  static __device__ const bf16* eight(const Work& w, i64 id, int column) {
+    return w.at<bf16>(1) + id * HIDDEN + column;
+  }
+  static __device__ void store(const Work& w, int t, int column, float value) {
+    mpk::store(w.at<bf16>(2) + t * HIDDEN + column, value);
   }
 };
 // x, norm weight, weight -> y: one weight behind an rms norm
@@ -127,24 +131,29 @@ struct body_residual {
 
 // q, k, v, inv_freq, k cache, v cache -> acc, stats; grid [KV_HEADS, SPLITS]
 struct body_attention {
-  static constexpr int T = 1, D = HEAD, G = GROUP, CHUNK = CHUNK_ROWS, WINDOW = 0;
+  static constexpr int T = 1, D = HEAD, G = GROUP, WINDOW = 0;
   static constexpr float scale = SCALE, soft_cap = 0.0f;
-  static constexpr bool split = true;
+  static constexpr bool split = true, polled = false;
   using Cache = bf16;
+  using Query = bf16;
+  using Key = bf16;
+  using Value = bf16;
   static __device__ int head(const Work& w) { return w.index / SPLITS; }
   static __device__ int chunk(const Work& w) { return w.index % SPLITS; }
-  static __device__ i64 first(const Work& w) { return chunk(w) * CHUNK; }
-  static __device__ Cache* k_cache(const Work& w, i64 p) { return w.at<bf16>(4) + (head(w) * CAPACITY + p) * D; }
-  static __device__ Cache* v_cache(const Work& w, i64 p) { return w.at<bf16>(5) + (head(w) * CAPACITY + p) * D; }
-  static __device__ float q(const Work& w, int t, int g, int d) {
-    return mpk::to_float(mpk::load(w.at<bf16>(0) + (t * HEADS + head(w) * G + g) * D + d));
+  static __device__ int rows_before(const Work& w, i64 p) {
+    const i64 rows = p - chunk(w) * CHUNK_ROWS;
+    return rows < 0 ? 0 : rows > CHUNK_ROWS ? CHUNK_ROWS : int(rows);
   }
-  static __device__ float k(const Work& w, int t, int d) {
-    return mpk::to_float(mpk::load(w.at<bf16>(1) + (t * KV_HEADS + head(w)) * D + d));
+  static __device__ Cache* cache(const Work& w, int number, int row) {
+    return w.at<bf16>(number) + (head(w) * CAPACITY + chunk(w) * CHUNK_ROWS + row) * D;
   }
-  static __device__ float v(const Work& w, int t, int d) {
-    return mpk::to_float(mpk::load(w.at<bf16>(2) + (t * KV_HEADS + head(w)) * D + d));
+  static __device__ Cache* k_cache(const Work& w, int row) { return cache(w, 4, row); }
+  static __device__ Cache* v_cache(const Work& w, int row) { return cache(w, 5, row); }
+  static __device__ const bf16* q_row(const Work& w, int t, int g) {
+    return w.at<bf16>(0) + (t * HEADS + head(w) * G + g) * D;
   }
+  static __device__ const bf16* k_row(const Work& w, int t) { return w.at<bf16>(1) + (t * KV_HEADS + head(w)) * D; }
+  static __device__ const bf16* v_row(const Work& w, int t) { return w.at<bf16>(2) + (t * KV_HEADS + head(w)) * D; }
   struct q_prologue {
     static constexpr bool norm = false;
     static constexpr mpk::Rotary rotary = mpk::Rotary::half;
@@ -153,23 +162,26 @@ struct body_attention {
     static __device__ const float* inv_freq(const Work& w) { return w.at<float>(3); }
   };
   using k_prologue = q_prologue;
-  static __device__ float* acc(const Work& w, int t, int g) {
-    return w.at<float>(6) + ((t * HEADS + head(w) * G + g) * SPLITS + chunk(w)) * D;
+  static __device__ void store_acc(const Work& w, int t, int g, int d, float y) {
+    w.at<float>(6)[((t * HEADS + head(w) * G + g) * SPLITS + chunk(w)) * D + d] = y;
   }
-  static __device__ float* stats(const Work& w, int t, int g) {
-    return w.at<float>(7) + ((t * HEADS + head(w) * G + g) * SPLITS + chunk(w)) * 2;
+  static __device__ void store_stats(const Work& w, int t, int g, int i, float y) {
+    w.at<float>(7)[((t * HEADS + head(w) * G + g) * SPLITS + chunk(w)) * 2 + i] = y;
   }
 };
 
 // acc, stats -> y; grid [KV_HEADS]
 struct body_merge {
   static constexpr int ROWS = GROUP, D = HEAD, SPLITS = ::SPLITS;
+  using Acc = float;
+  using Stats = float;
   static __device__ const float* acc(const Work& w, int row, int split) {
     return w.at<float>(0) + ((w.index * ROWS + row) * SPLITS + split) * D;
   }
   static __device__ const float* stats(const Work& w, int row, int split) {
     return w.at<float>(1) + ((w.index * ROWS + row) * SPLITS + split) * 2;
   }
+  static __device__ int parts(const Work& w) { return int(w.position / CHUNK_ROWS) + 1; }
   static __device__ void store(const Work& w, int row, int d, float y) {
     mpk::store(w.at<bf16>(2) + (w.index * ROWS + row) * D + d, y);
   }
@@ -178,8 +190,9 @@ struct body_merge {
 // logits -> value, index
 struct body_argmax {
   static constexpr int ROWS = 1, CHUNKS = 1, CHUNK = ARGMAX_CHUNK, WIDTH = VOCABULARY;
+  using X = float;
   static __device__ int origin(const Work& w) { return w.index; }
-  static __device__ float x(const Work& w, int, int i) { return mpk::load(w.at<float>(0) + w.index * CHUNK + i); }
+  static __device__ const float* four(const Work& w, int, int i) { return w.at<float>(0) + w.index * CHUNK + i; }
   static __device__ void store(const Work& w, int, int, float value, i64 index) {
     w.at<float>(1)[w.index] = value;
     w.at<i64>(2)[w.index] = index;

@@ -222,13 +222,20 @@ def test_attention(dtype: object, first: int, soft_cap: float | None, window: in
     same(k_result, new_k)
     same(v_result, new_v)
 
-    acc, stats, k_result, v_result = run(
-        lambda *values: t.AttentionSplitOp(attention(*values), 5), *operands
-    )
-    same(k_result, new_k)
-    same(v_result, new_v)
+    blocks = (b, kv, 2, 2, capacity // 4, d)
+
+    def split(*values: SSAValue) -> t.AttentionSplitOp:
+        return t.AttentionSplitOp(attention(*values), values[3], values[4])
+
+    in_blocks = (k_cache.reshape(blocks), v_cache.reshape(blocks))
+    acc, stats, k_result, v_result = run(split, q, k, v, *in_blocks, position)
+    same(k_result.reshape(k_cache.shape), new_k)
+    same(v_result.reshape(v_cache.shape), new_v)
     (y,) = run(
-        lambda acc, stats: t.AttentionMergeOp(acc, stats, ELEMENTS[np.dtype(dtype)]), acc, stats
+        lambda *parts: t.AttentionMergeOp(*parts, capacity // 4, ELEMENTS[np.dtype(dtype)]),
+        acc,
+        stats,
+        position,
     )
     check(y, expected)
 

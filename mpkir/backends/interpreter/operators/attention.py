@@ -44,21 +44,25 @@ def _rotary(op: t.RotaryOp) -> Kernel:
 
 @builder(t.CacheAppendOp)
 def _cache_append(op: t.CacheAppendOp) -> Kernel:
-    return lambda _, cache, new, position: (_appended(cache, new, position, first_row=0),)
+    return lambda _, cache, new, position: (_appended(cache, new, position),)
 
 
-def _appended(cache: Array, new: Array, position: Array, first_row: int | None) -> Array:
-    """The cache with rows `position` replaced by `new` [B, KV, T, D].
+def _appended(cache: Array, new: Array, position: Array, places: Array | None = None) -> Array:
+    """The cache [B, KV, C, D] with rows `position` replaced by `new` [B, KV, T, D].
 
-    `first_row` is the cache's first row in the whole cache; rows outside are another tile's. None:
-    this is the whole cache, and a row outside is an error.
+    `places`: the position that each row is of; where none is of a position, that is another tile's.
+    None: row j is of position j, and a position outside is an error.
     """
-    rows = position - (first_row or 0)
-    inside = (rows >= 0) & (rows < cache.shape[2])
-    if first_row is None and not inside.all():
-        raise MpkirError(f"position {position[~inside][0]} is outside a cache of {cache.shape[2]}")
     result = cache.copy()
-    result[:, :, rows[inside]] = new[:, :, inside]
+    if places is None:
+        inside = (position >= 0) & (position < cache.shape[2])
+        if not inside.all():
+            size = cache.shape[2]
+            raise MpkirError(f"position {position[~inside][0]} is outside a cache of {size}")
+        result[:, :, position] = new
+        return result
+    row, token = np.nonzero(places[:, np.newaxis] == position)
+    result[:, :, row] = new[:, :, token]
     return result
 
 
@@ -121,7 +125,7 @@ class _Cached:
         )
 
     def append(
-        self, scalars: Scalars, operands: tuple[Array, ...], first_row: int | None
+        self, scalars: Scalars, operands: tuple[Array, ...], places: Array | None = None
     ) -> tuple[Array, Array, Array]:
         """Queries after their prologue, and both caches with the step's rows in them."""
         q, k, v, k_cache, v_cache, position = operands[:6]
@@ -133,18 +137,19 @@ class _Cached:
         new_k, new_v = (self.to_cache(x).swapaxes(1, 2) for x in (k, v))
         return (
             q,
-            _appended(k_cache, new_k, position, first_row),
-            _appended(v_cache, new_v, position, first_row),
+            _appended(k_cache, new_k, position, places),
+            _appended(v_cache, new_v, position, places),
         )
 
-    def scores(self, q: Array, k: Array, position: Array, first_row: int) -> Array:
-        """Masked scores [B, KV, G, T, rows]; -inf where a query may not look."""
+    def scores(self, q: Array, k: Array, position: Array, row: Array) -> Array:
+        """Masked scores [B, KV, G, T, rows] of keys of positions `row`; -inf where a query may not
+        look.
+        """
         b, tokens, _, d = q.shape
         groups = q.transpose(0, 2, 1, 3).reshape(b, -1, self.heads_per_kv * tokens, d)
         scores = self.scale * (groups @ k.swapaxes(-1, -2))
         if self.soft_cap is not None:
             scores = self.soft_cap * np.tanh(scores / self.soft_cap)
-        row = first_row + np.arange(k.shape[2])
         allowed = row <= position[:, np.newaxis]
         if self.window is not None:
             allowed &= row > position[:, np.newaxis] - self.window
@@ -171,10 +176,10 @@ def _attention(op: t.AttentionOp) -> Kernel:
     to_type = rounding_to(t.element_type_of(op.result))
 
     def run(scalars: Scalars, *operands: Array) -> tuple[Array, ...]:
-        q, k_cache, v_cache = cached.append(scalars, operands, None)
+        q, k_cache, v_cache = cached.append(scalars, operands)
         position = operands[5]
         rows = int(position.max()) + 1
-        scores = cached.scores(q, k_cache[:, :, :rows], position, 0)
+        scores = cached.scores(q, k_cache[:, :, :rows], position, np.arange(rows))
         e = np.exp(scores - np.max(scores, axis=-1, keepdims=True))
         p = e / np.sum(e, axis=-1, keepdims=True)
         return to_type(_weigh(p, v_cache[:, :, :rows])), k_cache, v_cache
@@ -184,31 +189,42 @@ def _attention(op: t.AttentionOp) -> Kernel:
 
 @builder(t.AttentionSplitOp)
 def _attention_split(op: t.AttentionSplitOp) -> Kernel:
-    cached, chunk = _Cached.of(op), op.chunk.value.data
+    cached, chunks = _Cached.of(op), op.chunks.value.data
     has_origin = op.origin is not None
+    *lead, rounds, here, block, depth = t.shape_of(op.k_cache)
+    starts = (np.arange(rounds)[:, np.newaxis] * chunks + np.arange(here)) * block
+    rows_of_all = starts[:, :, np.newaxis] + np.arange(block)
 
     def run(scalars: Scalars, *operands: Array) -> tuple[Array, ...]:
-        first_chunk = 0
+        origin = 0
         if has_origin:
-            first_chunk, operands = int(operands[0][0]), operands[1:]
-        first_row = first_chunk * chunk
-        q, k_cache, v_cache = cached.append(scalars, operands, first_row if has_origin else None)
-        position = operands[5]
+            origin, operands = int(operands[0][0]), operands[1:]
+        q, k, v, k_blocks, v_blocks, position = operands[:6]
+        places = rows_of_all + origin * block
+        if not has_origin and int(position.max()) >= places.size:
+            raise MpkirError(f"position {position.max()} is outside a cache of {places.size}")
+        k_cache, v_cache = (x.reshape(*lead, -1, depth) for x in (k_blocks, v_blocks))
+        operands = (q, k, v, k_cache, v_cache, *operands[5:])
+        q, k_cache, v_cache = cached.append(scalars, operands, places.reshape(-1))
+        k_blocks, v_blocks = (x.reshape(*k_blocks.shape) for x in (k_cache, v_cache))
         acc = np.zeros(t.shape_of(op.acc), np.float32)
         stats = np.zeros(t.shape_of(op.stats), np.float32)
         stats[..., 0] = -np.inf
-        for s in range(acc.shape[3]):
-            low = s * chunk
-            rows = min(low + chunk, k_cache.shape[2], int(position.max()) + 1 - first_row) - low
-            if rows <= 0:
-                break
-            scores = cached.scores(q, k_cache[:, :, low : low + rows], position, first_row + low)
+        for s in range(here):
+            row = places[:, s].reshape(-1)
+            count = int(np.searchsorted(row, int(position.max()), side="right"))
+            if count == 0:
+                continue
+            keys, values = (
+                x[:, :, :, s].reshape(*lead, -1, depth)[:, :, :count] for x in (k_blocks, v_blocks)
+            )
+            scores = cached.scores(q, keys, position, row[:count])
             top = np.max(scores, axis=-1, keepdims=True)
             e = np.where(np.isneginf(top), np.float32(0), np.exp(scores - top))
-            acc[:, :, :, s] = _weigh(e, v_cache[:, :, low : low + rows])
+            acc[:, :, :, s] = _weigh(e, values)
             stats[:, :, :, s, 0] = _token_major(top[..., 0])
             stats[:, :, :, s, 1] = _token_major(np.sum(e, axis=-1))
-        return acc, stats, k_cache, v_cache
+        return acc, stats, k_blocks, v_blocks
 
     return run
 
@@ -216,8 +232,11 @@ def _attention_split(op: t.AttentionSplitOp) -> Kernel:
 @builder(t.AttentionMergeOp)
 def _attention_merge(op: t.AttentionMergeOp) -> Kernel:
     to_type = rounding_to(t.element_type_of(op.result))
+    block = op.block.value.data
 
-    def run(_: Scalars, acc: Array, stats: Array) -> tuple[Array, ...]:
+    def run(_: Scalars, acc: Array, stats: Array, position: Array) -> tuple[Array, ...]:
+        parts = int(position.max()) // block + 1
+        acc, stats = acc[..., :parts, :], stats[..., :parts, :]
         top = stats[..., 0]
         # A chunk nobody looked at has top -inf and weighs exp(-inf) = 0.
         weight = np.exp(top - np.max(top, axis=-1, keepdims=True))

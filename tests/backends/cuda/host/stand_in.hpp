@@ -102,6 +102,12 @@ void publish(Tagged<T>* p, V v, const Work& w) {
   else p->word = std::uint64_t(w.tag()) << 32 | bits;
 }
 
+// An element as it is in memory.
+template <class T>
+float read(const T* p, const Work&) { return to_float(*p); }
+template <class T>
+float read(const Tagged<T>* p, const Work& w) { return await(p, w); }
+
 // Mean and factor of a row.
 template <Norm KIND, class Load>
 void statistics(int count, float eps, Load load, float& mean, float& factor) {
@@ -239,32 +245,58 @@ struct Attention {
       x[b] = P::factor * (old[b] * std::cos(angle) + old[a] * std::sin(angle));
     }
   }
-  static void run(const Work& w) {
-    const i64 begin = B::first(w), end = begin + B::CHUNK;
+  template <class X, class Given>
+  static std::vector<float> row(const Work& w, Given given) {
     std::vector<float> x(B::D);
+    for (int d = 0; d < B::D; ++d) {
+      if constexpr (std::is_void_v<X>) x[d] = given(d);
+      else x[d] = read(given(d), w);
+    }
+    return x;
+  }
+  // An element of q, k or v, or its address.
+  template <class A>
+  static auto q(const Work& w, int t, int g, int d) {
+    if constexpr (std::is_void_v<typename A::Query>) return A::q(w, t, g, d);
+    else return A::q_row(w, t, g) + d;
+  }
+  template <class A>
+  static auto k(const Work& w, int t, int d) {
+    if constexpr (std::is_void_v<typename A::Key>) return A::k(w, t, d);
+    else return A::k_row(w, t) + d;
+  }
+  template <class A>
+  static auto v(const Work& w, int t, int d) {
+    if constexpr (std::is_void_v<typename A::Value>) return A::v(w, t, d);
+    else return A::v_row(w, t) + d;
+  }
+  static void run(const Work& w) {
     for (int t = 0; t < B::T; ++t) {
       const i64 position = w.position + t;
-      if (position < begin || position >= end) continue;
-      for (int d = 0; d < B::D; ++d) x[d] = B::k(w, t, d);
-      prepare<typename B::k_prologue>(w, position, x);
+      std::vector<float> key = row<typename B::Key>(w, [&](int d) { return k<B>(w, t, d); });
+      const std::vector<float> value = row<typename B::Value>(w, [&](int d) { return v<B>(w, t, d); });
+      const int own = B::rows_before(w, position);
+      if (B::rows_before(w, position + 1) == own) continue;
+      prepare<typename B::k_prologue>(w, position, key);
       for (int d = 0; d < B::D; ++d) {
-        store(B::k_cache(w, position) + d, x[d]);
-        store(B::v_cache(w, position) + d, B::v(w, t, d));
+        store(B::k_cache(w, own) + d, key[d]);
+        store(B::v_cache(w, own) + d, value[d]);
       }
     }
     for (int t = 0; t < B::T; ++t)
-      for (int g = 0; g < B::G; ++g) head(w, t, g, begin, end);
+      for (int g = 0; g < B::G; ++g) head(w, t, g);
   }
-  static void head(const Work& w, int t, int g, i64 begin, i64 end) {
+  static void head(const Work& w, int t, int g) {
     const i64 own = w.position + t;
-    std::vector<float> q(B::D), y(B::D);
-    for (int d = 0; d < B::D; ++d) q[d] = B::q(w, t, g, d);
-    prepare<typename B::q_prologue>(w, own, q);
-    if (B::WINDOW > 0) begin = std::max(begin, own - B::WINDOW + 1);
+    std::vector<float> query = row<typename B::Query>(w, [&](int d) { return q<B>(w, t, g, d); });
+    std::vector<float> y(B::D);
+    prepare<typename B::q_prologue>(w, own, query);
+    const int begin = B::WINDOW > 0 && own >= B::WINDOW ? B::rows_before(w, own + 1 - B::WINDOW) : 0;
+    const int end = B::rows_before(w, own + 1);
     std::vector<float> scores;
-    for (i64 p = begin; p < std::min(end, own + 1); ++p) {
+    for (int p = begin; p < end; ++p) {
       float score = 0;
-      for (int d = 0; d < B::D; ++d) score += B::scale * q[d] * to_float(B::k_cache(w, p)[d]);
+      for (int d = 0; d < B::D; ++d) score += B::scale * query[d] * to_float(B::k_cache(w, p)[d]);
       scores.push_back(B::soft_cap > 0 ? B::soft_cap * std::tanh(score / B::soft_cap) : score);
     }
     float top = -infinity(), sum = 0;
@@ -275,8 +307,9 @@ struct Attention {
       for (int d = 0; d < B::D; ++d) y[d] += e * to_float(B::v_cache(w, begin + i)[d]);
     }
     if constexpr (B::split) {
-      std::copy(y.begin(), y.end(), B::acc(w, t, g));
-      B::stats(w, t, g)[0] = top, B::stats(w, t, g)[1] = sum;
+      B::store_stats(w, t, g, 0, top), B::store_stats(w, t, g, 1, sum);
+      if (B::rows_before(w, w.position + B::T) == 0) return;
+      for (int d = 0; d < B::D; ++d) B::store_acc(w, t, g, d, y[d]);
     } else {
       for (int d = 0; d < B::D; ++d) B::store(w, t, g, d, y[d] / sum);
     }
@@ -289,10 +322,11 @@ struct AttentionMerge {
     for (int row = 0; row < B::ROWS; ++row)
       for (int d = 0; d < B::D; ++d) {
         float top = -infinity(), sum = 0, y = 0;
-        for (int i = 0; i < B::SPLITS; ++i) top = std::max(top, B::stats(w, row, i)[0]);
+        for (int i = 0; i < B::SPLITS; ++i) top = std::max(top, read(B::stats(w, row, i), w));
         for (int i = 0; i < B::SPLITS; ++i) {
-          const float keep = std::exp(B::stats(w, row, i)[0] - top);
-          sum += keep * B::stats(w, row, i)[1], y += keep * B::acc(w, row, i)[d];
+          const float keep = std::exp(read(B::stats(w, row, i), w) - top);
+          sum += keep * read(B::stats(w, row, i) + 1, w);
+          if (i < B::parts(w)) y += keep * read(B::acc(w, row, i) + d, w);
         }
         B::store(w, row, d, y / sum);
       }
@@ -324,8 +358,13 @@ template <class B>
 struct Embedding {
   static void run(const Work& w) {
     for (int t = 0; t < B::T; ++t)
-      for (int c = 0; c < B::COLUMNS; ++c)
-        B::copy(w, t, c, std::clamp<i64>(B::id(w, t), 0, B::LIMIT - 1));
+      for (int c = 0; c < B::COLUMNS; ++c) B::store(w, t, c, element<B>(w, t, c));
+  }
+  template <class A>
+  static float element(const Work& w, int t, int c) {
+    const i64 id = std::clamp<i64>(A::id(w, t), 0, A::LIMIT - 1);
+    if constexpr (std::is_void_v<typename A::Element>) return A::element(w, id, c);
+    else return to_float(A::eight(w, id, c / 8 * 8)[c % 8]);
   }
 };
 
@@ -351,10 +390,16 @@ struct ArgmaxPartial {
         const i64 first = i64(B::origin(w) + chunk) * B::CHUNK;
         if (first >= B::WIDTH) continue;
         int best = 0;
+        const int base = chunk * B::CHUNK;
         for (int i = 1; i < B::CHUNK && first + i < B::WIDTH; ++i)
-          if (B::x(w, row, chunk * B::CHUNK + i) > B::x(w, row, chunk * B::CHUNK + best)) best = i;
-        B::store(w, row, chunk, B::x(w, row, chunk * B::CHUNK + best), first + best);
+          if (element<B>(w, row, base + i) > element<B>(w, row, base + best)) best = i;
+        B::store(w, row, chunk, element<B>(w, row, base + best), first + best);
       }
+  }
+  template <class A>
+  static float element(const Work& w, int row, int i) {
+    if constexpr (std::is_void_v<typename A::X>) return A::x(w, row, i);
+    else return read(A::four(w, row, i / 4 * 4) + i % 4, w);
   }
 };
 template <class B>

@@ -112,12 +112,12 @@ inline void append_rows(const Out& out, const Cache& cache, const New& fresh, co
   }
 }
 
-// What whole and split attention share: for every (b, t, first query head), rows [low, high) of the tile
-// that the query sees, in pieces of CHUNK rows; finish(b, t, head, chunk, top, sum, acc).
-// An empty chunk gives (-inf, 0, zeros).
-template <long CHUNK, long WINDOW, class Q, class K, class V, class Position, class Finish>
+// What whole and split attention share: rows [low, high) of the tile [B, KV, rows, D] that the query (b, t)
+// sees, for every (b, t, first query head); finish(b, t, head, top, sum, acc).
+// Queries that see nothing give (-inf, 0, zeros).
+template <long WINDOW, class Q, class K, class V, class Position, class Finish>
 inline void attend_tile(float* work, const Q& q, const K& keys, const V& values,
-                        const Position& position, long base, float scale, float cap, Finish&& finish) {
+                        const Position& position, float scale, float cap, Finish&& finish) {
   using W = typename K::element;
   static_assert(std::is_same_v<W, typename V::element> && K::stride(2) == V::stride(2));
   static_assert(K::has_rows && V::has_rows);
@@ -126,31 +126,21 @@ inline void attend_tile(float* work, const Q& q, const K& keys, const V& values,
   const long rows = keys.extent(2);
   for (long b = 0; b < q.extent(0); ++b)
     for (long t = 0; t < q.extent(1); ++t) {
-      const long at = long(position.get(t * Position::step)) - base;
+      const long at = long(position.get(t * Position::step));
       const long high = at + 1 < rows ? at + 1 : rows;
       const long low = WINDOW > 0 && at - WINDOW + 1 > 0 ? at - WINDOW + 1 : 0;
       for (long h = 0; h < q.extent(2); h += G) {
         const long head[4] = {b, h / GROUP, 0, 0};
-        const W* const k = keys.data + keys.row(head);
-        const W* const v = values.data + values.row(head);
+        const W* const k = keys.data + keys.row(head) + low * K::stride(2);
+        const W* const v = values.data + values.row(head) + low * V::stride(2);
         for (int g = 0; g < G; ++g) {
           const long source[4] = {b, t, h + g, 0};
           prepare<W, D, Q::step>(work + g * D, q.data + q.row(source));
         }
-        for (long s = 0; s * CHUNK < rows; ++s) {
-          const long from = low > s * CHUNK ? low : s * CHUNK;
-          const long end = high < (s + 1) * CHUNK ? high : (s + 1) * CHUNK;
-          if (from < end) {
-            attend<G, D, CHUNK>(work, k + from * K::stride(2), v + from * V::stride(2), K::stride(2),
-                                end - from, scale, cap, [&](int g, float top, float sum, const float* acc) {
-                                  finish(b, t, h + g, s, top, sum, acc);
-                                });
-          } else {
-            float* const zeros = work + G * D;
-            for (long d = 0; d < D; ++d) zeros[d] = 0;
-            for (int g = 0; g < G; ++g) finish(b, t, h + g, s, -INFINITY, 0.0f, zeros);
-          }
-        }
+        attend<G, D, K::box::at[2]>(work, k, v, K::stride(2), high - low, scale, cap,
+                                    [&](int g, float top, float sum, const float* acc) {
+                                      finish(b, t, h + g, top, sum, acc);
+                                    });
       }
     }
 }
@@ -163,9 +153,9 @@ inline void attention(float* work, const Out& out, const KOut& k_out, const VOut
                       const Position& position, float scale, float cap) {
   append_rows<false>(k_out, k_cache, k, position, 0);
   append_rows<false>(v_out, v_cache, v, position, 0);
-  attend_tile<KOut::box::at[2], WINDOW>(
-      work, q, k_out, v_out, position, 0, scale, cap,
-      [&](long b, long t, long h, long, float, float sum, const float* acc) {
+  attend_tile<WINDOW>(
+      work, q, k_out, v_out, position, scale, cap,
+      [&](long b, long t, long h, float, float sum, const float* acc) {
         const long index[4] = {b, t, h, 0};
         const long to = out.row(index);
         const float share = 1.0f / sum;
@@ -173,31 +163,95 @@ inline void attention(float* work, const Out& out, const KOut& k_out, const VOut
       });
 }
 
-// The tile's first chunk is number `origin`; acc: [B, T, H, S, D], stats: [B, T, H, S, 2].
-// work: attention_work<D, CHUNK> floats.
-template <long CHUNK, long WINDOW, class Acc, class Stats, class KOut, class VOut, class Q, class K,
+// Puts the step's rows [B, T, KV, D] where their positions fall in this tile of a cache in blocks,
+// [B, KV, R, S, P, D]: row (r, s, p) is of position (r * CHUNKS + origin + s) * P + p. Where the result is
+// not the cache itself, the rest is copied.
+template <long CHUNKS, class Out, class Cache, class New, class Position>
+inline void append_blocks(const Out& out, const Cache& cache, const New& fresh, const Position& position,
+                          long origin) {
+  constexpr long R = Out::box::at[2], S = Out::box::at[3], P = Out::box::at[4], D = Out::box::last;
+  long count[6];
+  common_extent(count, out);
+  if (static_cast<const void*>(out.data) != cache.data)
+    for_rows(count, [&](const long(&index)[6]) {
+      const long from = cache.row(index), to = out.row(index);
+      for (long d = 0; d < D; ++d) out.put(to + d * Out::step, cache.get(from + d * Cache::step));
+    });
+  for (long t = 0; t < fresh.extent(1); ++t) {
+    const long at = long(position.get(t * Position::step));
+    const long round = at / P / CHUNKS, chunk = at / P % CHUNKS - origin;
+    if (at < 0 || round >= R || chunk < 0 || chunk >= S) continue;
+    for (long b = 0; b < count[0]; ++b)
+      for (long h = 0; h < count[1]; ++h) {
+        const long source[4] = {b, t, h, 0};
+        const long target[6] = {b, h, round, chunk, at % P, 0};
+        const long from = fresh.row(source), to = out.row(target);
+        for (long d = 0; d < D; ++d) out.put(to + d * Out::step, fresh.get(from + d * New::step));
+      }
+  }
+}
+
+// The tile's first chunk is number `origin` of CHUNKS; acc: [B, T, H, S, D], stats: [B, T, H, S, 2]. Blocks
+// of a chunk are joined as they come, as flash attention does. An empty chunk gives (0, -inf, 0).
+// work: attention_work<D, P> floats.
+template <long CHUNKS, long WINDOW, class Acc, class Stats, class KOut, class VOut, class Q, class K,
           class V, class KCache, class VCache, class Position>
 inline void attention_split(float* work, const Acc& acc_out, const Stats& stats, const KOut& k_out,
                             const VOut& v_out, const Q& q, const K& k, const V& v, const KCache& k_cache,
                             const VCache& v_cache, const Position& position, long origin, float scale,
                             float cap) {
-  append_rows<false>(k_out, k_cache, k, position, origin * CHUNK);
-  append_rows<false>(v_out, v_cache, v, position, origin * CHUNK);
-  attend_tile<CHUNK, WINDOW>(
-      work, q, k_out, v_out, position, origin * CHUNK, scale, cap,
-      [&](long b, long t, long h, long s, float top, float sum, const float* acc) {
-        const long index[5] = {b, t, h, s, 0};
-        const long to = acc_out.row(index), at = stats.row(index);
-        for (long d = 0; d < Acc::box::last; ++d) acc_out.put(to + d * Acc::step, acc[d]);
-        stats.put(at, top);
-        stats.put(at + Stats::step, sum);
-      });
+  using W = typename KOut::element;
+  static_assert(std::is_same_v<W, typename VOut::element> && KOut::stride(4) == VOut::stride(4));
+  static_assert(KOut::has_rows && VOut::has_rows);
+  constexpr long R = KOut::box::at[2], P = KOut::box::at[4], D = Q::box::last;
+  constexpr int GROUP = int(Q::box::at[2] / KOut::box::at[1]), G = shared_heads(GROUP);
+  append_blocks<CHUNKS>(k_out, k_cache, k, position, origin);
+  append_blocks<CHUNKS>(v_out, v_cache, v, position, origin);
+  for (long b = 0; b < q.extent(0); ++b)
+    for (long t = 0; t < q.extent(1); ++t)
+      for (long h = 0; h < q.extent(2); h += G) {
+        const long own = long(position.get(t * Position::step));
+        const long first = WINDOW > 0 && own - WINDOW + 1 > 0 ? own - WINDOW + 1 : 0;
+        for (int g = 0; g < G; ++g) {
+          const long source[4] = {b, t, h + g, 0};
+          prepare<W, D, Q::step>(work + g * D, q.data + q.row(source));
+        }
+        for (long s = 0; s < k_out.extent(3); ++s) {
+          float top[G], sum[G], total[G][D] = {};
+          for (int g = 0; g < G; ++g) top[g] = -INFINITY, sum[g] = 0;
+          for (long r = 0; r < R; ++r) {
+            const long base = (r * CHUNKS + origin + s) * P;
+            const long low = first > base ? first - base : 0, high = own + 1 - base < P ? own + 1 - base : P;
+            if (low >= high) continue;
+            const long place[6] = {b, h / GROUP, r, s, 0, 0};
+            const W* const keys = k_out.data + k_out.row(place) + low * KOut::stride(4);
+            const W* const values = v_out.data + v_out.row(place) + low * VOut::stride(4);
+            attend<G, D, P>(work, keys, values, KOut::stride(4), high - low, scale, cap,
+                            [&](int g, float block_top, float block_sum, const float* acc) {
+                              const float most = block_top > top[g] ? block_top : top[g];
+                              const float old = exp(top[g] - most), now = exp(block_top - most);
+                              top[g] = most, sum[g] = sum[g] * old + block_sum * now;
+                              for (long d = 0; d < D; ++d) total[g][d] = total[g][d] * old + acc[d] * now;
+                            });
+          }
+          for (int g = 0; g < G; ++g) {
+            const long index[5] = {b, t, h + g, s, 0};
+            const long to = acc_out.row(index), at = stats.row(index);
+            for (long d = 0; d < D; ++d) acc_out.put(to + d * Acc::step, total[g][d]);
+            stats.put(at, top[g]);
+            stats.put(at + Stats::step, sum[g]);
+          }
+        }
+      }
 }
 
 // out[b, t, h] = sum_s acc[b, t, h, s] * w_s / sum_s sum_s * w_s, where w_s = exp(top_s - top)
-template <class Out, class Acc, class Stats>
-inline void attention_merge(const Out& out, const Acc& acc, const Stats& stats) {
-  constexpr long S = Acc::box::at[3], D = Acc::box::last;
+// over the chunks that begin at or before the step's last position, chunk s at s * BLOCK.
+template <long BLOCK, class Out, class Acc, class Stats, class Position>
+inline void attention_merge(const Out& out, const Acc& acc, const Stats& stats, const Position& position) {
+  constexpr long MOST = Acc::box::at[3], D = Acc::box::last;
+  const long last = long(position.get((Position::box::last - 1) * Position::step));
+  const long S = last / BLOCK + 1 < MOST ? last / BLOCK + 1 : MOST;
   long count[4];
   common_extent(count, out);
   for_rows(count, [&](const long(&index)[4]) {

@@ -4,7 +4,9 @@
 //   static constexpr int ROWS, CHUNKS, CHUNK;
 //   static __device__ int origin(const Work&);                     number of the task's first chunk
 //   static constexpr int WIDTH;                                    of the whole last dimension
-//   static __device__ float x(const Work&, int row, int i);        i within the task
+//   using X;                                                       its elements in memory; void:
+//   static __device__ float x(const Work&, int row, int i);        one by one; i within the task
+//   static __device__ const X* four(const Work&, int row, int i);  else: 4 divides i, aligned to 4
 //   static __device__ void store(const Work&, int row, int chunk, float value, i64 index);
 // ArgmaxMerge. A printed body says
 //   static constexpr int ROWS, COUNT;                              candidates of each row
@@ -22,6 +24,7 @@
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
+#include "tagged.cuh"
 
 namespace mpk {
 
@@ -69,7 +72,7 @@ struct ArgmaxPartial {
       const int lane = threadIdx.x % WARP;
       for (int item = threadIdx.x / WARP; item < ITEMS; item += COMPUTE_WARPS) {
         const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
-        Candidate best = look<WARP, 16>(work, row, chunk, lane);
+        Candidate best = look<WARP, 8>(work, row, chunk, lane);
         best.join_warp();
         if (lane == 0) keep(work, row, chunk, best);
       }
@@ -83,14 +86,32 @@ struct ArgmaxPartial {
     }
   }
 
-  // The best of a chunk among the elements of one of THREADS threads; U loads are in flight.
+  // The best of a chunk among the elements of one of THREADS threads; U of its loads are in flight.
   template <int THREADS, int U>
   static __device__ __forceinline__ Candidate look(const Work& work, int row, int chunk, int thread) {
     const i64 first = i64(B::origin(work) + chunk) * B::CHUNK;
+    const int count = B::WIDTH - first < B::CHUNK ? int(B::WIDTH - first) : B::CHUNK;
     Candidate best{0.0f, -1};
+    if constexpr (__is_same(typename B::X, void)) {
 #pragma unroll U
-    for (int i = thread; i < B::CHUNK; i += THREADS)
-      if (first + i < B::WIDTH) best.take(B::x(work, row, chunk * B::CHUNK + i), first + i);
+      for (int i = thread; i < count; i += THREADS) best.take(B::x(work, row, chunk * B::CHUNK + i), first + i);
+    } else {
+      constexpr int AT_ONCE = least(ceil_div(B::CHUNK, 4 * THREADS), U);
+#pragma unroll 1
+      for (int from = 4 * thread; from < count; from += 4 * AT_ONCE * THREADS) {
+        Fetched<typename B::X, 4> four[AT_ONCE] = {};
+        await_all<4, AT_ONCE>(
+            work, [&](int j) { return B::four(work, row, chunk * B::CHUNK + from + 4 * j * THREADS); },
+            [&](int j) { return from + 4 * j * THREADS < count; }, four);
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int i = from + 4 * j * THREADS + e;
+            if (i < count) best.take(four[j].get(e), first + i);
+          }
+      }
+    }
     return best;
   }
   static __device__ __forceinline__ void keep(const Work& work, int row, int chunk, const Candidate& best) {

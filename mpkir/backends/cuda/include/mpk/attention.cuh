@@ -1,15 +1,21 @@
-// Decode attention of the G query heads of one key head over one chunk of the cache.
+// Decode attention of the G query heads of one key head over a task's rows of the cache.
 //
 // A printed body says
-//   static constexpr int T, D, G, CHUNK;      tokens a step, head size (8..256, a multiple of 8), ...
+//   static constexpr int T, D, G;             tokens a step, head size (8..256, a multiple of 8), ...
 //   static constexpr int WINDOW;              0 = none: attends to positions > own - WINDOW
 //   static constexpr float scale, soft_cap;   soft_cap 0 = none
 //   static constexpr bool split;              partials, or the final result
+//   static constexpr bool polled;             whether q, k, v are (partly) flagged
 //   using Cache = mpk::bf16;
-//   static __device__ i64 first(const Work&);                      first position of the chunk
-//   static __device__ Cache* k_cache(const Work&, i64 position);   rows of D, 16-byte aligned
-//   static __device__ Cache* v_cache(const Work&, i64 position);
-//   static __device__ float q(const Work&, int t, int g, int d);   elements as they are in memory
+//   static __device__ int rows_before(const Work&, i64 position);  how many of the task's rows are of
+//                                             earlier positions; rows are in order of positions
+//   static __device__ Cache* k_cache(const Work&, int row);        rows of D, 16-byte aligned
+//   static __device__ Cache* v_cache(const Work&, int row);
+//   using Query, Key, Value;                  element types as they are in memory, or void
+//   static __device__ const Query* q_row(const Work&, int t, int g);   D elements, aligned to 8 of them
+//   static __device__ const Key* k_row(const Work&, int t);            (not for void)
+//   static __device__ const Value* v_row(const Work&, int t);
+//   static __device__ float q(const Work&, int t, int g, int d);       elements one by one, for void
 //   static __device__ float k(const Work&, int t, int d);
 //   static __device__ float v(const Work&, int t, int d);
 //   struct q_prologue, k_prologue {
@@ -19,31 +25,60 @@
 //     static __device__ const float* inv_freq(const Work&);
 //   };
 //   static __device__ void store(const Work&, int t, int g, int d, float y);            !split
-//   static __device__ float* acc(const Work&, int t, int g);       D floats              split
-//   static __device__ float* stats(const Work&, int t, int g);     {top, sum}             split
+//   static __device__ void store_acc(const Work&, int t, int g, int d, float y);        split
+//   static __device__ void store_stats(const Work&, int t, int g, int i, float y);      {top, sum}
 //
-// The chunk that owns a step's position writes its key and value into the cache.
+// The task that has a step's position writes its key and value into the cache. A task none of whose
+// rows is of a step's position or an earlier one stores no acc; nobody reads it.
+//
+// What is there before q, k and v of the step are (cache rows, norm weights, angles) is asked for
+// before they are waited for. Then: one round trip for q, k, v; norm and rotary in registers, a lane
+// for 8 elements; one barrier; rows of the cache with a running softmax in each warp; one barrier;
+// the warps' sums are joined where they are stored.
 #pragma once
 #include "abi.cuh"
 #include "reduce.cuh"
 #include "rotary.cuh"
+#include "tagged.cuh"
+#include "trace.cuh"
 
 namespace mpk {
+
+// 8 neighbouring elements on their way; none where a body can only give elements one by one.
+template <class X>
+struct Eight : Fetched<X, 8> {};
+template <>
+struct Eight<void> {
+  __device__ __forceinline__ bool arrived(u32) const { return true; }
+};
 
 template <class B>
 struct Attention {
   using Cache = typename B::Cache;
+  using QP = typename B::q_prologue;
+  using KP = typename B::k_prologue;
   static constexpr bool streams = false;
   static constexpr int T = B::T, D = B::D, G = B::G;
   static_assert(D % 8 == 0 && D >= 8 && D <= 256, "head size is a multiple of 8 up to 256");
-  static constexpr int LANES = power_of_two_from(D / 8);  // lanes that share a cache row
-  static constexpr int AT_ONCE = 32 / LANES;              // rows a warp reads at once
-  static constexpr int GC = least(least(G, 8), 1024 / D); // heads in one pass over the chunk
-  static constexpr int U = GC >= 4 ? 2 : 4;               // rounds of loads in flight
-  static constexpr int STRIDE = COMPUTE_WARPS * AT_ONCE;
-  static constexpr int HALF = COMPUTE_WARPS / 2;
-  // Floats of scratch: q rows, new k and v rows, per-warp (top, sum), per-warp sums of half the warps.
-  static constexpr int Q = G * D, NEW = 2 * D, STATS = 2 * COMPUTE_WARPS * GC, SUMS = HALF * GC * D;
+  static constexpr int LANES = power_of_two_from(D / 8);  // lanes that share a row
+  static constexpr int AT_ONCE = 32 / LANES;              // rows a warp has at once
+  // Heads are shared out to groups of warps, so that the sums of a warp's heads stay in registers;
+  // each group goes over all rows.
+  static constexpr int MOST = least(4, 512 / D);
+  static constexpr int GROUPS = least(COMPUTE_WARPS, power_of_two_from(ceil_div(G, MOST)));
+  static constexpr int GC = least(MOST, ceil_div(G, GROUPS));
+  static constexpr int MEMBERS = COMPUTE_WARPS / GROUPS;
+  static constexpr int STRIDE = MEMBERS * AT_ONCE;     // rows of a group at once
+  static constexpr int V = 2;                          // of a lane, in one go
+  static constexpr int U = sizeof(Cache) > 2 ? V : GC > 2 ? 2 * V : 3 * V;  // of a lane, in flight
+  // Prepared rows: G of q, then k and v.
+  static constexpr int PLACES = COMPUTE_WARPS * AT_ONCE;
+  static constexpr int ROUNDS = ceil_div(G + 2, PLACES);
+  // Floats of scratch: q rows, k and v as in the cache, per-warp (top, sum), per-warp sums (before
+  // that: rows whose pairs lie in several lanes).
+  static constexpr int QUERY = 8 * LANES;
+  static constexpr int Q = ceil_div(G, GC * GROUPS) * GC * GROUPS * QUERY, NEW = 2 * QUERY;
+  static constexpr int STATS = 2 * COMPUTE_WARPS * GC, SUMS = COMPUTE_WARPS * most(GC * D, 256);
   static constexpr int scratch_bytes = 4 * (Q + NEW + STATS + SUMS);
   static constexpr int partial_bytes = 0;
   static constexpr float NONE = -1e30f;  // below every score; finite, so that differences are numbers
@@ -52,85 +87,300 @@ struct Attention {
   struct Rows {
     Row k[U], v[U];
   };
-
-  // One row (a head of q, or k) into shared memory: norm and rotary. One warp.
-  template <class Prologue, class Read>
-  static __device__ __forceinline__ void prepare_row(const Work& work, i64 position, int lane, float* row,
-                                                     float factor, Read read) {
-    constexpr int N = ceil_div(D, 32);
-    float x[N], sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const int d = lane + 32 * i;
-      x[i] = D % 32 == 0 || d < D ? read(d) : 0.0f;
-      sum += x[i] * x[i];
-    }
-    float norm = 1.0f;
-    if constexpr (Prologue::norm) norm = rsqrtf(warp_join<Add>(sum) / D + Prologue::eps);
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const int d = lane + 32 * i;
-      if (D % 32 != 0 && d >= D) continue;
-      if constexpr (Prologue::norm) x[i] *= norm * Prologue::scale(work, d);
-      row[d] = x[i];
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const int d = lane + 32 * i;
-      if (D % 32 != 0 && d >= D) continue;
-      x[i] = rotated<Prologue::rotary, Prologue::R>(row, d, position, Prologue::inv_freq(work),
-                                                    Prologue::factor) * factor;
-    }
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const int d = lane + 32 * i;
-      if (D % 32 == 0 || d < D) row[d] = x[i];
-    }
-  }
-
-  // Key and value of token t: into the cache, and (rounded as there) into rows[0], rows[1].
-  static __device__ __forceinline__ void append(const Work& work, int t, int warp, int lane, float* rows) {
-    const i64 position = work.position + t;
-    // The two warps after those that prepare q, as far as there are any.
-    if (warp == G % COMPUTE_WARPS) {
-      prepare_row<typename B::k_prologue>(work, position, lane, rows, 1.0f,
-                                          [&](int d) { return B::k(work, t, d); });
-      __syncwarp();
-      keep(B::k_cache(work, position), lane, rows);
-    }
-    if (warp == (G + 1) % COMPUTE_WARPS) {
-      for (int d = lane; d < D; d += 32) rows[D + d] = B::v(work, t, d);
-      __syncwarp();
-      keep(B::v_cache(work, position), lane, rows + D);
-    }
-  }
-  static __device__ __forceinline__ void keep(Cache* target, int lane, float* row) {
-    for (int d = lane; d < D; d += 32) {
-      const Cache rounded = convert<Cache>(row[d]);
-      target[d] = rounded;
-      row[d] = to_float(rounded);
-    }
-  }
-
   struct Lane {
-    int warp, lane;
-    int row;     // which of the rows that the warp reads at once
+    int thread, warp, lane;
+    int row;     // which of the rows that the warp has at once
     int d;       // first of the eight elements
     bool holds;  // whether D has them
   };
+  struct Scratch {
+    float *q, *stats, *sums;
+    u32* fresh;  // k, v of the step as vectors of the cache
+    __device__ explicit Scratch(char* p) {
+      q = reinterpret_cast<float*>(p);
+      fresh = reinterpret_cast<u32*>(q + Q);
+      stats = q + Q + NEW;
+      sums = stats + STATS;
+    }
+    // Element d (a multiple of 4) of head g's query: vectors of 4 such that 8 lanes that read one
+    // each, 8 elements apart, meet no bank twice.
+    __device__ __forceinline__ float4* query(int g, int d) const {
+      return reinterpret_cast<float4*>(q + g * QUERY) + (d / 4 % 2) * LANES + d / 8;
+    }
+    __device__ __forceinline__ u32* new_row(int which, int d) const {
+      return fresh + which * QUERY + d / 8 * (Row::BYTES / 4);
+    }
+  };
 
-  static __device__ __forceinline__ i64 place(const Lane& at, i64 from, int u) {
-    return from + u * STRIDE + at.warp * AT_ONCE + at.row;
-  }
-  static __device__ __forceinline__ void fetch(const Work& work, const Lane& at, i64 from, i64 to, Rows& rows) {
+  // ---- q, k, v of the step ----
+
+  // What a prologue needs besides its row, of this lane's 8 elements.
+  template <class P>
+  struct Constants {
+    float scale[8], cosine[8], sine[8];
+
+    __device__ __forceinline__ void fetch_scale(const Work& work, const Lane& at) {
 #pragma unroll
-    for (int u = 0; u < U; ++u) {
-      const i64 position = place(at, from, u);
-      if (at.holds && position < to) {
-        rows.k[u] = load_vector<Cache, 8>(B::k_cache(work, position) + at.d);
-        rows.v[u] = load_vector<Cache, 8>(B::v_cache(work, position) + at.d);
+      for (int i = 0; i < 8; ++i) scale[i] = 1.0f;
+      if constexpr (P::norm) {
+        if (!at.holds) return;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) scale[i] = P::scale(work, at.d + i);
+      }
+    }
+    __device__ __forceinline__ void fetch_angles(const Work& work, const Lane& at, i64 position) {
+      if constexpr (P::rotary != Rotary::none) {
+        float frequency[8];
+        const float* inv_freq = P::inv_freq(work);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) frequency[i] = at.d + i < P::R ? inv_freq[pair(at.d + i)] : 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          sine_cosine(float(position) * frequency[i], sine[i], cosine[i]);
+          const bool turns = at.d + i < P::R;
+          cosine[i] = turns ? P::factor * cosine[i] : 1.0f;
+          sine[i] = turns ? (is_second(at.d + i) ? P::factor : -P::factor) * sine[i] : 0.0f;
+        }
+      }
+    }
+    static __device__ __forceinline__ int pair(int d) {
+      return P::rotary == Rotary::half ? d % (P::R / 2) : d / 2;
+    }
+    static __device__ __forceinline__ bool is_second(int d) {
+      return P::rotary == Rotary::half ? d >= P::R / 2 : d % 2;
+    }
+    static __device__ __forceinline__ int other(int d) {
+      if (d >= P::R) return d;
+      return P::rotary == Rotary::half ? (d >= P::R / 2 ? d - P::R / 2 : d + P::R / 2) : d ^ 1;
+    }
+
+    // The prologue of one row for each group of LANES lanes; the whole warp. `row`: shared memory of
+    // these lanes alone.
+    __device__ __forceinline__ void apply(const Lane& at, float (&x)[8], float* row) const {
+      if constexpr (P::norm) {
+        float sum = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 8; ++i) sum = fmaf(x[i], x[i], sum);
+        const float norm = rsqrtf(warp_join<Add, LANES>(sum) / D + P::eps);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] *= norm * scale[i];
+      }
+      if constexpr (P::rotary != Rotary::none) {
+        float partner[8];
+        if constexpr (P::rotary == Rotary::interleaved) {
+#pragma unroll
+          for (int i = 0; i < 8; ++i) partner[i] = x[i ^ 1];
+        } else if constexpr (P::R % 16 == 0) {
+          const int from = at.lane - at.lane % LANES + other(at.d) / 8 % LANES;
+#pragma unroll
+          for (int i = 0; i < 8; ++i) partner[i] = __shfl_sync(0xffffffffu, x[i], from);
+        } else {
+#pragma unroll
+          for (int i = 0; i < 8; ++i) row[at.d + i] = x[i];
+          __syncwarp();
+#pragma unroll
+          for (int i = 0; i < 8; ++i) partner[i] = row[other(at.d + i)];
+          __syncwarp();
+        }
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] = fmaf(partner[i], sine[i], x[i] * cosine[i]);
+      }
+    }
+  };
+  // Whether q and k are turned and normed alike, so that one pass over a warp's rows serves both.
+  static constexpr bool SAME_TURN = QP::rotary == KP::rotary && QP::R == KP::R && QP::factor == KP::factor;
+  static constexpr bool same_norm() {
+    if constexpr (QP::norm && KP::norm) return QP::eps == KP::eps;
+    else return QP::norm == KP::norm;
+  }
+  static constexpr bool ALIKE = SAME_TURN && same_norm();
+  // Whether elements are only looked at where they are used.
+  static constexpr bool ONE_BY_ONE = B::polled && (__is_same(typename B::Query, void) ||
+                                                   __is_same(typename B::Key, void) ||
+                                                   __is_same(typename B::Value, void));
+
+  // The rows of the step that a lane prepares: number warp + 8 * (row + AT_ONCE * j) of q, k, v.
+  template <bool QUERIES, bool KEYS>
+  struct Step {
+    static constexpr int HEADS = QUERIES ? G : 0, COUNT = HEADS + (KEYS ? 2 : 0);
+    Eight<typename B::Query> q[ROUNDS];
+    Eight<typename B::Key> k;
+    Eight<typename B::Value> v;
+    Constants<QP> q_constants;
+    Constants<KP> k_constants;
+    int t;
+
+    static __device__ __forceinline__ int number(const Lane& at, int j) {
+      return at.warp + COMPUTE_WARPS * (at.row + AT_ONCE * j);
+    }
+    static __device__ __forceinline__ bool is_query(const Lane& at, int j) {
+      return QUERIES && at.holds && number(at, j) < HEADS;
+    }
+    // Round in which a row of k (0) or v (1) may come.
+    static __device__ __forceinline__ bool has(const Lane& at, int which) {
+      return KEYS && at.holds && at.warp == (HEADS + which) % COMPUTE_WARPS &&
+             at.row == (HEADS + which) / COMPUTE_WARPS % AT_ONCE;
+    }
+
+    __device__ __forceinline__ void constants(const Work& work, const Lane& at) {
+      const i64 position = work.position + t;
+      if constexpr (QUERIES) q_constants.fetch_scale(work, at);
+      if constexpr (KEYS) k_constants.fetch_scale(work, at);
+      if constexpr (QUERIES) q_constants.fetch_angles(work, at, position);
+      if constexpr (KEYS && !(ALIKE && QUERIES)) k_constants.fetch_angles(work, at, position);
+    }
+    // Asks for what has not arrived, or for all; whether all has.
+    template <bool FIRST>
+    __device__ __forceinline__ bool ask(const Work& work, const Lane& at) {
+      bool all = true;
+      if constexpr (!__is_same(typename B::Query, void)) {
+#pragma unroll
+        for (int j = 0; j < ROUNDS; ++j)
+          if (is_query(at, j) && (FIRST || !q[j].arrived(work.tag))) {
+            all = false;
+            q[j].request(B::q_row(work, t, number(at, j)) + at.d);
+          }
+      }
+      if constexpr (!__is_same(typename B::Key, void)) {
+        if (has(at, 0) && (FIRST || !k.arrived(work.tag))) {
+          all = false;
+          k.request(B::k_row(work, t) + at.d);
+        }
+      }
+      if constexpr (!__is_same(typename B::Value, void)) {
+        if (has(at, 1) && (FIRST || !v.arrived(work.tag))) {
+          all = false;
+          v.request(B::v_row(work, t) + at.d);
+        }
+      }
+      return all;
+    }
+    // Every lane looks at every element of its rows, of this step.
+    __device__ __forceinline__ void await(const Work& work, const Lane& at) {
+      ask<true>(work, at);
+      if constexpr (B::polled) {
+        for (u32 polls = 1;; ++polls)
+          if (ask<false>(work, at) || gives_up(work, polls)) break;
+        __syncwarp();
+      }
+    }
+
+    // A row's elements, read here if they could not be fetched as vectors.
+    __device__ __forceinline__ void take_query(const Work& work, const Lane& at, int j, float (&x)[8]) const {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if constexpr (__is_same(typename B::Query, void)) x[i] = B::q(work, t, number(at, j), at.d + i);
+        else x[i] = q[j].get(i);
+      }
+    }
+    __device__ __forceinline__ void take_key(const Work& work, const Lane& at, float (&x)[8]) const {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if constexpr (__is_same(typename B::Key, void)) x[i] = B::k(work, t, at.d + i);
+        else x[i] = k.get(i);
+      }
+    }
+    __device__ __forceinline__ void take_value(const Work& work, const Lane& at, float (&x)[8]) const {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        if constexpr (__is_same(typename B::Value, void)) x[i] = B::v(work, t, at.d + i);
+        else x[i] = v.get(i);
+      }
+    }
+    __device__ __forceinline__ void prepare(const Work& work, const Lane& at, const Scratch& scratch,
+                                            bool owns, int own_row) {
+      float* const pairs = scratch.sums + (at.warp * AT_ONCE + at.row) * QUERY;
+#pragma unroll
+      for (int j = 0; j < ROUNDS; ++j) {
+        if (at.warp + COMPUTE_WARPS * AT_ONCE * j >= COUNT) break;
+        const int head = number(at, j);
+        const bool query = is_query(at, j);
+        const bool key = head == HEADS && has(at, 0), value = head == HEADS + 1 && has(at, 1);
+        float x[8] = {};
+        if (query) take_query(work, at, j, x);
+        if (KEYS && key) take_key(work, at, x);
+        if (KEYS && value) take_value(work, at, x);
+        float y[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) y[i] = x[i];
+        if constexpr (QUERIES && ALIKE) {
+          Constants<QP> both = q_constants;
+#pragma unroll
+          for (int i = 0; i < 8; ++i)
+            if (KEYS && QP::norm && key) both.scale[i] = k_constants.scale[i];
+          both.apply(at, y, pairs);
+        } else {
+          if constexpr (QUERIES) q_constants.apply(at, y, pairs);
+          if constexpr (KEYS) {
+            float z[8];
+#pragma unroll
+            for (int i = 0; i < 8; ++i) z[i] = x[i];
+            k_constants.apply(at, z, pairs);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) y[i] = key ? z[i] : y[i];
+          }
+        }
+        if (query) {
+          float4 low, high;
+          low.x = y[0] * B::scale, low.y = y[1] * B::scale, low.z = y[2] * B::scale, low.w = y[3] * B::scale;
+          high.x = y[4] * B::scale, high.y = y[5] * B::scale, high.z = y[6] * B::scale, high.w = y[7] * B::scale;
+          *scratch.query(head, at.d) = low;
+          *scratch.query(head, at.d + 4) = high;
+        }
+        if (KEYS && owns && (key || value)) {
+#pragma unroll
+          for (int i = 0; i < 8; ++i) y[i] = value ? x[i] : y[i];
+          const Row row = packed(y);
+          Cache* target = (value ? B::v_cache(work, own_row) : B::k_cache(work, own_row)) + at.d;
+          put(reinterpret_cast<u32*>(target), row);
+          put(scratch.new_row(value ? 1 : 0, at.d), row);
+        }
+      }
+    }
+  };
+
+  static __device__ __forceinline__ Row packed(const float (&x)[8]) {
+    Row row;
+    if constexpr (sizeof(Cache) == 4) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) row.word[i] = __float_as_uint(x[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        row.word[i] = u32(convert<Cache>(x[2 * i]).bits) | u32(convert<Cache>(x[2 * i + 1]).bits) << 16;
+    }
+    return row;
+  }
+  static __device__ __forceinline__ void put(u32* target, const Row& row) {
+#pragma unroll
+    for (int i = 0; i < Row::BYTES / 16; ++i)
+      reinterpret_cast<uint4*>(target)[i] =
+          make_uint4(row.word[4 * i], row.word[4 * i + 1], row.word[4 * i + 2], row.word[4 * i + 3]);
+  }
+  static __device__ __forceinline__ void get(const u32* source, Row& row) {
+#pragma unroll
+    for (int i = 0; i < Row::BYTES / 16; ++i) {
+      const uint4 word = reinterpret_cast<const uint4*>(source)[i];
+      row.word[4 * i] = word.x, row.word[4 * i + 1] = word.y;
+      row.word[4 * i + 2] = word.z, row.word[4 * i + 3] = word.w;
+    }
+  }
+
+  // ---- rows of the cache ----
+
+  static __device__ __forceinline__ int place(const Lane& at, int from, int u) {
+    return from + u * STRIDE + at.warp % MEMBERS * AT_ONCE + at.row;
+  }
+  // Rows from slot FIRST on, those below `cached` from the cache.
+  template <int FIRST, int COUNT>
+  static __device__ __forceinline__ void fetch(const Work& work, const Lane& at, int from, int cached,
+                                               Rows& rows) {
+#pragma unroll
+    for (int u = FIRST; u < FIRST + COUNT; ++u) {
+      const int row = place(at, from, u);
+      if (at.holds && row < cached) {
+        rows.k[u] = load_vector<Cache, 8>(B::k_cache(work, row) + at.d);
+        rows.v[u] = load_vector<Cache, 8>(B::v_cache(work, row) + at.d);
       } else {
         rows.k[u].clear();
         rows.v[u].clear();
@@ -139,221 +389,273 @@ struct Attention {
   }
 
   struct State {
-    float q[GC][8], sum[GC][8], top[GC], weight[GC];
+    float sum[GC][8], top[GC], weight[GC];
   };
-
   static __device__ __forceinline__ float score(float dot) {
     dot = warp_join<Add, LANES>(dot);
     if constexpr (B::soft_cap > 0.0f) dot = B::soft_cap * tanhf(dot / B::soft_cap);
     return dot;
   }
-  // Takes U rows (those with valid[u]) into the running softmax.
-  template <int COUNT, class Key, class Value>
-  static __device__ __forceinline__ void take(State& s, const bool (&valid)[COUNT], Key key, Value value) {
-    float p[COUNT][GC];
+  // Takes the V rows of slots FIRST .. (those with valid[u]) into the running softmax.
+  template <int FIRST>
+  static __device__ __forceinline__ void take(State& s, const Lane& at, const Scratch& scratch, int head,
+                                              const Rows& rows, const bool (&valid)[V]) {
+    float p[V][GC];
 #pragma unroll
-    for (int u = 0; u < COUNT; ++u) {
+    for (int g = 0; g < GC; ++g) {
+      const float4 low = *scratch.query(head + g, at.d), high = *scratch.query(head + g, at.d + 4);
+      const float q[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-      for (int g = 0; g < GC; ++g) {
+      for (int u = 0; u < V; ++u) {
         float dot = 0.0f;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) dot = fmaf(s.q[g][i], key(u, i), dot);
-        dot = score(dot);
-        p[u][g] = valid[u] ? dot : -infinity();
+        for (int i = 0; i < 8; ++i) dot = fmaf(q[i], rows.k[FIRST + u].get(i), dot);
+        p[u][g] = at.holds ? dot : 0.0f;
       }
     }
+#pragma unroll
+    for (int g = 0; g < GC; ++g)
+#pragma unroll
+      for (int u = 0; u < V; ++u) {
+        const float dot = score(p[u][g]);
+        p[u][g] = valid[u] ? dot : -infinity();
+      }
 #pragma unroll
     for (int g = 0; g < GC; ++g) {
       float top = s.top[g];
 #pragma unroll
-      for (int u = 0; u < COUNT; ++u) top = fmaxf(top, p[u][g]);
+      for (int u = 0; u < V; ++u) top = fmaxf(top, p[u][g]);
       const float keep = __expf(s.top[g] - top);
       s.top[g] = top;
       s.weight[g] *= keep;
 #pragma unroll
       for (int i = 0; i < 8; ++i) s.sum[g][i] *= keep;
 #pragma unroll
-      for (int u = 0; u < COUNT; ++u) {
+      for (int u = 0; u < V; ++u) {
         const float e = __expf(p[u][g] - top);
         s.weight[g] += e;
 #pragma unroll
-        for (int i = 0; i < 8; ++i) s.sum[g][i] = fmaf(e, value(u, i), s.sum[g][i]);
+        for (int i = 0; i < 8; ++i) s.sum[g][i] = fmaf(e, rows.v[FIRST + u].get(i), s.sum[g][i]);
       }
     }
   }
 
-  // Joins the rows that a warp reads at once.
-  static __device__ __forceinline__ void join_warp(State& s) {
+  struct Range {
+    int from, to;  // the rows that a token attends to
+    int cached;    // those below are in the cache, the rest in shared memory
+  };
+  // One go: V rows of each lane, and then their slots are filled again.
+  template <int FIRST>
+  static __device__ __forceinline__ void go(const Work& work, const Lane& at, const Scratch& scratch, int head,
+                                            const Range& range, int base, State& s, Rows& rows) {
+    bool valid[V];
+#pragma unroll
+    for (int u = 0; u < V; ++u) {
+      const int row = place(at, base, FIRST + u);
+      valid[u] = row < range.to;
+      if (T == 1 && row == range.cached && valid[u] && at.holds) {
+        get(scratch.new_row(0, at.d), rows.k[FIRST + u]);
+        get(scratch.new_row(1, at.d), rows.v[FIRST + u]);
+      }
+    }
+    take<FIRST>(s, at, scratch, head, rows, valid);
+    if (base + U * STRIDE < range.to) fetch<FIRST, V>(work, at, base + U * STRIDE, range.cached, rows);
+  }
+  template <int FIRST>
+  static __device__ __forceinline__ void round(const Work& work, const Lane& at, const Scratch& scratch,
+                                               int head, const Range& range, int base, State& s,
+                                               Rows& rows) {
+    if constexpr (FIRST < U) {
+      if (base + FIRST * STRIDE >= range.to) return;
+      go<FIRST>(work, at, scratch, head, range, base, s, rows);
+      round<FIRST + V>(work, at, scratch, head, range, base, s, rows);
+    }
+  }
+
+  // Sums over the rows that a warp has at once, half of the elements given away at each step; `first`
+  // becomes the number of the first element that the lane has then, of COUNT.
+  template <int COUNT, int OFFSET>
+  static __device__ __forceinline__ void join_rows(const float (&x)[COUNT], int lane, float* target,
+                                                   int first, bool writes) {
+    if constexpr (OFFSET == 32) {
+      if (!writes) return;
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) target[first + i] = x[i];
+    } else if constexpr (COUNT > 1) {
+      const bool upper = lane & OFFSET;
+      float half[COUNT / 2];
+#pragma unroll
+      for (int i = 0; i < COUNT / 2; ++i) {
+        const float give = upper ? x[i] : x[i + COUNT / 2], keep = upper ? x[i + COUNT / 2] : x[i];
+        half[i] = keep + __shfl_xor_sync(0xffffffffu, give, OFFSET);
+      }
+      join_rows<COUNT / 2, 2 * OFFSET>(half, lane, target, first + (upper ? COUNT / 2 : 0), writes);
+    } else {
+      const float sum[1] = {x[0] + __shfl_xor_sync(0xffffffffu, x[0], OFFSET)};
+      join_rows<1, 2 * OFFSET>(sum, lane, target, first, writes && !(lane & OFFSET));
+    }
+  }
+  static __device__ __forceinline__ void hand_over(const Lane& at, const Scratch& scratch, State& s) {
 #pragma unroll
     for (int g = 0; g < GC; ++g) {
-      float top = s.top[g];
+      float top = s.top[g], weight = s.weight[g];
 #pragma unroll
       for (int offset = LANES; offset < 32; offset *= 2)
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, offset));
       const float keep = __expf(s.top[g] - top);
-      s.top[g] = top;
-      s.weight[g] *= keep;
+      weight *= keep;
+#pragma unroll
+      for (int offset = LANES; offset < 32; offset *= 2)
+        weight += __shfl_xor_sync(0xffffffffu, weight, offset);
 #pragma unroll
       for (int i = 0; i < 8; ++i) s.sum[g][i] *= keep;
-#pragma unroll
-      for (int offset = LANES; offset < 32; offset *= 2) {
-        s.weight[g] += __shfl_xor_sync(0xffffffffu, s.weight[g], offset);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) s.sum[g][i] += __shfl_xor_sync(0xffffffffu, s.sum[g][i], offset);
+      join_rows<8, LANES>(s.sum[g], at.lane, scratch.sums + (at.warp * GC + g) * D + at.d, 0, at.holds);
+      if (at.lane == 0) {
+        float* stats = scratch.stats + (at.warp * GC + g) * 2;
+        stats[0] = top, stats[1] = weight;
       }
     }
   }
-
-  // Joins the warps and writes heads [first, first + GC).
-  static __device__ __forceinline__ void join_and_write(const Work& work, const Lane& at, int t, int first,
-                                                        State& s, float* stats, float* sums) {
-    if (at.lane == 0) {
+  // Joins the warps of each group and stores heads [first, first + GROUPS * GC).
+  static __device__ __forceinline__ void write(const Work& work, const Lane& at, const Scratch& scratch, int t,
+                                               int first) {
+    for (int e = at.thread; e < GROUPS * GC * D; e += COMPUTE_THREADS) {
+      const int slot = e / D, d = e % D, head = first + slot;
+      if (head >= G) continue;
+      const int warp = slot / GC * MEMBERS, g = slot % GC;
+      float top = NONE, total = 0.0f, y = 0.0f;
 #pragma unroll
-      for (int g = 0; g < GC; ++g) {
-        stats[(at.warp * GC + g) * 2] = s.top[g];
-        stats[(at.warp * GC + g) * 2 + 1] = s.weight[g];
+      for (int m = 0; m < MEMBERS; ++m) top = fmaxf(top, scratch.stats[((warp + m) * GC + g) * 2]);
+#pragma unroll
+      for (int m = 0; m < MEMBERS; ++m) {
+        const float* stats = scratch.stats + ((warp + m) * GC + g) * 2;
+        const float keep = __expf(stats[0] - top);
+        total = fmaf(stats[1], keep, total);
+        y = fmaf(scratch.sums[((warp + m) * GC + g) * D + d], keep, y);
       }
-    }
-    compute_sync();
-    float total[GC], top[GC];
-#pragma unroll
-    for (int g = 0; g < GC; ++g) {
-      const float* one = stats + ((at.lane % COMPUTE_WARPS) * GC + g) * 2;
-      top[g] = warp_join<Larger, COMPUTE_WARPS>(one[0]);
-      total[g] = warp_join<Add, COMPUTE_WARPS>(one[1] * __expf(one[0] - top[g]));
-      const float keep = __expf(s.top[g] - top[g]);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) s.sum[g][i] *= keep;
-    }
-    const bool writes = at.row == 0 && at.holds;
-    float* mine = sums + (at.warp % HALF) * GC * D + at.d;
-    if (at.warp >= HALF && writes) add<false>(s, mine);
-    compute_sync();
-    if (at.warp < HALF && writes) add<true>(s, mine);
-    compute_sync();
-    for (int at_d = threadIdx.x; at_d < GC * D; at_d += COMPUTE_THREADS) {
-      const int g = at_d / D, d = at_d % D;
-      if (first + g >= G) continue;
-      float y = 0.0f;
-#pragma unroll
-      for (int w = 0; w < HALF; ++w) y += sums[(w * GC) * D + at_d];
       if constexpr (B::split) {
-        store(B::acc(work, t, first + g) + d, y);
+        B::store_acc(work, t, head, d, y);
+        if (d == 0) {
+          B::store_stats(work, t, head, 0, total > 0.0f || total != total ? top : -infinity());
+          B::store_stats(work, t, head, 1, total);
+        }
       } else {
-        float whole = 0.0f;
-#pragma unroll
-        for (int i = 0; i < GC; ++i) whole = i == g ? total[i] : whole;
-        B::store(work, t, first + g, d, y / whole);
+        B::store(work, t, head, d, y / total);
       }
     }
+  }
+  // Of a token that attends to none of the task's rows.
+  static __device__ __forceinline__ void write_empty(const Work& work, const Lane& at, int t) {
     if constexpr (B::split) {
-#pragma unroll
-      for (int g = 0; g < GC; ++g)
-        if (threadIdx.x == g && first + g < G) {
-          float* target = B::stats(work, t, first + g);
-          target[0] = total[g] > 0.0f || total[g] != total[g] ? top[g] : -infinity();
-          target[1] = total[g];
-        }
+      for (int e = at.thread; e < 2 * G; e += COMPUTE_THREADS)
+        B::store_stats(work, t, e / 2, e % 2, e % 2 == 0 ? -infinity() : 0.0f);
+      if (B::rows_before(work, work.position + T) == 0) return;
     }
-  }
-  template <bool ADD>
-  static __device__ __forceinline__ void add(const State& s, float* mine) {
-#pragma unroll
-    for (int g = 0; g < GC; ++g)
-#pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        float& cell = mine[g * D + i];
-        cell = ADD ? cell + s.sum[g][i] : s.sum[g][i];
-      }
-  }
-
-  static __device__ __forceinline__ void write_empty(const Work& work, int t) {
-    for (int at = threadIdx.x; at < G * D; at += COMPUTE_THREADS) {
-      if constexpr (B::split) {
-        B::acc(work, t, at / D)[at % D] = 0.0f;
-        if (at % D == 0) {
-          B::stats(work, t, at / D)[0] = -infinity();
-          B::stats(work, t, at / D)[1] = 0.0f;
-        }
-      } else {
-        B::store(work, t, at / D, at % D, 0.0f);
-      }
+    for (int e = at.thread; e < G * D; e += COMPUTE_THREADS) {
+      if constexpr (B::split) B::store_acc(work, t, e / D, e % D, 0.0f);
+      else B::store(work, t, e / D, e % D, 0.0f);
     }
   }
 
-  static __device__ void run(const Work& work, const LaunchArgs&, char* scratch) {
-    float* q = reinterpret_cast<float*>(scratch);
-    float* fresh = q + Q;
-    float* stats = fresh + NEW;
-    float* sums = stats + STATS;
-    Lane at;
-    at.warp = threadIdx.x / 32, at.lane = threadIdx.x % 32;
-    at.row = at.lane / LANES, at.d = at.lane % LANES * 8, at.holds = at.d < D;
-    const i64 begin = B::first(work), end = begin + B::CHUNK;
-    if constexpr (T > 1) {
-      for (int t = 0; t < T; ++t) {
-        const i64 position = work.position + t;
-        if (position < begin || position >= end) continue;
-        append(work, t, at.warp, at.lane, fresh);
-        compute_sync();
-      }
-    }
-    for (int t = 0; t < T; ++t) token(work, at, t, begin, end, q, fresh, stats, sums);
-  }
-
-  static __device__ __forceinline__ void token(const Work& work, const Lane& at, int t, i64 begin, i64 end,
-                                               float* q, float* fresh, float* stats, float* sums) {
-    // With one token its own key and value come from shared memory: the cache holds those before it.
+  static __device__ __forceinline__ Range range_of(const Work& work, int t) {
     const i64 own = work.position + t;
-    const bool owns = T == 1 && own >= begin && own < end;
-    i64 from = begin;
-    if (B::WINDOW > 0 && own - B::WINDOW + 1 > from) from = own - B::WINDOW + 1;
-    i64 to = T == 1 ? own : own + 1;
-    if (to > end) to = end;
-    if (from >= to && !owns) {
-      write_empty(work, t);
-      return;
-    }
-    Rows rows;
-    fetch(work, at, from, to, rows);
-    for (int g = at.warp; g < G; g += COMPUTE_WARPS)
-      prepare_row<typename B::q_prologue>(work, own, at.lane, q + g * D, B::scale,
-                                          [&](int d) { return B::q(work, t, g, d); });
-    if (owns) append(work, t, at.warp, at.lane, fresh);
-    compute_sync();
+    Range range{0, B::rows_before(work, own + 1), 0};
+    if (B::WINDOW > 0 && own + 1 > B::WINDOW) range.from = B::rows_before(work, own + 1 - B::WINDOW);
+    range.cached = T == 1 ? B::rows_before(work, own) : range.to;
+    return range;
+  }
+  // All rows of the range, for every head; `rows` has the first of them.
+  static __device__ __forceinline__ void attend(const Work& work, const Lane& at, const Scratch& scratch,
+                                                int t, const Range& range, Rows& rows) {
 #pragma unroll 1
-    for (int first = 0; first < G; first += GC) {
-      if (first > 0) fetch(work, at, from, to, rows);
+    for (int first = 0; first < G; first += GROUPS * GC) {
+      if (first > 0) {
+        compute_sync();
+        fetch<0, U>(work, at, range.from, range.cached, rows);
+      }
+      const int head = first + at.warp / MEMBERS * GC;
       State s;
 #pragma unroll
       for (int g = 0; g < GC; ++g) {
         s.top[g] = NONE, s.weight[g] = 0.0f;
-        const int head = least(first + g, G - 1);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          s.q[g][i] = at.holds ? q[head * D + at.d + i] : 0.0f;
-          s.sum[g][i] = 0.0f;
-        }
+        for (int i = 0; i < 8; ++i) s.sum[g][i] = 0.0f;
       }
 #pragma unroll 1
-      for (i64 base = from; base < to; base += U * STRIDE) {
-        bool valid[U];
-#pragma unroll
-        for (int u = 0; u < U; ++u) valid[u] = place(at, base, u) < to;
-        take(s, valid, [&](int u, int i) { return rows.k[u].get(i); },
-             [&](int u, int i) { return rows.v[u].get(i); });
-        if (base + U * STRIDE < to) fetch(work, at, base + U * STRIDE, to, rows);
+      for (int base = range.from; base < range.to; base += U * STRIDE)
+        round<0>(work, at, scratch, head, range, base, s, rows);
+      hand_over(at, scratch, s);
+      compute_sync();
+      write(work, at, scratch, t, first);
+    }
+  }
+
+  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch) {
+    const Range range = range_of(work, 0);
+    const bool empty = range.from >= range.to;
+    if (!B::polled && empty) return write_empty(work, at, 0);
+    // Set, because a register that is loaded on some paths only lives through all tasks.
+    Rows rows{};
+    if (!empty) fetch<0, U>(work, at, range.from, range.cached, rows);
+    Step<true, true> step{};
+    step.t = 0;
+    if (!empty) step.constants(work, at);
+    step.await(work, at);
+    if (empty) {
+      if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
+      compute_sync();
+      return write_empty(work, at, 0);
+    }
+    step.prepare(work, at, scratch, range.to > range.cached, range.cached);
+    compute_sync();
+    if (at.thread == 0) mark(work, Mark::ready_data);
+    attend(work, at, scratch, 0, range, rows);
+  }
+
+  // Several tokens: their keys and values first, so that all that is attended to is in the cache.
+  static __device__ __forceinline__ void tokens(const Work& work, const Lane& at, const Scratch& scratch) {
+#pragma unroll 1
+    for (int t = 0; t < T; ++t) {
+      const int own = B::rows_before(work, work.position + t);
+      Step<false, true> step{};
+      step.t = t;
+      step.constants(work, at);
+      step.await(work, at);
+      step.prepare(work, at, scratch, B::rows_before(work, work.position + t + 1) > own, own);
+    }
+    compute_sync();
+#pragma unroll 1
+    for (int t = 0; t < T; ++t) {
+      const Range range = range_of(work, t);
+      const bool empty = range.from >= range.to;
+      Step<true, false> step{};
+      step.t = t;
+      step.constants(work, at);
+      step.await(work, at);
+      if (empty) {
+        if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
+        compute_sync();
+        write_empty(work, at, t);
+        continue;
       }
-      if (owns && at.warp == 0) {
-        const bool valid[1] = {at.row == 0};
-        const int d = at.holds ? at.d : 0;
-        take(s, valid, [&](int, int i) { return at.holds ? fresh[d + i] : 0.0f; },
-             [&](int, int i) { return at.holds ? fresh[D + d + i] : 0.0f; });
-      }
-      join_warp(s);
-      join_and_write(work, at, t, first, s, stats, sums);
+      Rows rows;
+      fetch<0, U>(work, at, range.from, range.cached, rows);
+      step.prepare(work, at, scratch, false, 0);
+      compute_sync();
+      attend(work, at, scratch, t, range, rows);
       compute_sync();
     }
+  }
+
+  static __device__ void run(const Work& work, const LaunchArgs&, char* memory) {
+    const Scratch scratch(memory);
+    Lane at;
+    // Volatile: what depends on it must not be computed once for all tasks and kept in registers.
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(at.thread));
+    at.warp = at.thread / 32, at.lane = at.thread % 32;
+    at.row = at.lane / LANES, at.d = at.lane % LANES * 8, at.holds = at.d < D;
+    if constexpr (T == 1) one_token(work, at, scratch);
+    else tokens(work, at, scratch);
   }
 };
 

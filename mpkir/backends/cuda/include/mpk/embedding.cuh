@@ -3,7 +3,11 @@
 // A printed body says
 //   static constexpr int T, COLUMNS, LIMIT;     rows and columns of a task; ids are below LIMIT
 //   static __device__ i64 id(const Work&, int t);
-//   static __device__ void copy(const Work&, int t, int column, i64 id);
+//   using Element;                              of the table; void: elements one by one
+//   static __device__ const Element* eight(const Work&, i64 id, int column);   aligned to 8 elements,
+//                                               which is what lies there, for a column that 8 divides
+//   static __device__ float element(const Work&, i64 id, int column);  for void
+//   static __device__ void store(const Work&, int t, int column, float value);
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
@@ -14,13 +18,43 @@ template <class B>
 struct Embedding {
   static constexpr bool streams = false;
   static constexpr int scratch_bytes = 0, partial_bytes = 0;
+  static constexpr int AT_ONCE = 4;  // vectors of a thread in flight
 
+  static __device__ __forceinline__ i64 id(const Work& work, int t) {
+    const i64 id = B::id(work, t);
+    return id < 0 ? 0 : id >= B::LIMIT ? B::LIMIT - 1 : id;
+  }
   static __device__ void run(const Work& work, const LaunchArgs&, char*) {
-    for (int t = 0; t < B::T; ++t) {
-      i64 id = B::id(work, t);
-      id = id < 0 ? 0 : id >= B::LIMIT ? B::LIMIT - 1 : id;
-      for (int column = threadIdx.x; column < B::COLUMNS; column += COMPUTE_THREADS)
-        B::copy(work, t, column, id);
+    if constexpr (__is_same(typename B::Element, void)) {
+      for (int t = 0; t < B::T; ++t) {
+        const i64 token = id(work, t);
+        for (int column = threadIdx.x; column < B::COLUMNS; column += COMPUTE_THREADS)
+          B::store(work, t, column, B::element(work, token, column));
+      }
+    } else {
+      constexpr int EACH = B::COLUMNS / 8, COUNT = B::T * EACH;
+      for (int first = threadIdx.x; first < COUNT; first += AT_ONCE * COMPUTE_THREADS) {
+        i64 token[AT_ONCE] = {};
+        Vector<typename B::Element, 8> vector[AT_ONCE] = {};
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; ++j) {
+          const int i = first + j * COMPUTE_THREADS;
+          if (i < COUNT) token[j] = id(work, i / EACH);
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; ++j) {
+          const int i = first + j * COMPUTE_THREADS;
+          if (i < COUNT)
+            vector[j] = load_constant_vector<typename B::Element, 8>(B::eight(work, token[j], i % EACH * 8));
+        }
+#pragma unroll
+        for (int j = 0; j < AT_ONCE; ++j) {
+          const int i = first + j * COMPUTE_THREADS;
+          if (i >= COUNT) break;
+#pragma unroll
+          for (int e = 0; e < 8; ++e) B::store(work, i / EACH, i % EACH * 8 + e, vector[j].get(e));
+        }
+      }
     }
   }
 };
