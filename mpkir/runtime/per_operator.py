@@ -98,6 +98,7 @@ class PerOperatorProgram:
     binary    a cubin, or the path of one
     buffers   one tensor for each buffer id, in order: contiguous, on one GPU; used in place
     steps     of the larger graph; 1: there is only one
+    early     a kernel may start while the one before still runs
 
     Raises MpkirError if there is no GPU, if the cubin is for another one, or if a buffer is
     misplaced.
@@ -109,11 +110,13 @@ class PerOperatorProgram:
         table: Table,
         buffers: Sequence[torch.Tensor],
         steps: int = STEPS,
+        early: bool = True,
     ) -> None:
         self.table = table
         self.device = device_of(buffers, table)
         self._buffers = tuple(buffers)
         self._module = CudaModule(binary, self.device)
+        self._early = early and torch.cuda.get_device_capability(self.device) >= (9, 0)
         self.tokens_per_step = self._module.facts()[3]
         with torch.cuda.device(self.device):
             self._state = torch.zeros(
@@ -219,7 +222,7 @@ class PerOperatorProgram:
             module.call("begin a graph", driver.cuStreamBeginCapture(stream, mode))
             try:
                 for number, launch in enumerate(tuple(launches) * steps):
-                    self._add(stream, launch, kernels[launch.body], early=number > 0)
+                    self._add(stream, launch, kernels[launch.body], number > 0)
             except MpkirError:
                 driver.cuStreamEndCapture(stream)
                 raise
@@ -231,15 +234,15 @@ class PerOperatorProgram:
         finally:
             driver.cuGraphDestroy(graph)
 
-    def _add(self, stream: Any, launch: Launch, kernel: Kernel, early: bool) -> None:
-        """One kernel; `early`: it may start while the one before still runs."""
+    def _add(self, stream: Any, launch: Launch, kernel: Kernel, follows: bool) -> None:
+        """One kernel; `follows`: there is one before it in the graph."""
         driver = self._module.driver
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = launch.blocks, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = kernel.threads, 1, 1
         config.sharedMemBytes = kernel.shared_bytes
         config.hStream = stream
-        if early and torch.cuda.get_device_capability(self.device) >= (9, 0):
+        if follows and self._early:
             attribute = driver.CUlaunchAttribute()
             kinds = driver.CUlaunchAttributeID
             attribute.id = kinds.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
