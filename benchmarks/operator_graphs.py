@@ -1,5 +1,5 @@
-"""Programs with a kernel for each operator: what graphs of several steps and kernels that start early
-are worth, and where the time of a step goes.
+"""Programs with a kernel for each operator: what graphs of several steps and kernels that start
+early are worth, and where the time of a step goes.
 
     python benchmarks/compile_artifacts.py --launch per-operator --output build/h100-operators MODEL
     python benchmarks/operator_graphs.py --artifacts build/h100-operators MODEL ..

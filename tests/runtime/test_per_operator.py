@@ -14,7 +14,7 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime import per_operator
-from mpkir.runtime.per_operator import BATCH, OperatorArgs, PerOperatorProgram
+from mpkir.runtime.per_operator import BATCH, OperatorArgs, PerOperatorProgram, State
 from mpkir.runtime.table import Table, TableNames, build_table
 
 driver = pytest.importorskip("cuda.bindings.driver")
@@ -166,7 +166,8 @@ def test_a_graph_has_the_kernels_of_its_steps(module: Module) -> None:
     assert [args.operand[:3] for _, _, args in one] == [[x, y, None], [y, x, None], [x, y, None]]
     (state,) = module.driver.memory.values()
     assert {args.launch.control for _, _, args in one} == {state.data_ptr()}
-    assert {args.progress for _, _, args in one} == {state.data_ptr() + 32}
+    progress = state.data_ptr() + State.progress.offset
+    assert {args.progress for _, _, args in one} == {progress}
 
 
 def test_a_run_is_whole_graphs_and_single_steps(module: Module) -> None:
@@ -174,8 +175,9 @@ def test_a_run_is_whole_graphs_and_single_steps(module: Module) -> None:
     assert program.run(5, 19) == 19
     assert module.driver.replayed == [8, 8, 1, 1, 1]
     (state,) = module.driver.memory.values()
-    assert state[:8].tolist() == [19, 0, 0, 0, 0, 0, 0, 0]
-    assert state[8:].view(torch.int64)[0] == 5
+    left = State.from_buffer_copy(state.numpy().tobytes())
+    assert (left.control.stop_at, left.control.fault) == (19, 0)
+    assert (left.progress.position, left.progress.step, left.progress.arrived) == (5, 0, 0)
 
 
 def test_a_run_that_stops_is_not_replayed_to_its_end(module: Module) -> None:
