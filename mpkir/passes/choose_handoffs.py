@@ -46,6 +46,9 @@ WRITERS: tuple[type[Operation], ...] = (
 POINTWISE = (tensor.ElementwiseOp, tensor.ReshapeOp, tensor.TransposeOp, tensor.BroadcastOp)
 """Operators of which every element of an operand is in some element of the result."""
 
+MAX_TASKS = 1 << 16
+"""Families of more tasks are never looked at task by task."""
+
 _VALUES = (tensor.FullOp, tensor.IotaOp, tensor.PositionOp, task.IndexOp)
 """Operators without operands: any tile may use them."""
 
@@ -81,6 +84,8 @@ def qualifies(buffer: task.BufferOp, uses: Sequence[tuple[Family, int]]) -> bool
     """
     element = task.memref_type_of(buffer.result).get_element_type()
     is_activation = buffer.kind.data is task.BufferKind.SCRATCH
+    if any(family.size > MAX_TASKS for family, _ in uses):
+        return False
     if not is_activation or not isinstance(element, task.FLAGGED_TYPES):
         return False
     writers = [(family, n) for family, n in uses if family.accesses[n].is_write]
