@@ -78,7 +78,7 @@ mpk_task.grid @g [1] writes(%y : memref<4x8xbf16, strided<[0, 1]>>)
 
 // -----
 "test.op"() {stream = #mpk_task.stream<[1], rows 2, parts 2>} : () -> ()
-// CHECK: a stage is some whole rows, or a part of one row
+// CHECK: a stage is some whole rows, a part of one row, or of 8 packed rows
 
 // -----
 mpk_task.ring slots 4 bytes 1024 in_flight 5
