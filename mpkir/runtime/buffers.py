@@ -22,6 +22,11 @@ TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in D
 _TAGGED_WORDS = {4: torch.int32, 8: torch.int64}
 
 
+def memory_dtype(dtype: str, flagged: bool) -> torch.dtype:
+    """What a buffer's elements are in memory: numbers of its element type, or words with a tag."""
+    return _TAGGED_WORDS[TAGGED_BYTES[dtype]] if flagged else TORCH_DTYPES[dtype]
+
+
 def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
     """What a buffer's memory holds, as its element type: without the tags, if it is flagged.
 
@@ -45,9 +50,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:
     """New memory for a buffer, filled with its initial value; a flagged one as its tagged words."""
-    dtype = (
-        _TAGGED_WORDS[TAGGED_BYTES[buffer.dtype]] if buffer.flagged else TORCH_DTYPES[buffer.dtype]
-    )
+    dtype = memory_dtype(buffer.dtype, buffer.flagged)
     size = math.prod(buffer.shape) * dtype.itemsize
     memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)
     skip = -memory.data_ptr() % ALIGNMENT

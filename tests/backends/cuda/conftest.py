@@ -17,18 +17,12 @@ from mpkir.backends.body import bodies_of
 from mpkir.backends.cuda.emit import emit
 from mpkir.backends.table import buffers_of, table_of
 from mpkir.machine import Machine
-from mpkir.runtime.buffers import packed
+from mpkir.runtime.buffers import memory_dtype, packed
 from mpkir.runtime.build_cuda import build_cuda
 from mpkir.runtime.cuda import CudaProgram
 from mpkir.runtime.cuda_module import arch_of
 
 _HOST = Path(__file__).parent / "host"
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "int64": torch.int64,
-    "bool": torch.bool,
-}
 
 
 def _with_joined(
@@ -56,7 +50,7 @@ class HostProgram:
         self._run_task = ctypes.CDLL(str(library)).run_task
         self.table, self.tokens = table_of(module), tokens
         self.buffers = {
-            b.name: torch.full(b.shape, b.initial, dtype=DTYPES[b.dtype])
+            b.name: torch.full(b.shape, b.initial, dtype=memory_dtype(b.dtype, b.flagged))
             for b in buffers_of(module)
         }
         self._packed = {b.name for b in buffers_of(module) if b.packed}
@@ -94,9 +88,12 @@ class GpuProgram:
         self._binary = build_cuda(source, arch_of(torch.device("cuda", 0)))
         self._table = table_of(module)
         self.buffers = {
-            b.name: torch.full(b.shape, b.initial, dtype=DTYPES[b.dtype], device="cuda")
+            b.name: torch.full(
+                b.shape, b.initial, dtype=memory_dtype(b.dtype, b.flagged), device="cuda"
+            )
             for b in buffers_of(module)
         }
+        self._flagged = [n for n, b in enumerate(buffers_of(module)) if b.flagged]
         self._packed = {b.name for b in buffers_of(module) if b.packed}
         self._joined = {b.name: b.parts for b in buffers_of(module) if b.parts}
 
@@ -108,7 +105,16 @@ class GpuProgram:
 
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps; how many were done."""
-        program = CudaProgram(self._binary, self._table, list(self.buffers.values()), watchdog_s=2)
+        for number, buffer in enumerate(self.buffers.values()):
+            if number in self._flagged:
+                buffer.zero_()  # a new program counts its steps from 0
+        program = CudaProgram(
+            self._binary,
+            self._table,
+            list(self.buffers.values()),
+            watchdog_s=2,
+            flagged=self._flagged,
+        )
         return program.run(position, steps)
 
 

@@ -39,18 +39,22 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.parametrize("handoffs", [("counter",), ("counter", "flag")], ids=["counter", "flag"])
 @pytest.mark.parametrize("name", _CONFIGS)
 @pytest.mark.parametrize(
     "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
 )
 @torch.no_grad()
-def test_logits_and_tokens(name: str, where: str, request: pytest.FixtureRequest) -> None:
+def test_logits_and_tokens(
+    name: str, where: str, handoffs: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
     torch.manual_seed(3)
     model = AutoModelForCausalLM.from_config(_CONFIGS[name](), dtype=torch.bfloat16).eval()
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     machine = machine_named("h100", workers=5)
-    machine = replace(machine, tiles=replace(machine.tiles, attention_chunk=32))
+    tiles = replace(machine.tiles, attention_chunk=32)
+    machine = replace(machine, tiles=tiles, handoffs=handoffs)
     module = decode_step(model, 80)
     lower(module, machine)
     program = request.getfixturevalue(where)(module, machine)
