@@ -92,7 +92,7 @@ struct ArgmaxPartial {
     const i64 first = i64(B::origin(work) + chunk) * B::CHUNK;
     const int count = B::WIDTH - first < B::CHUNK ? int(B::WIDTH - first) : B::CHUNK;
     Candidate best{0.0f, -1};
-    if constexpr (__is_same(typename B::X, void)) {
+    if constexpr (is_same<typename B::X, void>) {
 #pragma unroll U
       for (int i = thread; i < count; i += THREADS) best.take(B::x(work, row, chunk * B::CHUNK + i), first + i);
     } else {

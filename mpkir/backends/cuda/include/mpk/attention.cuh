@@ -195,9 +195,9 @@ struct Attention {
   }
   static constexpr bool ALIKE = SAME_TURN && same_norm();
   // Whether elements are only looked at where they are used.
-  static constexpr bool ONE_BY_ONE = B::polled && (__is_same(typename B::Query, void) ||
-                                                   __is_same(typename B::Key, void) ||
-                                                   __is_same(typename B::Value, void));
+  static constexpr bool ONE_BY_ONE = B::polled && (is_same<typename B::Query, void> ||
+                                                   is_same<typename B::Key, void> ||
+                                                   is_same<typename B::Value, void>);
 
   // The rows of the step that a lane prepares: number warp + 8 * (row + AT_ONCE * j) of q, k, v.
   template <bool QUERIES, bool KEYS>
@@ -233,7 +233,7 @@ struct Attention {
     template <bool FIRST>
     __device__ __forceinline__ bool ask(const Work& work, const Lane& at) {
       bool all = true;
-      if constexpr (!__is_same(typename B::Query, void)) {
+      if constexpr (!is_same<typename B::Query, void>) {
 #pragma unroll
         for (int j = 0; j < ROUNDS; ++j)
           if (is_query(at, j) && (FIRST || !q[j].arrived(work.tag))) {
@@ -241,13 +241,13 @@ struct Attention {
             q[j].request(B::q_row(work, t, number(at, j)) + at.d);
           }
       }
-      if constexpr (!__is_same(typename B::Key, void)) {
+      if constexpr (!is_same<typename B::Key, void>) {
         if (has(at, 0) && (FIRST || !k.arrived(work.tag))) {
           all = false;
           k.request(B::k_row(work, t) + at.d);
         }
       }
-      if constexpr (!__is_same(typename B::Value, void)) {
+      if constexpr (!is_same<typename B::Value, void>) {
         if (has(at, 1) && (FIRST || !v.arrived(work.tag))) {
           all = false;
           v.request(B::v_row(work, t) + at.d);
@@ -269,21 +269,21 @@ struct Attention {
     __device__ __forceinline__ void take_query(const Work& work, const Lane& at, int j, float (&x)[8]) const {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if constexpr (__is_same(typename B::Query, void)) x[i] = B::q(work, t, number(at, j), at.d + i);
+        if constexpr (is_same<typename B::Query, void>) x[i] = B::q(work, t, number(at, j), at.d + i);
         else x[i] = q[j].get(i);
       }
     }
     __device__ __forceinline__ void take_key(const Work& work, const Lane& at, float (&x)[8]) const {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if constexpr (__is_same(typename B::Key, void)) x[i] = B::k(work, t, at.d + i);
+        if constexpr (is_same<typename B::Key, void>) x[i] = B::k(work, t, at.d + i);
         else x[i] = k.get(i);
       }
     }
     __device__ __forceinline__ void take_value(const Work& work, const Lane& at, float (&x)[8]) const {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
-        if constexpr (__is_same(typename B::Value, void)) x[i] = B::v(work, t, at.d + i);
+        if constexpr (is_same<typename B::Value, void>) x[i] = B::v(work, t, at.d + i);
         else x[i] = v.get(i);
       }
     }

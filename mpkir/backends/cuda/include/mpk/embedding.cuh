@@ -25,7 +25,7 @@ struct Embedding {
     return id < 0 ? 0 : id >= B::LIMIT ? B::LIMIT - 1 : id;
   }
   static __device__ void run(const Work& work, const LaunchArgs&, char*) {
-    if constexpr (__is_same(typename B::Element, void)) {
+    if constexpr (is_same<typename B::Element, void>) {
       for (int t = 0; t < B::T; ++t) {
         const i64 token = id(work, t);
         for (int column = threadIdx.x; column < B::COLUMNS; column += COMPUTE_THREADS)

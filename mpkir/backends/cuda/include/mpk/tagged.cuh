@@ -65,7 +65,7 @@ struct FetchedHalves {
     return (differ & 0xffffu) == 0;
   }
   __device__ __forceinline__ float get(int i) const {
-    if constexpr (sizeof(T) == 2 && __is_same(T, bf16)) {
+    if constexpr (sizeof(T) == 2 && is_same<T, bf16>) {
       return __uint_as_float(word[i] & 0xffff0000u);
     } else {
       T v;

@@ -14,6 +14,12 @@ using u64 = unsigned long long;
 struct bf16 { unsigned short bits; };
 struct f16 { unsigned short bits; };
 
+// NVRTC has neither <type_traits> nor the compilers' own __is_same.
+template <class A, class B>
+inline constexpr bool is_same = false;
+template <class A>
+inline constexpr bool is_same<A, A> = true;
+
 constexpr __host__ __device__ int least(int a, int b) { return a < b ? a : b; }
 constexpr __host__ __device__ int most(int a, int b) { return a < b ? b : a; }
 constexpr __host__ __device__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
