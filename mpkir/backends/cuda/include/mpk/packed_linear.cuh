@@ -4,7 +4,8 @@
 // stage of the ring is 8 rows by K / PARTS columns, one copy. A lane's 16 bytes of a block are 8
 // neighbours of a row, which serve as two B fragments of mma.m16n8k16; the columns of x are taken
 // in the same order, so that 16 bytes of x are two A fragments. The 16 rows of A are the tokens; up
-// to 8 tokens leave the rows 8 to 15 for what rounding x to bf16 lost, so x counts as 16 bits more.
+// to 8 tokens leave the rows 8 to 15 for what rounding x to bf16 lost, so x counts as 16 bits more
+// (of several tokens only if that fits).
 //
 // Each compute warp owns an eighth of every stage's columns. It fetches and converts its own part of
 // x into its own shared memory, so no warp waits for another before the product; a norm's factor is
@@ -53,7 +54,8 @@ __device__ __forceinline__ float high_of(u32 pair) { return __uint_as_float(pair
 constexpr int ROW_GROUP = 8;      // features of a block
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
-constexpr int X_LIMIT = 49152;    // shared memory that x may take; more comes in passes
+constexpr int X_LIMIT = 49152;    // shared memory that x may take, half more with more than 8 tokens:
+                                  // more comes in passes, and again for each task
 
 template <class B>
 struct PackedShape {
@@ -63,24 +65,26 @@ struct PackedShape {
   static constexpr int BLOCKS = COLUMNS / BLOCK_COLUMNS;    // of a stage
   static constexpr int BW = ceil_div(BLOCKS, COMPUTE_WARPS);  // of them, a warp's
   static constexpr int GROUPS = ceil_div(B::ROWS, ROW_GROUP);
-  static constexpr bool LOW = !prologue::exact && T <= 8;   // rows 8 to 15 hold the lost bits
   // x of a warp: rows of so many bytes, of odd multiples of 64 so that two rows use all banks. Words
   // of two elements; with LOW each is followed by the word of what they lost, as a fragment has it.
-  static constexpr int BLOCK_X = LOW ? 128 : 64;
-  static constexpr int row_bytes(int parts) {
-    const int bytes = parts * BW * BLOCK_X;
+  static constexpr int row_bytes(int parts, int block) {
+    const int bytes = parts * BW * block;
     return T > 1 && bytes % 128 == 0 ? bytes + 64 : bytes;
   }
-  static constexpr int x_bytes(int parts) { return COMPUTE_WARPS * T * row_bytes(parts); }
+  static constexpr int x_bytes(int parts, int block) { return COMPUTE_WARPS * T * row_bytes(parts, block); }
+  static constexpr int LIMIT = T <= 8 ? X_LIMIT : X_LIMIT / 2 * 3;
+  // Rows 8 to 15 hold the lost bits; of several tokens only where x comes in one pass all the same.
+  static constexpr bool LOW = !prologue::exact && T <= 8 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
+  static constexpr int BLOCK_X = LOW ? 128 : 64;
   static constexpr int parts_at_once() {
     int parts = PARTS;
-    while (parts > 1 && x_bytes(parts) > X_LIMIT) --parts;
+    while (parts > 1 && x_bytes(parts, BLOCK_X) > LIMIT) --parts;
     return parts;
   }
   static constexpr int PP = parts_at_once();  // parts of a pass
   static constexpr int PASSES = ceil_div(PARTS, PP);
-  static constexpr int ROW = row_bytes(PP);
-  static constexpr int X = x_bytes(PP) / COMPUTE_WARPS;  // bytes of a warp
+  static constexpr int ROW = row_bytes(PP, BLOCK_X);
+  static constexpr int X = x_bytes(PP, BLOCK_X) / COMPUTE_WARPS;  // bytes of a warp
   static constexpr int SQUARES = COMPUTE_WARPS * T;      // a sum for each warp and token
   static constexpr int PARTIAL = (COMPUTE_WARPS * T * B::J * B::ROWS + SQUARES) * 4;
   static_assert(T <= 16, "the tokens are the rows of one fragment");
