@@ -93,7 +93,7 @@ def _rows_of_cache(
             f"const int rest = int(position % {stride}) - {origin} * {block};",
             f"return round * {block} + (rest < 0 ? 0 : rest > {block} ? {block} : rest);",
         )
-        row = ["0", "0", f"row / {block}", "0", f"row % {block}", "0"]
+        along = f"row / {block} * {stride * cache.shape[5]} + row % {block} * {cache.shape[5]}"
     else:
         rows = cache.sizes[2]
         if rows != cache.shape[2]:
@@ -102,9 +102,11 @@ def _rows_of_cache(
             f"int rows_before({WORK}, mpk::i64 position)",
             f"return position > {rows} ? {rows} : int(position);",
         )
-        row = ["0", "0", "row", "0"]
+        along = f"row * {cache.shape[3]}"
+    p.method("int offset(int row)", f"return {along};")
     for name, number in (("k_cache", k_cache), ("v_cache", v_cache)):
-        p.method(f"Cache* {name}({WORK}, int row)", f"return {p.pointer(number, row)};")
+        first = p.pointer(number, ["0"] * len(cache.sizes))
+        p.method(f"Cache* {name}({WORK})", f"return {first};")
 
 
 def _step_rows(
@@ -173,9 +175,8 @@ def _prepared(
             x = norm.x
     lines = [f"static constexpr bool norm = {'true' if norm else 'false'};"]
     if norm is not None:
-        weight = "1.0f" if norm.weight is None else p.element(norm.weight, ["d"])
         lines.append(f"static constexpr float eps = {float_literal(norm.eps.value.data)};")
-        lines.append(f"{DEVICE} float scale({WORK}, int d) {{ return {weight}; }}")
+        lines += _scale(p, norm.weight)
     kind, turned, factor, frequencies = "none", 0, 1.0, "nullptr"
     if rotary is not None:
         kind = "half" if rotary.interleaved is None else "interleaved"
@@ -191,6 +192,20 @@ def _prepared(
     ]
     p.lines += [f"struct {name} {{", *(f"  {line}" for line in lines), "};"]
     return x
+
+
+def _scale(p: BodyPrinter, weight: SSAValue | None) -> list[str]:
+    """A head norm's weight: where it lies, if it is a parameter, or element by element."""
+    number = None if weight is None else p.read_number(weight)
+    if number is not None and p.is_weight(number):
+        kind = vectors_of(p, number, 8)
+        if kind != "void":
+            return [
+                f"using Scale = {kind};",
+                f"{DEVICE} const Scale* scale_row({WORK}) {{ return {p.pointer(number, ['0'])}; }}",
+            ]
+    element = "1.0f" if weight is None else p.element(weight, ["d"])
+    return ["using Scale = void;", f"{DEVICE} float scale({WORK}, int d) {{ return {element}; }}"]
 
 
 def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:

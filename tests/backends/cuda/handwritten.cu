@@ -144,11 +144,12 @@ struct body_attention {
     const i64 rows = p - chunk(w) * CHUNK_ROWS;
     return rows < 0 ? 0 : rows > CHUNK_ROWS ? CHUNK_ROWS : int(rows);
   }
-  static __device__ Cache* cache(const Work& w, int number, int row) {
-    return w.at<bf16>(number) + (head(w) * CAPACITY + chunk(w) * CHUNK_ROWS + row) * D;
+  static __device__ Cache* cache(const Work& w, int number) {
+    return w.at<bf16>(number) + (head(w) * CAPACITY + chunk(w) * CHUNK_ROWS) * D;
   }
-  static __device__ Cache* k_cache(const Work& w, int row) { return cache(w, 4, row); }
-  static __device__ Cache* v_cache(const Work& w, int row) { return cache(w, 5, row); }
+  static __device__ Cache* k_cache(const Work& w) { return cache(w, 4); }
+  static __device__ Cache* v_cache(const Work& w) { return cache(w, 5); }
+  static __device__ int offset(int row) { return row * D; }
   static __device__ const bf16* q_row(const Work& w, int t, int g) {
     return w.at<bf16>(0) + (t * HEADS + head(w) * G + g) * D;
   }

@@ -230,11 +230,16 @@ struct Topk {
 template <class B>
 struct Attention {
   template <class P>
+  static float weight(const Work& w, int d) {
+    if constexpr (std::is_void_v<typename P::Scale>) return P::scale(w, d);
+    else return to_float(P::scale_row(w)[d]);
+  }
+  template <class P>
   static void prepare(const Work& w, i64 position, std::vector<float>& x) {
     if constexpr (P::norm) {
       float mean, factor;
       statistics<Norm::rms>(B::D, P::eps, [&](int k) { return x[k]; }, mean, factor);
-      for (int d = 0; d < B::D; ++d) x[d] *= factor * P::scale(w, d);
+      for (int d = 0; d < B::D; ++d) x[d] *= factor * weight<P>(w, d);
     }
     const std::vector<float> old = x;
     for (int i = 0; i < P::R / 2 && P::rotary != Rotary::none; ++i) {
@@ -279,8 +284,8 @@ struct Attention {
       if (B::rows_before(w, position + 1) == own) continue;
       prepare<typename B::k_prologue>(w, position, key);
       for (int d = 0; d < B::D; ++d) {
-        store(B::k_cache(w, own) + d, key[d]);
-        store(B::v_cache(w, own) + d, value[d]);
+        store(B::k_cache(w) + B::offset(own) + d, key[d]);
+        store(B::v_cache(w) + B::offset(own) + d, value[d]);
       }
     }
     for (int t = 0; t < B::T; ++t)
@@ -296,7 +301,7 @@ struct Attention {
     std::vector<float> scores;
     for (int p = begin; p < end; ++p) {
       float score = 0;
-      for (int d = 0; d < B::D; ++d) score += B::scale * query[d] * to_float(B::k_cache(w, p)[d]);
+      for (int d = 0; d < B::D; ++d) score += B::scale * query[d] * to_float(B::k_cache(w)[B::offset(p) + d]);
       scores.push_back(B::soft_cap > 0 ? B::soft_cap * std::tanh(score / B::soft_cap) : score);
     }
     float top = -infinity(), sum = 0;
@@ -304,7 +309,7 @@ struct Attention {
     for (std::size_t i = 0; i < scores.size(); ++i) {
       const float e = std::exp(scores[i] - top);
       sum += e;
-      for (int d = 0; d < B::D; ++d) y[d] += e * to_float(B::v_cache(w, begin + i)[d]);
+      for (int d = 0; d < B::D; ++d) y[d] += e * to_float(B::v_cache(w)[B::offset(begin + i) + d]);
     }
     if constexpr (B::split) {
       B::store_stats(w, t, g, 0, top), B::store_stats(w, t, g, 1, sum);

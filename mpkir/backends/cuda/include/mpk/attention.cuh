@@ -9,8 +9,9 @@
 //   using Cache = mpk::bf16;
 //   static __device__ int rows_before(const Work&, i64 position);  how many of the task's rows are of
 //                                             earlier positions; rows are in order of positions
-//   static __device__ Cache* k_cache(const Work&, int row);        rows of D, 16-byte aligned
-//   static __device__ Cache* v_cache(const Work&, int row);
+//   static __device__ Cache* k_cache(const Work&);                 the task's first row
+//   static __device__ Cache* v_cache(const Work&);
+//   static __device__ int offset(int row);                         of its rows; 16-byte aligned
 //   using Query, Key, Value;                  element types as they are in memory, or void
 //   static __device__ const Query* q_row(const Work&, int t, int g);   D elements, aligned to 8 of them
 //   static __device__ const Key* k_row(const Work&, int t);            (not for void)
@@ -20,7 +21,9 @@
 //   static __device__ float v(const Work&, int t, int d);
 //   struct q_prologue, k_prologue {
 //     static constexpr bool norm; static constexpr float eps;      rms over D, then rotary
-//     static __device__ float scale(const Work&, int d);           norm weight
+//     using Scale;                                                 of the norm weight, or void
+//     static __device__ const Scale* scale_row(const Work&);       D elements, aligned to 8 of them
+//     static __device__ float scale(const Work&, int d);           one by one, for void
 //     static constexpr mpk::Rotary rotary; static constexpr int R; static constexpr float factor;
 //     static __device__ const float* inv_freq(const Work&);
 //   };
@@ -124,19 +127,32 @@ struct Attention {
       for (int i = 0; i < 8; ++i) scale[i] = 1.0f;
       if constexpr (P::norm) {
         if (!at.holds) return;
+        if constexpr (is_same<typename P::Scale, void>) {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) scale[i] = P::scale(work, at.d + i);
+          for (int i = 0; i < 8; ++i) scale[i] = P::scale(work, at.d + i);
+        } else {
+          load_constant_vector<typename P::Scale, 8>(P::scale_row(work) + at.d).unpack(scale);
+        }
       }
     }
-    __device__ __forceinline__ void fetch_angles(const Work& work, const Lane& at, i64 position) {
+    // The frequencies, which stand in `sine` until the angles are made of them.
+    __device__ __forceinline__ void fetch_frequencies(const Work& work, const Lane& at) {
       if constexpr (P::rotary != Rotary::none) {
-        float frequency[8];
         const float* inv_freq = P::inv_freq(work);
+        if constexpr (P::rotary == Rotary::half && P::R % 16 == 0) {
+          if (at.d < P::R) load_constant_vector<float, 8>(inv_freq + pair(at.d)).unpack(sine);
+        } else {
 #pragma unroll
-        for (int i = 0; i < 8; ++i) frequency[i] = at.d + i < P::R ? inv_freq[pair(at.d + i)] : 0.0f;
+          for (int i = 0; i < 8; ++i)
+            if (at.d + i < P::R) sine[i] = load_constant(inv_freq + pair(at.d + i));
+        }
+      }
+    }
+    __device__ __forceinline__ void turn(const Lane& at, i64 position) {
+      if constexpr (P::rotary != Rotary::none) {
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
-          sine_cosine(float(position) * frequency[i], sine[i], cosine[i]);
+          sine_cosine(float(position) * sine[i], sine[i], cosine[i]);
           const bool turns = at.d + i < P::R;
           cosine[i] = turns ? P::factor * cosine[i] : 1.0f;
           sine[i] = turns ? (is_second(at.d + i) ? P::factor : -P::factor) * sine[i] : 0.0f;
@@ -222,12 +238,16 @@ struct Attention {
              at.row == (HEADS + which) / COMPUTE_WARPS % AT_ONCE;
     }
 
-    __device__ __forceinline__ void constants(const Work& work, const Lane& at) {
-      const i64 position = work.position + t;
+    __device__ __forceinline__ void fetch_constants(const Work& work, const Lane& at) {
+      if constexpr (QUERIES) q_constants.fetch_frequencies(work, at);
+      if constexpr (KEYS && !(ALIKE && QUERIES)) k_constants.fetch_frequencies(work, at);
       if constexpr (QUERIES) q_constants.fetch_scale(work, at);
       if constexpr (KEYS) k_constants.fetch_scale(work, at);
-      if constexpr (QUERIES) q_constants.fetch_angles(work, at, position);
-      if constexpr (KEYS && !(ALIKE && QUERIES)) k_constants.fetch_angles(work, at, position);
+    }
+    __device__ __forceinline__ void turn(const Work& work, const Lane& at) {
+      const i64 position = work.position + t;
+      if constexpr (QUERIES) q_constants.turn(at, position);
+      if constexpr (KEYS && !(ALIKE && QUERIES)) k_constants.turn(at, position);
     }
     // Asks for what has not arrived, or for all; whether all has.
     template <bool FIRST>
@@ -255,9 +275,8 @@ struct Attention {
       }
       return all;
     }
-    // Every lane looks at every element of its rows, of this step.
+    // After ask<true>: every lane looks at every element of its rows, of this step.
     __device__ __forceinline__ void await(const Work& work, const Lane& at) {
-      ask<true>(work, at);
       if constexpr (B::polled) {
         for (u32 polls = 1;; ++polls)
           if (ask<false>(work, at) || gives_up(work, polls)) break;
@@ -331,7 +350,7 @@ struct Attention {
 #pragma unroll
           for (int i = 0; i < 8; ++i) y[i] = value ? x[i] : y[i];
           const Row row = packed(y);
-          Cache* target = (value ? B::v_cache(work, own_row) : B::k_cache(work, own_row)) + at.d;
+          Cache* target = (value ? B::v_cache(work) : B::k_cache(work)) + B::offset(own_row) + at.d;
           put(reinterpret_cast<u32*>(target), row);
           put(scratch.new_row(value ? 1 : 0, at.d), row);
         }
@@ -375,12 +394,13 @@ struct Attention {
   template <int FIRST, int COUNT>
   static __device__ __forceinline__ void fetch(const Work& work, const Lane& at, int from, int cached,
                                                Rows& rows) {
+    const Cache *const k = B::k_cache(work) + at.d, *const v = B::v_cache(work) + at.d;
 #pragma unroll
     for (int u = FIRST; u < FIRST + COUNT; ++u) {
       const int row = place(at, from, u);
       if (at.holds && row < cached) {
-        rows.k[u] = load_vector<Cache, 8>(B::k_cache(work, row) + at.d);
-        rows.v[u] = load_vector<Cache, 8>(B::v_cache(work, row) + at.d);
+        rows.k[u] = load_vector<Cache, 8>(k + B::offset(row));
+        rows.v[u] = load_vector<Cache, 8>(v + B::offset(row));
       } else {
         rows.k[u].clear();
         rows.v[u].clear();
@@ -596,10 +616,14 @@ struct Attention {
     if (!B::polled && empty) return write_empty(work, at, 0);
     // Set, because a register that is loaded on some paths only lives through all tasks.
     Rows rows{};
-    if (!empty) fetch<0, U>(work, at, range.from, range.cached, rows);
     Step<true, true> step{};
     step.t = 0;
-    if (!empty) step.constants(work, at);
+    if (!empty) {
+      step.fetch_constants(work, at);
+      fetch<0, U>(work, at, range.from, range.cached, rows);
+    }
+    step.template ask<true>(work, at);
+    if (!empty) step.turn(work, at);
     step.await(work, at);
     if (empty) {
       if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
@@ -619,7 +643,9 @@ struct Attention {
       const int own = B::rows_before(work, work.position + t);
       Step<false, true> step{};
       step.t = t;
-      step.constants(work, at);
+      step.fetch_constants(work, at);
+      step.template ask<true>(work, at);
+      step.turn(work, at);
       step.await(work, at);
       step.prepare(work, at, scratch, B::rows_before(work, work.position + t + 1) > own, own);
     }
@@ -630,7 +656,9 @@ struct Attention {
       const bool empty = range.from >= range.to;
       Step<true, false> step{};
       step.t = t;
-      step.constants(work, at);
+      step.fetch_constants(work, at);
+      step.template ask<true>(work, at);
+      step.turn(work, at);
       step.await(work, at);
       if (empty) {
         if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
