@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, i64
 
 from mpkir.dialects import tensor
 
@@ -16,13 +16,10 @@ from mpkir.dialects import tensor
 def step_shapes(module: ModuleOp) -> tuple[str, ...]:
     """Of a module at tensor level, sorted lines such as "28 weights bf16[1024, 3072]"."""
     found: Counter[tuple[str, str, tuple[int | str, ...]]] = Counter()
-    states = [op for op in module.walk() if isinstance(op, tensor.StateOp)]
-    shapes = [tensor.shape_of(op.result) for op in states]
-    capacities = {shape[2] for shape in shapes if len(shape) == 4}
-    longest = {*capacities, *(capacity + 1 for capacity in capacities)}
-    for op, shape in zip(states, shapes, strict=True):
-        free = tuple("capacity" if size in longest else size for size in shape)
-        found["states", str(tensor.element_type_of(op.result)), free] += 1
+    for op in module.walk():
+        if isinstance(op, tensor.StateOp):
+            element = str(tensor.element_type_of(op.result))
+            found["states", element, _without_capacity(op)] += 1
     for op in module.walk():
         if isinstance(op, tensor.WeightOp | tensor.InputOp):
             kind = "weights" if isinstance(op, tensor.WeightOp) else "inputs"
@@ -34,3 +31,12 @@ def step_shapes(module: ModuleOp) -> tuple[str, ...]:
             for (kind, element, shape), count in found.items()
         )
     )
+
+
+def _without_capacity(state: tensor.StateOp) -> tuple[int | str, ...]:
+    """The shape of a cache [batch, heads, capacity, size] or a token sequence [.., capacity + 1],
+    the capacity left open."""
+    *lead, last = tensor.shape_of(state.result)
+    if len(lead) == 3:
+        return (*lead[:2], "capacity", last)
+    return (*lead, "capacity" if tensor.element_type_of(state.result) == i64 else last)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -150,6 +151,12 @@ def compile(
     ] = None,
     policy: Policy = None,
     launch: Launch = None,
+    ablate: Annotated[
+        str | None, typer.Option(help="Compile this variant, as in unpacked; `mpk bench --list`.")
+    ] = None,
+    tuned: Annotated[
+        bool, typer.Option(help="Take what was tuned for the same shapes (mpk tune).")
+    ] = True,
     dump: Annotated[
         Path | None, typer.Option("--dump-dir", help="Write the IR after every pass here.")
     ] = None,
@@ -169,13 +176,16 @@ def compile(
       mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
       mpk compile config.json -t h100 -o llama
       mpk compile config.json -t h100 --launch per-operator -o llama-baseline
+      mpk compile config.json -t h100 --ablate in-flight=4 -o llama+in-flight=4
       mpk compile step.mlir --weights model.safetensors -o step
     """
     from mpkir.tools import sources
+    from mpkir.tools.ablations import DEFAULT, ablation_named
     from mpkir.tools.display import StageDisplay
     from mpkir.tools.inspection import activations
     from mpkir.tools.timing import Timing
 
+    variant = (DEFAULT if ablate is None else ablation_named(ablate)).variant
     times = Timing()
     with StageDisplay() as display:
         artifact = sources.compile_source(
@@ -188,6 +198,7 @@ def compile(
             weight_files=weights or (),
             dump=dump,
             **({} if policy is None else {"policy": policy}),
+            variant=variant if tuned else replace(variant, tuned=False),
             progress=times.watch(display.progress),
         )
         display.note(activations(artifact.manifest))
@@ -355,6 +366,89 @@ def bench(
         json=json,
         plot=plot,
     )
+
+
+@app.command()
+@_readable_errors
+def tune(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model as for bench; or a MODEL.tune.json that --compile-to wrote, to measure "
+            "its candidates here."
+        ),
+    ] = None,
+    target: Annotated[str, typer.Option("--target", "-t", help="cpu, h100, h200, a100.")] = "h100",
+    workers: Workers = None,
+    capacity: Capacity = None,
+    batch: Batch = 1,
+    position: Annotated[int, typer.Option(help="Position of the first measured step.")] = 32,
+    steps: Annotated[int, typer.Option(help="Dependent steps in one launch.")] = 127,
+    runs: Annotated[int, typer.Option(help="Timed launches of each candidate.")] = 10,
+    budget: Annotated[int, typer.Option(help="Most programs to simulate.")] = 60,
+    proposals: Annotated[int, typer.Option(help="Of them to measure.")] = 4,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A candidate to measure in any case: in_flight=3,slots=8; repeatable."),
+    ] = None,
+    simulate_only: Annotated[
+        bool, typer.Option("--simulate-only", help="Let the simulator decide.")
+    ] = False,
+    compile_to: Annotated[
+        Path | None, typer.Option(help="Compile the candidates into this directory; no more.")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="Write the measurements to this file, for --adopt.")
+    ] = None,
+    adopt: Annotated[
+        Path | None, typer.Option(help="Keep what the measurements in this file decide.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Keep it in this file, not in the cache directory.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Show what is kept for the target.")] = False,
+    load_plugin: Plugins = None,
+    debug: Debug = False,
+) -> None:
+    """Find better choices for a model's shapes: the simulator proposes, measurement decides.
+
+    What is found is kept by machine and shapes, and taken whenever these shapes are compiled.
+
+    \b
+    Examples:
+      mpk tune qwen3-0.6b -t h100
+      mpk tune qwen3-0.6b -t h100 --compile-to build/tune      # where the compiler is
+      mpk tune build/tune/qwen3-0.6b.tune.json --measured m.tune.json   # where the GPU is
+      mpk tune --adopt m.tune.json
+      mpk tune --show -t h100
+    """
+    from mpkir.tools.tune import command
+
+    if adopt is not None:
+        command.adopt(adopt, into)
+    if show:
+        command.show(target)
+    if source is None:
+        if adopt is None and not show:
+            raise MpkirError("nothing to tune", hint="name a model, or give --adopt or --show")
+        return
+    options = command.Options(
+        target=target,
+        workers=workers,
+        batch=batch,
+        capacity=capacity,
+        position=position,
+        steps=steps,
+        runs=runs,
+        budget=budget,
+        proposals=proposals,
+        also=tuple(also or ()),
+        simulate_only=simulate_only,
+        compile_to=compile_to,
+        measured_to=measured,
+        into=into,
+    )
+    command.run(source, options)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from mpkir.runtime.artifact import Artifact, check_replaceable
 from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import MANIFEST, Signature
 from mpkir.tools.text_files import read_text
+from mpkir.variant import DEFAULT, Variant
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def compile_source(
     weight_files: Sequence[Path] = (),
     dump: Path | None,
     policy: str = POLICY,
+    variant: Variant = DEFAULT,
     progress: Progress,
 ) -> Artifact:
     """Compile whatever `source` names; a checkpoint's weights are stored in the artifact.
@@ -120,6 +122,7 @@ def compile_source(
             progress=progress,
             dump=dump,
             policy=policy,
+            variant=variant,
         )
     options: dict[str, Any] = {
         "capacity": capacity,
@@ -129,6 +132,7 @@ def compile_source(
         "progress": progress,
         "dump": dump,
         "policy": policy,
+        "variant": variant,
     }
     if path.suffix == ".json":
         model = _from_config(path)

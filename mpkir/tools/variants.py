@@ -30,7 +30,7 @@ def compile_variant(
     A checkpoint's end-of-text tokens are left out: measured steps go on behind them.
     """
     return compile_language_model(
-        _without_values(source),
+        model_without_values(source),
         target,
         batch=batch,
         capacity=capacity,
@@ -41,7 +41,8 @@ def compile_variant(
     )
 
 
-def _without_values(source: ModelSource) -> Any:
+def model_without_values(source: ModelSource) -> Any:
+    """The model to compile; of a configuration one without weights."""
     if source.checkpoint is not None:
         return load_checkpoint(source.checkpoint).model
     return model_from_config(source.config)

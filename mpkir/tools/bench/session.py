@@ -95,7 +95,7 @@ def measure(
             progress=progress,
         )
         _check_capacity(programs, settings)
-        yield _measure_batch(model, programs, batch, settings, device, say, progress)
+        yield measure_programs(model, programs, batch, settings, device, say, progress)
         release(device)
 
 
@@ -113,7 +113,7 @@ def _check_capacity(programs: Sequence[ProgramSource], settings: Settings) -> No
             )
 
 
-def _measure_batch(
+def measure_programs(
     source: ModelSource,
     programs: Sequence[ProgramSource],
     batch: int,
@@ -122,6 +122,10 @@ def _measure_batch(
     say: Say,
     progress: Progress,
 ) -> Outcome:
+    """Check programs of one model, then time those that are right and the peers, in turns.
+
+    The first program is what the others are variants of.
+    """
     outcome = Outcome()
     with progress.stage(f"build {source.name}"):
         model = source.build(device)

@@ -1,0 +1,1 @@
+"""`mpk tune`: the simulator proposes, measurement decides, the choice is kept by shapes."""
