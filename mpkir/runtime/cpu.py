@@ -20,8 +20,9 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.cache import cache_directory
+from mpkir.runtime.hang import WATCHDOG_S, Hang
 from mpkir.runtime.host import cpu_arch, cpu_features
-from mpkir.runtime.launch import Control, LaunchArgs
+from mpkir.runtime.launch import Control, LaunchArgs, Stand
 from mpkir.runtime.queues import check_serves, dynamic_part, queue_words
 from mpkir.runtime.table import Table
 
@@ -119,7 +120,7 @@ class CpuProgram:
     binary_path  what `build` gave, or a copy of it
     buffers      one array for each buffer id, in order: contiguous, in this machine's memory; used
                  in place
-    watchdog_s   seconds that a task may wait for an event before the launch ends; 0 = for ever
+    watchdog_s   seconds without a finished task after which the launch ends; 0 = for ever
 
     Raises MpkirError if the binary cannot be loaded or was built for another number of workers, or
     if a buffer is missing or not contiguous.
@@ -130,7 +131,7 @@ class CpuProgram:
         binary_path: Path,
         table: Table,
         buffers: Sequence[torch.Tensor | npt.NDArray[Any]],
-        watchdog_s: float = 10.0,
+        watchdog_s: float = WATCHDOG_S,
     ) -> None:
         self.table = table
         self.watchdog_s = watchdog_s
@@ -157,10 +158,13 @@ class CpuProgram:
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps from token `position` on; the number of steps done.
 
-        Raises MpkirError if a task waits longer than the watchdog allows; the program can be run
-        again then.
+        Raises MpkirError if nothing goes on for longer than the watchdog allows, and says what
+        every worker waits for; the program can be run again then.
         """
-        control = Control(stop_at=steps)
+        stands = (Stand * self.table.worker_count)()
+        control = Control(
+            stop_at=steps, events=len(self.table.events), stands=ctypes.addressof(stands)
+        )
         args = LaunchArgs(
             ctypes.addressof(self._pointers),
             self.table.tasks.ctypes.data,
@@ -175,10 +179,11 @@ class CpuProgram:
             self._dynamic,
         )
         if self._library.mpk_run(ctypes.byref(args)) != 0:
+            error = self._fault(control, stands)
             self._counters[:] = 0
             self._queues[:] = 0
             self._epoch = 0
-            raise self._fault(control)
+            raise error
         done = min(control.stop_at, steps)
         self._epoch = (self._epoch + done) % 2**32
         return done
@@ -191,19 +196,14 @@ class CpuProgram:
             raise MpkirError(f"the binary has no {name}: it is no traced build") from error
         ctypes.memmove(variable, data, len(data))
 
-    def _fault(self, control: Control) -> MpkirError:
+    def _fault(self, control: Control, stands: ctypes.Array[Stand]) -> MpkirError:
         if control.fault != 1:
             return MpkirError(
                 f"this machine gives no threads or memory for {self.table.worker_count} workers",
                 hint="compile for fewer workers",
             )
-        return MpkirError(
-            f"worker {control.fault_worker} waited more than {self.watchdog_s:g} s for event "
-            f"{self.table.names.events[control.fault_event]}, which stands at {control.fault_seen} "
-            f"and should reach {control.fault_wanted}",
-            where=self.table.waiting_label(control.fault_task),
-            hint="a task that signals the event is missing or stuck; `mpk inspect` shows which",
-        )
+        hang = Hang(self.table, control, list(stands), self._counters, self._epoch)
+        return hang.error(self.watchdog_s)
 
 
 def _load(path: Path) -> ctypes.CDLL:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
-from mpkir.runtime.launch import Control, GpuLaunchArgs
+from mpkir.runtime.hang import WATCHDOG_S, Hang, Missing, Polled, missing_elements
+from mpkir.runtime.launch import Control, GpuLaunchArgs, Stand
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Ints, Table
 
@@ -27,8 +28,10 @@ class CudaProgram:
 
     binary          a cubin, or the path of one
     buffers         one tensor for each buffer id, in order: contiguous, on one GPU; used in place
-    flagged         ids of the buffers whose elements carry the number of the step that wrote them
-    watchdog_s      seconds that a task may wait for an event before the launch ends; 0 = for ever
+    flagged         the buffers whose elements carry the number of the step that wrote them, and the
+                    families that write each
+    reads           how many operands each family reads; () if that is not known
+    watchdog_s      seconds without progress after which the launch ends; 0 = for ever
 
     Raises MpkirError if there is no GPU, if the cubin is for another one, if a buffer is misplaced,
     or if the GPU cannot hold all workers at once.
@@ -39,14 +42,15 @@ class CudaProgram:
         binary: Path | bytes,
         table: Table,
         buffers: Sequence[torch.Tensor],
-        watchdog_s: float = 10.0,
-        flagged: Sequence[int] = (),
+        watchdog_s: float = WATCHDOG_S,
+        flagged: Mapping[int, Sequence[int]] | None = None,
+        reads: Sequence[int] = (),
     ) -> None:
         self.table = table
         self.watchdog_s = watchdog_s
         self.device = device_of(buffers, table)
         self._buffers = tuple(buffers)
-        self._flagged = [buffers[number] for number in flagged]
+        self._flagged, self._reads = dict(flagged or {}), reads
         with torch.cuda.device(self.device):
             self._module = CudaModule(binary, self.device)
             self._kernel = self._module.function("mpk_run")
@@ -68,7 +72,11 @@ class CudaProgram:
             )
             self._control = torch.zeros(_CONTROL_WORDS, dtype=torch.int32, device=self.device)
             # What goes there and comes back does so in the stream's order, without a wait between.
-            self._asked = torch.zeros(_CONTROL_WORDS, dtype=torch.int32).pin_memory()
+            self._stands = torch.zeros(
+                table.worker_count * ctypes.sizeof(Stand), dtype=torch.uint8, device=self.device
+            )
+            control = Control(events=len(table.events), stands=self._stands.data_ptr())
+            self._asked = torch.frombuffer(bytearray(control), dtype=torch.int32).pin_memory()
             self._answer = torch.zeros(_CONTROL_WORDS, dtype=torch.int32).pin_memory()
             self._queues = torch.zeros(
                 (table.worker_count, queue_words(table)), dtype=torch.int64, device=self.device
@@ -137,25 +145,32 @@ class CudaProgram:
                 hint="the GPU's context is lost: start the process again",
             ) from error
         if control[1] != 0:
-            self._counters.zero_()
-            self._queues.zero_()
+            error = self._hang(Control.from_buffer_copy(self._answer.numpy().tobytes()))
+            for memory in (self._counters, self._queues, self._stands):
+                memory.zero_()
             for buffer in self._flagged:
-                buffer.zero_()
+                self._buffers[buffer].zero_()
             self._epoch = 0
-            raise self._fault(control)
+            raise error
         done = min(int(control[0]), steps)
         self._epoch = (self._epoch + done) % 2**32
         return done
 
-    def _fault(self, control: Sequence[int]) -> MpkirError:
-        _, _, worker, task, event, seen, wanted, _ = control
-        return MpkirError(
-            f"worker {worker} waited more than {self.watchdog_s:g} s for event "
-            f"{self.table.names.events[event]}, which stands at {seen % 2**32} and should reach "
-            f"{wanted % 2**32}",
-            where=self.table.waiting_label(task),
-            hint="a task that signals the event is missing or stuck; `mpk inspect` shows which",
-        )
+    def _hang(self, control: Control) -> MpkirError:
+        data = self._stands.cpu().numpy().tobytes()
+        stands = list((Stand * self.table.worker_count).from_buffer_copy(data))
+        polled = Polled(self._missing, self._flagged, self._reads) if self._flagged else None
+        counters = self._counters.cpu().numpy().view(np.uint32)
+        hang = Hang(self.table, control, stands, counters, self._epoch, polled)
+        return hang.error(self.watchdog_s)
+
+    def _missing(self, buffer: int, step: int) -> Missing:
+        """The elements of a flagged buffer that do not carry the tag of a step of this launch."""
+        words = self._buffers[buffer].cpu().numpy().reshape(-1)
+        tag = (self._epoch + step + 1) % 2**32
+        if words.itemsize == 8:
+            return missing_elements(words.view(np.uint64) >> np.uint64(32) != tag)
+        return missing_elements(words.view(np.uint32) & np.uint32(0xFFFF) != tag & 0xFFFF)
 
     def read_global(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""

@@ -42,5 +42,22 @@ class Control(ctypes.Structure):
         ("fault_event", ctypes.c_int),
         ("fault_seen", ctypes.c_uint),
         ("fault_wanted", ctypes.c_uint),
-        ("reserved", ctypes.c_int),
+        ("events", ctypes.c_int),
+        ("stands", ctypes.c_void_p),
+    )
+
+
+class Stand(ctypes.Structure):
+    """Where a worker stood when a launch failed."""
+
+    _fields_ = (
+        ("polls", ctypes.c_ulonglong),
+        ("finished", ctypes.c_ulonglong),
+        ("kind", ctypes.c_int),
+        ("step", ctypes.c_int),
+        ("task", ctypes.c_int),
+        ("event", ctypes.c_int),
+        ("seen", ctypes.c_uint),
+        ("wanted", ctypes.c_uint),
+        ("reserved", ctypes.c_int * 6),
     )

@@ -13,8 +13,8 @@ from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact, load_artifact
 from mpkir.runtime.buffers import allocate, bind, check_fits, values_of
 from mpkir.runtime.host import check_host
-from mpkir.runtime.manifest import Buffer, Manifest, Signature, Target
-from mpkir.runtime.table import Table
+from mpkir.runtime.manifest import Buffer, Signature, Target
+from mpkir.runtime.origins import flagged_writers, origins_of
 
 
 class Launcher(Protocol):
@@ -53,9 +53,7 @@ class Program:
             artifact.weights() if weights is None else weights,
             {} if beside is None else beside.weights,
         )
-        self.launcher = _launcher(
-            self.manifest, artifact.binary_path, self.table, list(self._buffers.values())
-        )
+        self.launcher = _launcher(artifact, list(self._buffers.values()))
         self.reset()
 
     def run(self, position: int = 0, steps: int = 1) -> int:
@@ -175,9 +173,8 @@ def _device_of(target: Target, device: torch.device | str | None) -> torch.devic
     return kind
 
 
-def _launcher(
-    manifest: Manifest, binary: Path, table: Table, buffers: Sequence[torch.Tensor]
-) -> Launcher:
+def _launcher(artifact: Artifact, buffers: Sequence[torch.Tensor]) -> Launcher:
+    manifest, table, binary = artifact.manifest, artifact.table, artifact.binary_path
     flagged = [number for number, buffer in enumerate(manifest.buffers) if buffer.flagged]
     if manifest.target.kind == "cpu":
         from mpkir.runtime.cpu import CpuProgram
@@ -195,7 +192,10 @@ def _launcher(
         return PerOperatorProgram(binary, table, buffers)
     from mpkir.runtime.cuda import CudaProgram
 
-    return CudaProgram(binary, table, buffers, flagged=flagged)
+    origins = origins_of(artifact.path, manifest)
+    writers = flagged_writers(table, manifest, origins)
+    reads = [origin.reads for origin in origins]
+    return CudaProgram(binary, table, buffers, flagged=writers, reads=reads)
 
 
 def _flatten_arguments(

@@ -66,12 +66,35 @@ def test_watchdog_names_who_waits_for_what(start):
     whole, program.table = program.table, broken(program.table)
     program.watchdog_s = 0.05
     text = r"^task \S+\[\d+\]: worker \d waited more than 0.05 s for event done\.\S+, which stands"
-    with pytest.raises(MpkirError, match=text):
+    with pytest.raises(MpkirError, match=text) as caught:
         program.run(0, 3)
+    lines = str(caught.value).splitlines()
+    event, family = whole.names.events[0], whole.names.families[0]
+    arrivals = whole.events[0]
+    # The one whose signal is missing first: both workers stand before the next family.
+    assert lines[1] == "2 of 2 workers stand:"
+    assert lines[2].startswith(f"- event {event} has {arrivals - 1} of {arrivals} arrivals in step")
+    assert lines[2].count(" on ") == 2
+    assert lines[3].endswith(f"of its families {family}[0] signal nothing")
     step.buffers["x"].fill_(0)
     program.table = whole
     assert program.run(0, 3) == 3  # counters were reset
     assert step.buffers["x"][0] == 14
+
+
+def test_watchdog_says_where_those_stand_that_have_not_signalled(start):
+    """Worker 1 never comes to its part of the second family, so the third waits for both."""
+    step = start(CHAIN, workers=3, min_elements=4)
+    program = step.program
+    tasks = program.table.tasks.copy()
+    (late,) = program.table.workers[1:2] + 1  # the second of worker 1
+    tasks[late, TaskField.WAIT_ARRIVALS] += 1  # never reached
+    table = program.table
+    program.table = Table(tasks, table.workers, table.families, table.events, table.names)
+    program.watchdog_s = 0.05
+    with pytest.raises(MpkirError) as caught:
+        program.run(0, 1)
+    assert f"not signalled: {table.task_label(late)} on 1" in str(caught.value)
 
 
 def test_runs_repeat_bit_for_bit(start):

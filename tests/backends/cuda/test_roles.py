@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from mpkir.runtime.build_cuda import INCLUDE
-from mpkir.runtime.launch import GpuLaunchArgs
+from mpkir.runtime.hang import Hang
+from mpkir.runtime.launch import Control, GpuLaunchArgs, Stand
 from mpkir.runtime.queues import dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Table, TableNames, TaskField, build_table
 
@@ -92,22 +93,24 @@ class Running:
             addresses += [x.ctypes.data, weight.ctypes.data, y.ctypes.data + 8 * first]
         self.pointers = np.array(addresses, np.uint64)
         self.counters = np.zeros(len(self.table.events), np.uint32)
-        self.control = np.zeros(8, np.int32)
+        self.stands = (Stand * net.workers)()
         self.queues = np.zeros((net.workers, queue_words(self.table)), np.uint64)
         self.released = self.table.released
         self.tasks = looked_up(self.table, self.pointers)
-        self.epoch = 0
+        self.epoch = self.done = 0
         self.expected = [0] * net.sizes()[-1]
 
     def run(self, position: int, steps: int, watchdog: float = 20.0) -> int:
-        self.control[:] = [steps, *[0] * 7]
+        self.control = Control(
+            stop_at=steps, events=len(self.counters), stands=ctypes.addressof(self.stands)
+        )
         args = GpuLaunchArgs(
             self.pointers.ctypes.data,
             self.table.tasks.ctypes.data,
             self.table.workers.ctypes.data,
             self.table.families.ctypes.data,
             self.counters.ctypes.data,
-            self.control.ctypes.data,
+            ctypes.addressof(self.control),
             position,
             steps,
             self.epoch,
@@ -116,9 +119,16 @@ class Running:
             self.tasks.ctypes.data,
         )
         fault = self.library.mpk_run(ctypes.byref(args), self.net.workers)
-        done = min(int(self.control[0]), steps)
+        done = min(self.control.stop_at, steps)
         self.epoch += done
+        self.done = done
         return done if fault == 0 else -fault
+
+    def report(self, table: Table) -> str:
+        """Of a launch that the watchdog ended, to who knows this table."""
+        stands = list(self.stands)
+        hang = Hang(table, self.control, stands, self.counters, self.epoch - self.done)
+        return str(hang.error(0.2))
 
     def play(self, position: int, steps: int) -> None:
         """The same, one task after another."""
@@ -226,6 +236,32 @@ def test_watchdog(start: Callable[[Net], Running]) -> None:
     running.table.tasks[3, TaskField.SIGNAL_EVENT] = -1
     running.tasks = looked_up(running.table, running.pointers)
     assert running.run(0, 3, watchdog=0.2) == -1
-    _, fault, _, task, event, seen, wanted, _ = running.control.tolist()
-    assert (fault, event, seen, wanted) == (1, 2, 0, 2 if task == 0 else 6)
+    control = running.control
+    task, event = control.fault_task, control.fault_event
+    assert (control.fault, event, control.fault_seen) == (1, 2, 0)
+    assert control.fault_wanted == (2 if task == 0 else 6)
     assert running.table.waiting_label(task) in ("task f0[0]", "the end of the step")
+    report = running.report(running.table)
+    assert "- event e2 has 0 of 2 arrivals in step" in report
+    assert "not signalled: f2[0], given out at run time, f2[1], given out at run time" in report
+    lines = report.splitlines()
+    assert lines[2].startswith("- event e1 has 3 of 4 arrivals in step")  # nobody else waits for it
+    assert "f1[2] signal nothing" in lines[3]
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_lost_signal_is_found(start: Callable[[Net], Running], streams: bool) -> None:
+    """The table that the workers run lacks a signal that it should have: all of them stand in the
+    next layer, and who knows the whole table sees that every task that signals has run.
+    """
+    running = start(Net([[P(2)], [S(4) if streams else P(4)], [P(3)]], 2))
+    whole, table = running.net.table(), running.table
+    lost = int(np.flatnonzero(table.tasks[:, TaskField.SIGNAL_EVENT] == 1)[2])
+    table.tasks[lost, TaskField.SIGNAL_EVENT] = -1
+    assert running.run(0, 3, watchdog=0.2) == -1
+    lines = running.report(whole).splitlines()
+    assert "waited more than 0.2 s for event" in lines[0]
+    assert lines[1] == "2 of 2 workers stand:"
+    assert lines[2].startswith("- event e1 has 3 of 4 arrivals in step 0; wanted by f2[")
+    assert lines[3] == "  all 4 tasks that signal it have run; signals lost: 1"
+    assert f"f1[{whole.tasks[lost, TaskField.INDEX]}] signal nothing" in running.report(table)

@@ -13,12 +13,26 @@ struct Family {
   int operand[12];
 };
 
+// Where a worker stood when a launch failed, for mpkir/runtime/hang.py; all zero if it waited for
+// nothing.
+struct Stand {
+  static constexpr int WAITS = 1, LEFT = 2;
+  unsigned long long polls;     // ~(step << 32 | task) of the first task that gave up what it polled; 0 = none
+  unsigned long long finished;  // on a CPU: tasks run so far in this launch
+  int kind;           // 0; WAITS: it waited for an event; LEFT: it left with its event fired
+  int step, task;     // before this task; -1: at the end of its list
+  int event;
+  unsigned seen, wanted;
+  int reserved[6];
+};
+
 struct Control {
   int stop_at;  // first step not to run; the host sets it to `steps` before a launch
   int fault;    // 0, or 1: the watchdog ended the launch, and the fields below say where
   int fault_worker, fault_task, fault_event;
   unsigned fault_seen, fault_wanted;
-  int reserved;
+  int events;     // how many counters there are
+  Stand* stands;  // of each worker
 };
 
 // What programs with dynamic tasks need besides; all zero for others. docs/scheduling.md.

@@ -63,15 +63,16 @@ class Worker {
   }
 
   void run() {
+    const int begin = args_.workers[number_], end = args_.workers[number_ + 1];
     for (int step = 0; step < args_.steps; ++step) {
-      if (leaving(step)) return;
-      for (int t = args_.workers[number_]; t < args_.workers[number_ + 1]; ++t) {
+      if (leaving(step)) return begin < end ? stands(begin, step) : void();
+      for (int t = begin; t < end; ++t) {
         mark(t, step, Mark::asked);
-        if (args_.tasks[t].wait_event >= 0 && !wait(t, step)) return;
+        if (args_.tasks[t].wait_event >= 0 && !wait(t, step)) return stands(t, step);
         execute(t, step);
       }
       if constexpr (Program::dynamic) {
-        if (!wait_for_last(step)) return;
+        if (!wait_for_last(step)) return stands(-1, step);
       }
     }
   }
@@ -98,6 +99,7 @@ class Worker {
     mark(number, step, Mark::computed);
     if (task.signal_event >= 0) signal(task, args_.epoch + unsigned(step));
     mark(number, step, Mark::done);
+    __atomic_store_n(&args_.control->stands[number_].finished, ++finished_, __ATOMIC_RELAXED);
   }
 
   void signal(const Task& task, unsigned epoch) const {
@@ -150,11 +152,11 @@ class Worker {
 
   // Until an event has fired, with what the queues have to do meanwhile; false: the worker leaves.
   bool poll(int number, int event, unsigned wanted, int step) {
-    long long since = 0;
+    Patience patience;
     for (unsigned polls = 1; !fired(event, wanted); ++polls) {
       if constexpr (Program::dynamic) {
         if (serve()) {
-          since = 0;
+          patience = {};
           continue;
         }
       }
@@ -162,18 +164,60 @@ class Worker {
       if (polls % 64) continue;
       if (leaving(step)) return false;
       if (polls >= unsigned(spins_)) sched_yield();
-      if (args_.watchdog) {
-        const long long time = now();
-        if (!since) since = time;
-        if (time - since > args_.watchdog) return fault(number, event, wanted);
+      if (args_.watchdog && patience.over(*this)) {
+        fault(number, event, wanted);
+        return false;
       }
     }
     return true;
   }
 
-  // The first worker to give up says where it stood; always false. number: the task that waits, or
-  // -1 at the end of the list.
-  bool fault(int number, int event, unsigned wanted) const {
+  // How long nobody has finished a task: somebody may be at a long one.
+  struct Patience {
+    long long since = 0, looked = 0;
+    unsigned long long finished = 0;
+
+    bool over(const Worker& worker) {
+      const long long time = now(), limit = worker.args_.watchdog;
+      if (since != 0 && time - looked < limit / 4) return false;
+      looked = time;
+      const unsigned long long sum = worker.finished_by_all();
+      if (since == 0 || sum != finished) since = time, finished = sum;
+      return time - since > limit;
+    }
+  };
+
+  unsigned long long finished_by_all() const {
+    unsigned long long sum = 0;
+    for (int k = 0; k < Program::workers; ++k)
+      sum += __atomic_load_n(&args_.control->stands[k].finished, __ATOMIC_RELAXED);
+    return sum;
+  }
+
+  // Notes before which task the worker stands (-1: at the end of its list), if the launch failed.
+  void stands(int number, int step) const {
+    if (__atomic_load_n(&args_.control->fault, __ATOMIC_ACQUIRE) == 0) return;
+    Stand& stand = args_.control->stands[number_];
+    const unsigned epoch = args_.epoch + unsigned(step);
+    if (number >= 0) {
+      const Task& task = args_.tasks[number];
+      stand.event = task.wait_event;
+      stand.wanted = unsigned(task.wait_arrivals) * (epoch + 1u - unsigned(task.wait_lag));
+    } else {
+      stand.event = args_.dynamic.last_event;
+      stand.wanted = unsigned(args_.dynamic.last_arrivals) * (epoch + 1u);
+    }
+    stand.step = step;
+    stand.task = number;
+    stand.kind = Stand::LEFT;
+    if (stand.event < 0) return;
+    stand.seen = __atomic_load_n(args_.counters + stand.event, __ATOMIC_RELAXED);
+    if (int(stand.seen - stand.wanted) < 0) stand.kind = Stand::WAITS;
+  }
+
+  // The first worker to give up says where it stood. number: the task that waits, or -1 at the end
+  // of the list.
+  void fault(int number, int event, unsigned wanted) const {
     static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
     Control& control = *args_.control;
     pthread_mutex_lock(&one);
@@ -186,7 +230,6 @@ class Worker {
       __atomic_store_n(&control.fault, 1, __ATOMIC_RELEASE);
     }
     pthread_mutex_unlock(&one);
-    return false;
   }
 
   const LaunchArgs& args_;
@@ -194,6 +237,7 @@ class Worker {
   const Queues queues_;
   Context context_{};
   int last_family_ = -1;
+  unsigned long long finished_ = 0;
   int other_ = 0;  // whose queue was looked into last
 };
 

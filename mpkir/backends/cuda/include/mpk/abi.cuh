@@ -14,12 +14,25 @@ struct alignas(16) Family {
   int body, grid_size, stream_rows, stream_weights;
   int operand[OPERANDS];
 };
+// Where a worker stood when a launch failed, for mpkir/runtime/hang.py; all zero if it waited for
+// nothing.
+struct Stand {
+  static constexpr int WAITS = 1, LEFT = 2;
+  u64 polls;     // ~(step << 32 | task) of the first task that gave up what it polled; 0 = none
+  u64 finished;  // on a CPU: tasks run so far in this launch
+  int kind;           // 0; WAITS: it waited for an event; LEFT: it left with its event fired
+  int step, task;     // before this task; -1: at the end of its list
+  int event;
+  u32 seen, wanted;
+  int reserved[6];
+};
 struct Control {
   int stop_at;  // the first step not to run
   int fault;    // 0, or 1 = watchdog
   int fault_worker, fault_task, fault_event;
   u32 fault_seen, fault_wanted;
-  int reserved;
+  int events;     // how many counters there are
+  Stand* stands;  // of each worker; null: nobody asks
 };
 // A dynamic task with everything looked up.
 struct alignas(16) Released {

@@ -14,6 +14,25 @@ namespace mpk {
 template <class P>
 struct Shared;
 
+// How long a wait has seen no counter of the program rise.
+struct Patience {
+  i64 since = 0, looked = 0;
+  u32 sum = 0;
+
+  // Whether the watchdog ends the wait; to be asked now and then.
+  __device__ __forceinline__ bool over(const LaunchArgs& args) {
+    if (args.watchdog <= 0) return false;
+    const i64 now = nanoseconds();
+    if (since == 0) since = looked = now;
+    if (now - looked <= args.watchdog / 8) return false;
+    looked = now;
+    u32 total = 0;
+    for (int k = 0; k < args.control->events; ++k) total += load_acquire(args.counters + k);
+    if (total != sum) sum = total, since = now;
+    return now - since > args.watchdog;
+  }
+};
+
 // Waits for events in the order of the list; one lane. Decides when the worker leaves.
 struct Dispatcher {
   const LaunchArgs& args;
@@ -32,21 +51,35 @@ struct Dispatcher {
     control->fault_seen = seen;
     control->fault_wanted = wanted;
   }
+  // Notes where the worker stands as it leaves, if the launch failed. task: -1 at the end of its list.
+  __device__ void stands(int step, int task, int event, u32 wanted) const {
+    const Control* control = args.control;
+    if (load_relaxed(&control->fault) == 0 || control->stands == nullptr) return;
+    Stand& stand = control->stands[blockIdx.x];
+    stand.step = step;
+    stand.task = task;
+    stand.event = event;
+    stand.wanted = wanted;
+    stand.kind = Stand::LEFT;
+    if (event < 0) return;
+    stand.seen = load_acquire(args.counters + event);
+    if (int(stand.seen - wanted) < 0) stand.kind = Stand::WAITS;
+  }
+  __device__ __forceinline__ void stands(const Work& work) const {
+    if (work.body >= 0) stands(work.step, work.task, work.wait_event, work.wait_target);
+  }
   // True: the task may start. False: the worker leaves.
   __device__ __forceinline__ bool wait(const Work& work) {
     if (work.wait_event < 0) return !(work.first && stopped(work.step));
     if (work.wait_event == last_event && work.wait_target == last_target) return true;
     const u32* counter = args.counters + work.wait_event;
-    i64 since = 0;
+    Patience patience;
     for (u32 polls = 1;; ++polls) {
       const u32 seen = load_acquire(counter);
       if (int(seen - work.wait_target) >= 0) break;
       if (polls % 64 != 0) continue;
       if (stopped(work.step)) return false;
-      if (args.watchdog <= 0) continue;
-      const i64 now = nanoseconds();
-      if (since == 0) since = now;
-      if (now - since > args.watchdog) {
+      if (patience.over(args)) {
         report_fault(work.task, work.wait_event, seen, work.wait_target);
         return false;
       }
@@ -84,7 +117,7 @@ struct ServingDispatcher : Dispatcher {
     if (work.wait_event < 0) return !(work.first && stopped(work.step));
     if (work.wait_event == last_event && work.wait_target == last_target) return true;
     const u32* counter = args.counters + work.wait_event;
-    i64 since = 0;
+    Patience patience;
     for (u32 polls = 1;; ++polls) {
       const bool free = idle();
       Server::Look found;
@@ -92,12 +125,12 @@ struct ServingDispatcher : Dispatcher {
       const u32 seen = load_acquire(counter);
       if (int(seen - work.wait_target) >= 0) break;
       if (free && server.serve(found)) {
-        since = 0;
+        patience = {};
         continue;
       }
       if (polls % 64 != 0) continue;
       if (stopped(work.step)) return false;
-      if (overdue(since)) {
+      if (patience.over(args)) {
         report_fault(work.task, work.wait_event, seen, work.wait_target);
         return false;
       }
@@ -111,7 +144,7 @@ struct ServingDispatcher : Dispatcher {
   __device__ __forceinline__ void wait_for_last() {
     const Dynamic& dynamic = args.dynamic;
     u32 before = 0;
-    i64 since = 0;
+    Patience patience;
     for (u32 polls = 1;; ++polls) {
       const bool free = idle();
       Server::Look found;
@@ -120,24 +153,13 @@ struct ServingDispatcher : Dispatcher {
       const u32 wanted = u32(dynamic.last_arrivals) * (args.epoch + steps);
       const u32 seen = load_acquire(args.counters + dynamic.last_event);
       if (int(seen - wanted) >= 0) return;
-      if ((free && server.serve(found)) || seen != before) since = 0;
+      if ((free && server.serve(found)) || seen != before) patience = {};
       before = seen;
       if (polls % 64 != 0) continue;
-      if (load_relaxed(&args.control->fault) != 0) return;
-      if (overdue(since)) {
-        report_fault(-1, dynamic.last_event, seen, wanted);
-        return;
-      }
+      if (patience.over(args)) report_fault(-1, dynamic.last_event, seen, wanted);
+      if (load_relaxed(&args.control->fault) != 0)
+        return stands(int(steps) - 1, -1, dynamic.last_event, wanted);
     }
-  }
-
- private:
-  // Whether the watchdog ends a wait that is looked at since `since`, 0 at first.
-  __device__ __forceinline__ bool overdue(i64& since) const {
-    if (args.watchdog <= 0) return false;
-    const i64 now = nanoseconds();
-    if (since == 0) since = now;
-    return now - since > args.watchdog;
   }
 };
 
@@ -151,6 +173,7 @@ __device__ __forceinline__ void serving_dispatcher_role(Shared<P>& s, const Laun
     if (work.body >= 0) mark(work, Mark::asked);
     if (work.body < 0) dispatcher.wait_for_last();
     const bool leave = work.body < 0 || !dispatcher.wait(work);
+    if (leave) dispatcher.stands(work);
     if (leave) work.stop = 1;
     if (!leave) mark(work, Mark::ready);
     s.queue.ready[queue.entry].arrive();
@@ -171,6 +194,7 @@ __device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& 
     Work& work = s.queue.work[queue.entry];
     if (work.body >= 0) mark(work, Mark::asked);
     const bool leave = work.body < 0 || !dispatcher.wait(work);
+    if (leave) dispatcher.stands(work);
     if (leave) work.stop = 1;
     if (!leave) mark(work, Mark::ready);
     s.queue.ready[queue.entry].arrive();

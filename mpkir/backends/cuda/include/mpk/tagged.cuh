@@ -107,15 +107,19 @@ struct Fetched<Tagged<float>, N> {
 __device__ __forceinline__ bool gives_up(const Work& work, u32 polls) {
   if (polls % 256 != 0) return false;
   Control* control = work.control;
-  if (load_relaxed(&control->fault) != 0) return true;
-  if (work.most_polls == 0 || polls < work.most_polls) return false;
-  if (atomicCAS(&control->fault, 0, 1) == 0) {
-    control->fault_worker = blockIdx.x;
-    control->fault_task = work.task;
-    control->fault_event = -1;
-    control->fault_seen = 0;
-    control->fault_wanted = work.tag;
+  if (load_relaxed(&control->fault) == 0) {
+    if (work.most_polls == 0 || polls < work.most_polls) return false;
+    if (atomicCAS(&control->fault, 0, 1) == 0) {
+      control->fault_worker = blockIdx.x;
+      control->fault_task = work.task;
+      control->fault_event = -1;
+      control->fault_seen = 0;
+      control->fault_wanted = work.tag;
+    }
   }
+  // The first task that gave up is the one that stood; what follows has garbage to work on.
+  if (control->stands != nullptr)
+    atomicMax(&control->stands[blockIdx.x].polls, ~(u64(u32(work.step)) << 32 | u32(work.task)));
   return true;
 }
 
