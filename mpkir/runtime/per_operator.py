@@ -79,6 +79,15 @@ class Kernel:
     """That work at the same time."""
 
 
+@dataclass(frozen=True)
+class Graph:
+    """Some steps, one after another."""
+
+    steps: int
+    ready: Any
+    """What the driver launches."""
+
+
 def launches_of(table: Table, most_blocks: Sequence[int]) -> tuple[Launch, ...]:
     """The kernels of a step in their order, which is that of the families in the table.
 
@@ -124,8 +133,10 @@ class PerOperatorProgram:
             )
             kernels = self._kernels()
             launches = launches_of(table, [kernel.most_blocks for kernel in kernels])
-            sizes = sorted({steps, 1}, reverse=True)
-            self._graphs = [(size, self._graph(launches, kernels, size)) for size in sizes]
+            self._one = Graph(1, self._graph(launches, kernels, 1))
+            self._many = (
+                self._one if steps == 1 else Graph(steps, self._graph(launches, kernels, steps))
+            )
         self._left = 0
         self._looks: deque[tuple[torch.Tensor, torch.cuda.Event]] = deque()
 
@@ -166,15 +177,17 @@ class PerOperatorProgram:
 
     def _replay(self) -> None:
         """The next batch of steps, if there are any left; kernels of steps after a stop return."""
-        batch = min(self._left, BATCH)
+        # What does not fill a batch, and of that what does not fill a large graph, comes first: a
+        # small graph is sooner on the GPU, and the large ones are launched while it runs.
+        batch = (self._left - 1) % BATCH + 1 if self._left else 0
         self._left -= batch
         stream = torch.cuda.current_stream(self.device)
-        for size, graph in self._graphs:
-            for _ in range(batch // size):
-                self._module.call(
-                    "launch a step", self._module.driver.cuGraphLaunch(graph, stream.cuda_stream)
-                )
-            batch %= size
+        many = self._many.steps
+        for graph in [self._one] * (batch % many) + [self._many] * (batch // many):
+            self._module.call(
+                "launch a step",
+                self._module.driver.cuGraphLaunch(graph.ready, stream.cuda_stream),
+            )
         if self._left:
             stop_at = torch.empty((), dtype=torch.int32, pin_memory=True)
             stop_at.copy_(self._state[0], non_blocking=True)

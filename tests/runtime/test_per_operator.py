@@ -149,6 +149,8 @@ def buffers() -> list[torch.Tensor]:
 def test_a_graph_has_the_kernels_of_its_steps(module: Module) -> None:
     tensors = buffers()
     PerOperatorProgram(b"", table(), tensors, steps=2)
+    assert len(module.driver.captured) == 6
+    PerOperatorProgram(b"", table(), tensors, steps=1)
     one = module.driver.captured
     assert [(args.first, args.last) for _, _, args in one] == [(1, 0), (0, 0), (0, 1)]
     assert [function for _, function, _ in one] == ["mpk_run_1", "mpk_run_0", "mpk_run_0"]
@@ -173,7 +175,7 @@ def test_a_graph_has_the_kernels_of_its_steps(module: Module) -> None:
 def test_a_run_is_whole_graphs_and_single_steps(module: Module) -> None:
     program = PerOperatorProgram(b"", table(), buffers(), steps=8)
     assert program.run(5, 19) == 19
-    assert module.driver.replayed == [8, 8, 1, 1, 1]
+    assert module.driver.replayed == [1, 1, 1, 8, 8]
     (state,) = module.driver.memory.values()
     left = State.from_buffer_copy(state.numpy().tobytes())
     assert (left.control.stop_at, left.control.fault) == (19, 0)
