@@ -25,9 +25,10 @@ def element_bytes(type: Attribute) -> int:
 
 
 def bytes_of(buffer: BufferOp) -> int:
-    """Size of a buffer."""
+    """Size of a buffer; an element with a tag takes twice its own."""
     type = memref_type_of(buffer.result)
-    return prod(type.get_shape()) * element_bytes(type.get_element_type())
+    tagged = 1 if buffer.flagged is None else 2
+    return tagged * prod(type.get_shape()) * element_bytes(type.get_element_type())
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ from mpkir.analysis.storage import (
     ProgramOrder,
     Value,
     bytes_of,
-    element_bytes,
     peak_bytes,
     share,
     values_of,
@@ -116,10 +115,7 @@ def _plan(values: Sequence[Value], order: ProgramOrder | DataOrder) -> list[Plac
 
 
 def _bytes(plan: Iterable[Place]) -> int:
-    return sum(
-        place.size * element_bytes(memref_type_of(place.values[0].buffer.result).get_element_type())
-        for place in plan
-    )
+    return sum(max(bytes_of(value.buffer) for value in place.values) for place in plan)
 
 
 def _apply(places: Sequence[Place], module: ModuleOp) -> None:

@@ -20,7 +20,7 @@ from mpkir.passes.partition_tiles import PartitionTilesPass
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.pipeline import lower
 from mpkir.runtime.artifact import load_artifact
-from mpkir.runtime.buffers import TORCH_DTYPES
+from mpkir.runtime.buffers import memory_dtype
 from mpkir.runtime.manifest import MANIFEST, Manifest
 from mpkir.runtime.table import Table, TaskField
 from mpkir.tools.sources import module_of
@@ -114,10 +114,15 @@ def _memory(manifest: Manifest) -> RichTable:
     count: Counter[str] = Counter()
     size: Counter[str] = Counter()
     for buffer in manifest.buffers:
-        traits = [("donated", buffer.donated), ("joined", buffer.parts), ("packed", buffer.packed)]
+        traits = [
+            ("donated", buffer.donated),
+            ("joined", buffer.parts),
+            ("packed", buffer.packed),
+            ("flagged", buffer.flagged),
+        ]
         kind = ", ".join([buffer.kind, *(name for name, has in traits if has)])
         count[kind] += 1
-        size[kind] += prod(buffer.shape) * TORCH_DTYPES[buffer.dtype].itemsize
+        size[kind] += prod(buffer.shape) * memory_dtype(buffer.dtype, buffer.flagged).itemsize
     result = RichTable("kind", "buffers", "bytes", title="memory")
     for kind in count:
         result.add_row(kind, str(count[kind]), f"{size[kind]:,}")

@@ -179,3 +179,11 @@ mpk_task.grid @g [2] writes(%w : memref<8xbf16>)
   mpk_task.yield %0 : tensor<4xbf16>
 }
 // CHECK: grid @g writes weight "w", which keeps what it is given
+
+// -----
+%x = mpk_task.buffer state "x" flagged : memref<8xbf16>
+// CHECK: only a scratch buffer is flagged, not state "x"
+
+// -----
+%x = mpk_task.buffer scratch "x" flagged : memref<8xi64>
+// CHECK: elements of a flagged buffer are bf16, f16 or f32, not i64

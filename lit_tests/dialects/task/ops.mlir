@@ -10,6 +10,8 @@ func.func @step() {
   %w = mpk_task.buffer weight "w" : memref<16x8xbf16>
   // CHECK: %tokens = mpk_task.buffer state "tokens" initial -1 donated : memref<9xi64>
   %tokens = mpk_task.buffer state "tokens" initial -1 donated : memref<9xi64>
+  // CHECK-NEXT: %flagged = mpk_task.buffer scratch "flagged" flagged : memref<8xf16>
+  %flagged = mpk_task.buffer scratch "flagged" flagged : memref<8xf16>
   %y = mpk_task.buffer output "y" : memref<1x16xbf16>
   // CHECK: %flat = mpk_task.view %y : memref<1x16xbf16> to memref<16x1xbf16>
   %flat = mpk_task.view %y : memref<1x16xbf16> to memref<16x1xbf16>
