@@ -97,6 +97,7 @@ def _facts(manifest: Manifest, table: Table) -> RichTable:
     }
     if manifest.language is not None:
         rows["capacity"] = manifest.language.capacity
+        rows["sequences at once"] = manifest.language.batch
         rows["vocabulary"] = manifest.language.vocabulary
     for name, value in rows.items():
         result.add_row(name, str(value))
