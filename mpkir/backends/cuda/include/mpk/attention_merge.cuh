@@ -14,6 +14,7 @@
 #include "abi.cuh"
 #include "reduce.cuh"
 #include "tagged.cuh"
+#include "trace.cuh"
 
 namespace mpk {
 
@@ -98,6 +99,7 @@ struct AttentionMerge {
       at.row = works ? unit / PIECES : 0, at.d = works ? unit % PIECES * 32 + at.lane : B::D;
       Group group{};
       group.await(work, at, 0);
+      if (first == 0 && at.lane == 0) mark(work, Mark::ready_data);
       float keep[STATS], top = -infinity(), total = 0.0f, y = 0.0f;
 #pragma unroll
       for (int j = 0; j < STATS; ++j) {

@@ -283,7 +283,10 @@ struct PackedLinear {
                     lane % 4 * (S::BLOCK_X / 4);
 #pragma unroll 1
     for (int pass = 0; pass < S::PASSES; ++pass) {
-      if constexpr (S::PASSES > 1) read_x(work, pass, role.s.scratch, warp, lane);
+      if constexpr (S::PASSES > 1) {
+        read_x(work, pass, role.s.scratch, warp, lane);
+        if (pass == 0 && lane == 0) mark(work, Mark::ready_data);
+      }
       const int parts = least(PP, B::PARTS - pass * PP);
 #pragma unroll 1
       for (int jg = 0; jg < J * groups; ++jg) {
@@ -318,7 +321,10 @@ struct PackedLinear {
     const int family = role.work().family, step = role.work().step;
     if (!role.wait_ready()) return;
     if constexpr (!B::polls) role.wait_published();
-    if constexpr (S::PASSES == 1) read_x(role.work(), 0, role.s.scratch, role.warp, role.lane);
+    if constexpr (S::PASSES == 1) {
+      read_x(role.work(), 0, role.s.scratch, role.warp, role.lane);
+      if (role.lane == 0) mark(role.work(), Mark::ready_data);  // the last warp's stands
+    }
     for (;;) {
       task(role, role.work());
       role.hand_over();

@@ -5,6 +5,7 @@
 // landed: deeper queues in the memory system only delay everybody's polls and activations.
 #pragma once
 #include "sync.cuh"
+#include "trace.cuh"
 
 namespace mpk {
 
@@ -54,21 +55,39 @@ struct Loader {
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
   int in_flight = 0;
+  StageMarks marks;
 
   __device__ Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane) {}
+      : ring(ring), leave(leave), lane(lane), marks(lane) {}
 
   __device__ __forceinline__ void land_one() {
     ring.full[landing.slot].wait(landing.parity);
+    marks.landed();
     landing.advance();
     --in_flight;
+  }
+  // What has landed by now; for a trace, which is to say when it did.
+  __device__ __forceinline__ void note_landed() {
+    if constexpr (TRACED) {
+      while (in_flight > 0 &&
+             __all_sync(0xffffffffu, ring.full[landing.slot].passed_now(landing.parity)))
+        land_one();
+    }
+  }
+  __device__ __forceinline__ bool next_is_empty() {
+    // A trace looks at landings meanwhile.
+    if constexpr (TRACED) return ring.empty[next.slot].passed_now(next.parity ^ 1);
+    return ring.empty[next.slot].passed(next.parity ^ 1);
   }
 
   // Starts the copy of one stage; false if the worker gives up meanwhile. bytes % 16 == 0.
   __device__ __forceinline__ bool issue(const char* source, int bytes) {
-    while (!__all_sync(0xffffffffu, ring.empty[next.slot].passed(next.parity ^ 1))) {
+    marks.asked();
+    while (!__all_sync(0xffffffffu, next_is_empty())) {
+      note_landed();
       if (__any_sync(0xffffffffu, leave)) return false;
     }
+    marks.has_slot();
     if (in_flight == IN_FLIGHT) land_one();
     char* target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
@@ -89,6 +108,7 @@ struct Loader {
                  : "memory");
 #endif
     __syncwarp();
+    marks.issued(bytes);
     ++in_flight;
     next.advance();
     return true;

@@ -142,6 +142,7 @@ struct Compute {
     return reinterpret_cast<float*>(s.partial[handed & 1]);
   }
   __device__ __forceinline__ void hand_over() {
+    if (warp == 0 && lane == 0) mark(work(), Mark::computed);
     arrive_warp(s.partial_full[handed & 1], lane);
     ++handed;
   }
@@ -285,6 +286,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s,
   // Fill the batch's entries, one lane each.
   const int entry = queue.entry + loader.lane;
   while (!__all_sync(0xffffffffu, loader.lane >= BATCH || s.queue.empty[entry].passed(queue.parity ^ 1))) {
+    loader.note_landed();
     if (__any_sync(0xffffffffu, loader.leave)) return false;
   }
   if (loader.lane < BATCH) {
@@ -299,6 +301,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s,
     if (i == BATCH / 4) next.read_family();
     if (i == BATCH / 2) next.read_operands();
     if (work.body < 0) return false;
+    loader.marks.begin(work);
     LoadVisitor<Loader<Layout<P>::SLOTS, P::in_flight>> visitor{loader, work};
     P::dispatch(work.body, visitor);
     if (!visitor.alive) return false;

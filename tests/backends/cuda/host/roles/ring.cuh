@@ -1,6 +1,7 @@
 // A ring whose copies land at once.
 #pragma once
 #include "sync.cuh"
+#include "trace.cuh"
 
 namespace mpk {
 
@@ -33,9 +34,11 @@ struct Loader {
   const volatile int& leave;
   int lane;
   RingCursor<SLOTS> next;
+  StageMarks marks;
 
   Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane) {}
+      : ring(ring), leave(leave), lane(lane), marks(lane) {}
+  void note_landed() {}
   bool issue(const char* source, int bytes) {
     while (!ring.empty[next.slot].passed(next.parity ^ 1))
       if (leave) return false;
