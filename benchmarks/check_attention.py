@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -97,7 +97,7 @@ def text(s: Shape, layers: int, capacity: int) -> str:
     return "\n".join(lines)
 
 
-def build(output: Path, names: list[str], target: str, capacity: int) -> None:
+def build(output: Path, names: list[str], target: str, capacity: int, handoffs: str) -> None:
     """Compile the chains; needs the compiler, no GPU."""
     from xdsl.parser import Parser
 
@@ -111,7 +111,8 @@ def build(output: Path, names: list[str], target: str, capacity: int) -> None:
             begun = perf_counter()
             module = Parser(context(), text(shape, layers, capacity)).parse_module()
             place = output / f"{name}-{layers}"
-            compile_module(module, machine_named(target), output=place, constants=weights(shape))
+            machine = replace(machine_named(target), handoffs=tuple(handoffs.split(",")))
+            compile_module(module, machine, output=place, constants=weights(shape))
             print(f"{place}: {perf_counter() - begun:.1f} s", flush=True)
 
 
@@ -203,10 +204,11 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path)
     parser.add_argument("--target", default="h100")
     parser.add_argument("--capacity", type=int, default=CAPACITY)
+    parser.add_argument("--handoffs", default="counter,flag")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.build is not None:
-        build(given.build, given.shapes, given.target, given.capacity)
+        build(given.build, given.shapes, given.target, given.capacity, given.handoffs)
         return
     if given.artifacts is None:
         parser.error("one of --build and --artifacts")
