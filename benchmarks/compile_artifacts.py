@@ -22,7 +22,7 @@ from mpkir.runtime.build_cuda import build_cuda
 from mpkir.runtime.recording import traced
 from mpkir.tools.ablations import DEFAULT, Ablation, ablations_named
 from mpkir.tools.bench.command import numbers
-from mpkir.tools.bench.models import model_source
+from mpkir.tools.bench.models import ModelSource, model_source
 from mpkir.tools.bench.programs import artifact_name
 from mpkir.tools.display import StageDisplay
 from mpkir.tools.variants import compile_variant
@@ -51,30 +51,43 @@ def scheduled_by(policy: str, ablation: Ablation) -> Ablation:
     return replace(ablation, variant=ablation.variant.over(scheduler))
 
 
-def compile_model(name: str, given: argparse.Namespace) -> None:
-    """Into OUTPUT/MODEL, its variants beside it."""
+def compile_model(name: str, given: argparse.Namespace) -> list[str]:
+    """Into OUTPUT/MODEL, its variants beside it; what went wrong, after all the others."""
     source = model_source(name)
     ablations = ablations_named(given.ablate)
+    errors: list[str] = []
     for batch in numbers(given.batch, "batch sizes"):
         for ablation in ablations if given.variants_only else (DEFAULT, *ablations):
             begun = perf_counter()
             place = given.output / artifact_name(source.name, ablation, batch)
-            with StageDisplay() as display:
-                artifact = compile_variant(
-                    source,
-                    scheduled_by(given.policy, ablation),
-                    target=f"{given.target}{{launch={given.launch}}}",
-                    batch=batch,
-                    capacity=given.capacity,
-                    workers=None,
-                    output=place,
-                    progress=display.progress,
-                )
-            if given.checked:
-                write_variant(artifact, place.with_name(f"{place.name}-checked"), "MPK_CHECKED")
-            if given.traced:
-                traced(artifact)
+            try:
+                _compile_one(source, ablation, batch, place, given)
+            except MpkirError as error:
+                errors.append(f"{place.name}: {error}")
+                print(errors[-1], flush=True)
+                continue
             print(f"{place.name}: {perf_counter() - begun:.1f} s", flush=True)
+    return errors
+
+
+def _compile_one(
+    source: ModelSource, ablation: Ablation, batch: int, place: Path, given: argparse.Namespace
+) -> None:
+    with StageDisplay() as display:
+        artifact = compile_variant(
+            source,
+            scheduled_by(given.policy, ablation),
+            target=f"{given.target}{{launch={given.launch}}}",
+            batch=batch,
+            capacity=given.capacity,
+            workers=None,
+            output=place,
+            progress=display.progress,
+        )
+    if given.checked:
+        write_variant(artifact, place.with_name(f"{place.name}-checked"), "MPK_CHECKED")
+    if given.traced:
+        traced(artifact)
 
 
 def main() -> None:
@@ -103,10 +116,11 @@ def main() -> None:
     )
     given = parser.parse_args()
     try:
-        for name in given.models:
-            compile_model(name, given)
+        errors = [error for name in given.models for error in compile_model(name, given)]
     except MpkirError as error:
         sys.exit(f"compile_artifacts: error: {error}")
+    if errors:
+        sys.exit(f"compile_artifacts: {len(errors)} programs failed to compile")
 
 
 if __name__ == "__main__":

@@ -95,8 +95,11 @@ def choices(machine: str) -> dict[str, Choice]:
 
 
 def with_tuned(variant: Variant, machine: Machine, shapes: Sequence[str]) -> Variant:
-    """The variant over what was tuned for these shapes, if it wants that and there is something."""
-    if not variant.tuned:
+    """The variant over what was tuned for these shapes, if it wants that and there is something.
+
+    Choices are for one kernel that stays; another launch takes none.
+    """
+    if not variant.tuned or variant.machine_of(machine).launch != "persistent":
         return variant
     choice = choices(machine.name).get(digest_of(shapes, machine.workers))
     return variant if choice is None else variant.over(replace(choice.variant, name=""))

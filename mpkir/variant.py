@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from mpkir.errors import MpkirError
-from mpkir.machine import Machine
+from mpkir.machine import Machine, launched
 
 T = TypeVar("T")
 Value = int | float | bool | str | tuple[str, ...]
@@ -50,10 +50,11 @@ class Variant:
         )
 
     def machine_of(self, machine: Machine) -> Machine:
-        """The machine with its other numbers. MpkirError for a field that it has not."""
+        """The machine with its other numbers. MpkirError for a field or a launch that it has
+        not."""
         for path, value in self.machine:
             machine = _with_field(machine, path.split("."), value, path)
-        return machine
+        return launched(machine, machine.launch)
 
     def passes_of(self, passes: Iterable[T]) -> tuple[T, ...]:
         """The passes with their other options, without those left out. MpkirError for a pass or an

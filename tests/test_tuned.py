@@ -78,6 +78,9 @@ def test_a_choice_counts_for_its_shapes_and_workers_only_and_yields_to_a_variant
     assert tuned.with_tuned(Variant(), machine, ("b",)) == Variant()
     assert tuned.with_tuned(Variant(), machine_named("cpu", workers=3), ("a",)) == Variant()
     assert not tuned.with_tuned(Variant(tuned=False), machine, ("a",))
+    graph = Variant(machine=(("launch", "per-operator"),))
+    keep("h100", {tuned.digest_of(("a",), 132): tuned.Choice(("a",), ROWS)})
+    assert tuned.with_tuned(graph, machine_named("h100"), ("a",)) == graph
     own = Variant("mine", (("tiles.max_rows", 16),))
     assert tuned.with_tuned(own, machine, ("a",)).machine == own.machine
 

@@ -162,6 +162,7 @@ def test_it_runs_where_there_is_no_compiler(here: Path, artifacts: Path):
         (("--plot", "x.png", "small"), "plots are SVG"),
         (("--peer", "tensorflow", "small"), "no peer is called 'tensorflow'"),
         (("--artifacts", ".", "small"), "there is no artifact small"),
+        (("--per-operator", "-t", "cpu", "small"), "cpu has no launch 'per-operator'"),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(here: Path, arguments: Any, message: str):
