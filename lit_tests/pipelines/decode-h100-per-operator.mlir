@@ -16,8 +16,10 @@
 // CUDA:        using kernel_0 = mpk::Embedding<body_0>;
 // CUDA:        #include <mpk/per_operator.cuh>
 // CUDA:        static constexpr int tokens = 1;
-// CUDA-NEXT:   static constexpr int shared_bytes = 115712;
-// CUDA-NEXT:   static constexpr int ring_slots = 6;
+// CUDA-NEXT:   static constexpr int shared_bytes = 232448;
+// CUDA-NEXT:   static constexpr int ring_slots = 12;
+// CUDA-NEXT:   static constexpr int half_bytes = 115712;
+// CUDA-NEXT:   static constexpr int half_slots = 6;
 // CUDA:        MPK_OPERATOR(0, machine, kernel_0)
 // CUDA-NEXT:   MPK_OPERATOR(1, machine, kernel_1)
 // CUDA:        MPK_OPERATORS(machine, {{[0-9]+}}, mpk::operator_facts<operator_0>(), mpk::operator_facts<operator_1>()

@@ -12,7 +12,7 @@ from mpkir.machine import Machine
 def emit_per_operator(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     """The source text of a program whose bodies are kernels `mpk_run_0`, `mpk_run_1`, ..
 
-    machine           the shared memory and ring that one kernel may use on an SM
+    machine           its shared memory and ring, whole and halved, go into the kernels as constants
     tokens_per_step   by how much the position grows from one step to the next
 
     Raises MpkirError, naming the operator, its shapes and where it comes from, for a body without
@@ -26,8 +26,10 @@ def emit_per_operator(bodies: Sequence[Body], machine: Machine, tokens_per_step:
         "",
         "struct machine {",
         f"  static constexpr int tokens = {tokens_per_step};",
-        f"  static constexpr int shared_bytes = {machine.block_memory};",
-        f"  static constexpr int ring_slots = {machine.block_ring.slots};",
+        f"  static constexpr int shared_bytes = {machine.shared_memory};",
+        f"  static constexpr int ring_slots = {machine.ring.slots};",
+        f"  static constexpr int half_bytes = {machine.block_memory};",
+        f"  static constexpr int half_slots = {machine.block_ring.slots};",
         "};",
         "",
         *(f"MPK_OPERATOR({number}, machine, kernel_{number})" for number in numbers),

@@ -5,7 +5,7 @@
 // (programmatic dependent launch): it sets up and streams its first weights, which nobody writes, and
 // waits for the kernel before only then. A kernel ends after its own wait, so when one has ended, all
 // before it have. Two kernels have to fit on an SM for that, so each takes half of its shared memory
-// and registers.
+// and registers; one whose body needs more has the SM to itself.
 //
 // A step's first kernel lets the next one start only behind its wait, when the step before is over.
 // So where the run stands is known to all others before they wait.
@@ -13,7 +13,8 @@
 //   MPK_OPERATORS(machine, mpk::Operator<machine, kernel_0>, ..)   once
 //   MPK_OPERATOR(0, kernel_0, machine)                             for each body
 //
-// where `machine` has the constants of a program (runtime.cuh) but in_flight and dynamic.
+// where `machine` has tokens, shared_bytes and ring_slots like a program (runtime.cuh), and half_bytes and
+// half_slots, the same for one of two kernels that share an SM.
 #pragma once
 #include "runtime.cuh"
 
@@ -38,14 +39,34 @@ struct OperatorArgs {
   int first, last;    // whether it is that in its step
 };
 
+// Fewest slots of a ring that are worth half of an SM.
+constexpr int LEAST_SLOTS = 3;
+
+// What a kernel of this body needs beside the ring.
+template <class B>
+struct BodyNeeds {
+  static constexpr int shared_bytes = 1 << 30, ring_slots = 2, in_flight = 1;
+  static constexpr bool dynamic = false;
+  using bodies = Bodies<B>;
+  static constexpr int bytes = B::streams ? Layout<BodyNeeds>::FIXED : Layout<BodyNeeds>::SCRATCH;
+};
+
 // A program of one body.
 template <class Machine, class B>
-struct Operator : Machine {
+struct Operator {
   static constexpr bool dynamic = false;
   static constexpr int in_flight = 1;  // what Layout asks to have room for
+  static constexpr int tokens = Machine::tokens;
   using bodies = Bodies<B>;
   using body = B;
   static constexpr int threads = B::streams ? THREADS : COMPUTE_THREADS;
+
+  // Half of an SM; all of it if that is too little for the body.
+  static constexpr bool halves =
+      BodyNeeds<B>::bytes + (B::streams ? LEAST_SLOTS * (SLOT + 16) : 0) <= Machine::half_bytes;
+  static constexpr int shared_bytes = halves ? Machine::half_bytes : Machine::shared_bytes;
+  static constexpr int ring_slots = halves ? Machine::half_slots : Machine::ring_slots;
+  static constexpr int blocks = halves ? 2 : 1;  // of an SM
 
   template <class Visitor>
   static __device__ __forceinline__ void dispatch(int, Visitor& visitor) {
@@ -56,8 +77,11 @@ struct Operator : Machine {
 // The memory of a kernel: that of a worker if it streams, else its body's scratch.
 template <class P>
 constexpr int operator_shared() {
-  if constexpr (P::body::streams) return int(sizeof(Shared<P>));
-  return Layout<P>::SCRATCH;
+  if constexpr (P::body::streams) {
+    return int(sizeof(Shared<P>));
+  } else {
+    return Layout<P>::SCRATCH;
+  }
 }
 
 // Lets the next kernel start where there is room, when all CTAs have said so.
@@ -240,9 +264,10 @@ constexpr OperatorFacts operator_facts() {
   extern "C" __device__ const mpk::OperatorFacts mpk_operators[count] = {__VA_ARGS__};
 #define MPK_OPERATOR(number, machine, body)                                                  \
   using operator_##number = mpk::Operator<machine, body>;                                    \
-  static_assert(mpk::operator_shared<operator_##number>() <= machine::shared_bytes,          \
+  static_assert(mpk::operator_shared<operator_##number>() <= operator_##number::shared_bytes, \
                 "shared memory");                                                            \
-  extern "C" __global__ void __launch_bounds__(operator_##number::threads, 2)                \
+  extern "C" __global__ void                                                                 \
+      __launch_bounds__(operator_##number::threads, operator_##number::blocks)               \
       mpk_run_##number(const __grid_constant__ mpk::OperatorArgs args) {                     \
     mpk::run_operator<operator_##number>(args);                                              \
   }

@@ -12,6 +12,7 @@ namespace {
 
 struct machine {
   static constexpr int tokens = 1, shared_bytes = 1 << 20, ring_slots = 3;
+  static constexpr int half_bytes = shared_bytes, half_slots = ring_slots;
 };
 
 struct Kernel {
