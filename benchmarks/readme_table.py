@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,88 @@ def records(name: str) -> list[dict[str, Any]]:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
 
 
-def decode_table() -> list[str]:
-    """Decode on the H100, each model beside the peer that was measured in the same run."""
-    rows = records("decode-h100")
-    lines = [
-        "| H100, bf16, batch 1, ms per token | mpkir | torch.compile (CUDA graphs) | floor | "
-        "share of floor | logit error, ours / PyTorch bf16 |",
-        "| --- | --- | --- | --- | --- | --- |",
+Record = dict[str, Any]
+SHORT = [32, 158]
+"""Positions of the steps that systems are compared by."""
+
+
+def runs(rows: list[Record]) -> list[list[Record]]:
+    """Records of one run: what stands together of a model, a batch size and positions."""
+    return [
+        list(group)
+        for _, group in groupby(rows, lambda r: (r["model"], r["batch"], r["positions"]))
     ]
-    for ours, peer in pairwise(rows):
-        if peer["system"] != "torch.compile":
+
+
+def one(run: list[Record], system: str, mode: str | None = None) -> Record | None:
+    """A system's record in a run, variants aside."""
+    for record in run:
+        same_mode = mode is None or record.get("mode") == mode
+        if record["system"] == system and same_mode and not record.get("variant"):
+            return record
+    return None
+
+
+def ms(record: Record | None) -> str:
+    """Its time, or nothing."""
+    return "" if record is None else f"{record['ms']:.3f}"
+
+
+def decode_table() -> list[str]:
+    """Decode on the H100, each model beside the peers that were measured in the same run (the latest)."""
+    systems = {
+        "mpkir": ("mpkir-megakernel", None),
+        "a kernel for each operator": ("mpkir-per-operator", None),
+        "torch.compile (CUDA graphs)": ("torch.compile", "reduce-overhead"),
+        "torch.compile (max-autotune)": ("torch.compile", "max-autotune"),
+    }
+    found: dict[str, dict[str, Record | None]] = {}
+    for run in runs(records("decode-h100")):
+        if run[0]["batch"] != 1 or run[0]["positions"] != SHORT:
             continue
+        each = {name: one(run, *system) for name, system in systems.items()}
+        if each["mpkir"] is not None and sum(record is not None for record in each.values()) > 1:
+            found[run[0]["model"]] = each
+    shown = [name for name in systems if any(each[name] is not None for each in found.values())]
+    lines = [
+        f"| H100, bf16, batch 1, ms per token | {' | '.join(shown)} | floor | "
+        "share of floor | logit error, ours / PyTorch bf16 |",
+        f"| --- |{' --- |' * (len(shown) + 3)}",
+    ]
+    for each in found.values():
+        ours = each["mpkir"]
+        assert ours is not None
         lines.append(
-            f"| {ours['model']} | {ours['ms']:.3f} | {peer['ms']:.3f} | {ours['floor_ms']:.3f} | "
-            f"{ours['share_of_floor']:.0%} | {ours['logit_error']:.3f} / "
+            f"| {ours['model']} | {' | '.join(ms(each[name]) for name in shown)} | "
+            f"{ours['floor_ms']:.3f} | {ours['share_of_floor']:.0%} | {ours['logit_error']:.3f} / "
             f"{ours['logit_error_torch_bf16']:.3f} |"
         )
     return lines
+
+
+def sweep_table(title: str, key: str, default: Any) -> list[str]:
+    """Milliseconds and share of the floor of the megakernel by batch size or first position, beside
+    the step of batch 1 at short context; nothing if none were measured."""
+    other = {"batch": "positions", "positions": "batch"}[key]
+    fixed = {"batch": 1, "positions": SHORT}[other]
+    found: dict[str, dict[Any, Record]] = {}
+    for run in runs(records("decode-h100")):
+        ours = one(run, "mpkir-megakernel")
+        if ours is not None and ours[other] == fixed:
+            value = ours[key] if key == "batch" else ours[key][0]
+            found.setdefault(ours["model"], {})[value] = ours
+    rows = {model: each for model, each in found.items() if set(each) - {default}}
+    values = sorted({value for each in rows.values() for value in each})
+    if not rows:
+        return []
+    lines = [f"| {title} | {' | '.join(map(str, values))} |", f"|{' --- |' * (len(values) + 1)}"]
+    for model, each in rows.items():
+        cells = (
+            f"{each[v]['ms']:.3f}, {each[v]['share_of_floor']:.0%}" if v in each else ""
+            for v in values
+        )
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return ["", *lines]
 
 
 def cpu_table() -> list[str]:
@@ -52,8 +117,12 @@ def cpu_table() -> list[str]:
 
 
 def tables() -> str:
-    """Both tables as Markdown."""
-    return "\n".join([*decode_table(), "", *cpu_table()])
+    """All tables as Markdown."""
+    sweeps = [
+        *sweep_table("H100, ms per step and share of floor, by batch size", "batch", 1),
+        *sweep_table("H100, ms per token and share of floor, by position", "positions", SHORT[0]),
+    ]
+    return "\n".join([*decode_table(), *sweeps, "", *cpu_table()])
 
 
 def main() -> None:
