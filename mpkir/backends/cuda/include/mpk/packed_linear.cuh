@@ -133,12 +133,9 @@ struct PackedLinear {
 
   // ---- compute ----
 
-  // A warp's x; behind all of them the warps' sums of squares.
-  static __device__ __forceinline__ char* x_of(char* scratch, int warp) {
-    return scratch + warp * S::X;
-  }
-  static __device__ __forceinline__ float* squares_of(char* scratch, int warp) {
-    return reinterpret_cast<float*>(scratch + COMPUTE_WARPS * S::X + warp * (16 * ceil_div(T, 4)));
+  // Behind a warp's x: its sums of squares.
+  static __device__ __forceinline__ float* squares_of(char* own) {
+    return reinterpret_cast<float*>(own + S::X);
   }
 
   static constexpr int EACH = 4;                                // elements of x in a lane's request
@@ -161,10 +158,10 @@ struct PackedLinear {
   }
 
   // Fetches a warp's part of x, times the norm's weights, into its shared memory.
-  static __device__ __forceinline__ void read_x(const Work& work, int pass, char* scratch, int warp,
+  static __device__ __forceinline__ void read_x(const Work& work, int pass, char* own, int warp,
                                                 int lane) {
-    char* rows = x_of(scratch, warp);
-    float* squares = squares_of(scratch, warp);
+    char* rows = own;
+    float* squares = squares_of(own);
     float scale[LANE_REQUESTS][EACH];
     if constexpr (NORM) {
 #pragma unroll
@@ -279,12 +276,13 @@ struct PackedLinear {
   static __device__ __forceinline__ void task(C& role, const Work& work) {
     float* partial = role.partial();
     const int groups = groups_of(work), lane = role.lane, warp = role.warp;
-    const char* x = x_of(role.s.scratch, warp) + least(lane / 4, T - 1) * S::ROW +
+    char* const own = role.own_scratch();
+    const char* x = own + least(lane / 4, T - 1) * S::ROW +
                     lane % 4 * (S::BLOCK_X / 4);
 #pragma unroll 1
     for (int pass = 0; pass < S::PASSES; ++pass) {
       if constexpr (S::PASSES > 1) {
-        read_x(work, pass, role.s.scratch, warp, lane);
+        read_x(work, pass, own, warp, lane);
         if (pass == 0 && lane == 0) mark(work, Mark::ready_data);
       }
       const int parts = least(PP, B::PARTS - pass * PP);
@@ -311,7 +309,7 @@ struct PackedLinear {
       __syncwarp();
       if (lane < T)
         partial[COMPUTE_WARPS * T * J * ROWS + warp * T + lane] =
-            squares_of(role.s.scratch, warp)[lane];
+            squares_of(own)[lane];
     }
   }
 
@@ -322,7 +320,7 @@ struct PackedLinear {
     if (!role.wait_ready()) return;
     if constexpr (!B::polls) role.wait_published();
     if constexpr (S::PASSES == 1) {
-      read_x(role.work(), 0, role.s.scratch, role.warp, role.lane);
+      read_x(role.work(), 0, role.own_scratch(), role.warp, role.lane);
       if (role.lane == 0) mark(role.work(), Mark::ready_data);  // the last warp's stands
     }
     for (;;) {

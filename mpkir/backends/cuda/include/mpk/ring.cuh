@@ -56,9 +56,16 @@ struct Loader {
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
   int in_flight = 0;
   StageMarks marks;
+  u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
   __device__ Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane), marks(lane) {}
+      : ring(ring), leave(leave), lane(lane), marks(lane) {
+#if __CUDA_ARCH__ >= 900 && !defined(MPK_WEIGHTS_STAY)
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(used_once));
+#elif __CUDA_ARCH__ >= 900
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(used_once));
+#endif
+  }
 
   __device__ __forceinline__ void land_one() {
     ring.full[landing.slot].wait(landing.parity);
@@ -96,9 +103,10 @@ struct Loader {
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
                        shared_address(&full)), "r"(bytes) : "memory");
       asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-          ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full))
-          : "memory");
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1],"
+          " %2, [%3], %4;"
+          ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full)),
+          "l"(used_once) : "memory");
     }
 #else
     for (int at = 16 * lane; at < bytes; at += 512)

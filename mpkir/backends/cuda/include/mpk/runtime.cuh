@@ -93,6 +93,11 @@ struct Compute {
   bool offered = false;  // a dynamic task is to be run before the list goes on
   bool leaving = false;
 
+  // This warp's part of the scratch, the same in all bodies: a warp may be in a task while another
+  // is still in the one before.
+  __device__ __forceinline__ char* own_scratch() const {
+    return s.scratch + warp * (Layout<P>::SCRATCH / COMPUTE_WARPS / 16 * 16);
+  }
   __device__ __forceinline__ const Work& work() const { return s.queue.work[queue.entry]; }
   __device__ __forceinline__ void wait_filled() { s.queue.filled[queue.entry].wait(queue.parity); }
   // False: the worker leaves, or a dynamic task comes first.
