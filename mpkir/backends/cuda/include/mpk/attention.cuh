@@ -678,9 +678,7 @@ struct Attention {
   static __device__ void run(const Work& work, const LaunchArgs&, char* memory) {
     const Scratch scratch(memory);
     Lane at;
-    // Volatile: what depends on it must not be computed once for all tasks and kept in registers.
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(at.thread));
-    at.warp = at.thread / 32, at.lane = at.thread % 32;
+    at.thread = threadIdx.x, at.warp = at.thread / 32, at.lane = at.thread % 32;
     at.row = at.lane / LANES, at.d = at.lane % LANES * 8, at.holds = at.d < D;
     if constexpr (T == 1) one_token(work, at, scratch);
     else tokens(work, at, scratch);

@@ -1,0 +1,45 @@
+// Elements with a tag: all of a step are there before the task runs, so one that is not, never comes.
+#pragma once
+#include "abi.cuh"
+
+namespace mpk {
+
+template <class T>
+struct Tagged {
+  std::conditional_t<sizeof(T) == 2, u32, u64> word;
+
+  bool has(u32 tag) const { return sizeof(T) == 2 ? u32((word ^ tag) & 0xffff) == 0 : word >> 16 >> 16 == tag; }
+  float get() const { return __uint_as_float(sizeof(T) == 2 ? u32(word) & 0xffff0000u : u32(word)); }
+};
+
+template <class X, int N>
+struct Fetched {
+  Vector<X, N> raw;
+  void request(const X* address) { raw = load_vector<X, N>(address); }
+  bool arrived(u32) const { return true; }
+  float get(int i) const { return raw.get(i); }
+};
+template <class T, int N>
+struct Fetched<Tagged<T>, N> {
+  Tagged<T> word[N];
+  void request(const Tagged<T>* address) {
+    check_aligned(address, N * sizeof(Tagged<T>));
+    std::copy(address, address + N, word);
+  }
+  bool arrived(u32 tag) const {
+    return std::all_of(word, word + N, [&](const Tagged<T>& each) { return each.has(tag); });
+  }
+  float get(int i) const { return word[i].get(); }
+};
+
+inline bool gives_up(const Work&, u32 polls) {
+  if (polls > 3) fibers::fail("an element is waited for that nobody writes");
+  return false;
+}
+template <class T>
+void publish(Tagged<T>* p, float value, const Work& work) {
+  if constexpr (sizeof(T) == 2) p->word = u32(convert<T>(value).bits) << 16 | (work.tag & 0xffff);
+  else p->word = u64(work.tag) << 32 | __float_as_uint(value);
+}
+
+}  // namespace mpk
