@@ -80,7 +80,7 @@ struct alignas(16) Work {
   int first; // the first task of a step on this worker
   int release_arrivals;  // as in the table; only in programs with dynamic tasks
   u32 tag;         // of what this step writes to flagged buffers
-  u32 most_polls;  // of one element, before the launch is given up; 0 = no limit
+  u32 deadline;    // after which a poll gives the launch up, in 2^20 nanoseconds; 0 = none
   Control* control;
 
   template <class T>
@@ -90,9 +90,6 @@ struct alignas(16) Work {
   // What flagged buffers need to know of a step, counted since they were cleared.
   __device__ __forceinline__ void tag_for(const LaunchArgs& args, u32 epoch) {
     tag = epoch + 1;  // not the 0 of cleared memory
-    // A poll takes some 500 ns.
-    const i64 polls = args.watchdog >> 8;
-    most_polls = polls > 0xffffffff ? 0xffffffffu : u32(polls);
     control = args.control;
   }
 };

@@ -7,6 +7,7 @@
 // vain; include/mpk/queues.hpp of the CPU has the same queues.
 #pragma once
 #include "abi.cuh"
+#include "queue.cuh"
 #include "sync.cuh"
 #include "trace.cuh"
 
@@ -147,6 +148,7 @@ struct Server {
     work.signal_event = b.x, work.signal_amount = b.y, work.release_arrivals = b.z;
     work.wait_event = -1, work.stop = 0, work.first = 0;
     work.tag_for(args, epoch);
+    work.deadline = deadline_of(args);
     mark(work, Mark::asked);
     mark(work, Mark::ready);
     offer.made.arrive();

@@ -137,7 +137,7 @@ __device__ __forceinline__ void describe(Work& work, const OperatorArgs& args, i
   work.stop = index >= args.tasks;
   work.first = 0;
   work.release_arrivals = 0;
-  work.most_polls = 0;
+  work.deadline = 0;
   work.control = args.launch.control;
 }
 __device__ __forceinline__ void place(Work& work, const Standing& standing) {

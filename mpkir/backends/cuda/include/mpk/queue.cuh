@@ -12,6 +12,11 @@ namespace mpk {
 constexpr int QUEUE = 32;
 constexpr int BATCH = 16;
 
+// For a task that is looked up now, and run well within the time it takes to notice.
+__device__ __forceinline__ u32 deadline_of(const LaunchArgs& args) {
+  return args.watchdog <= 0 ? 0 : u32((nanoseconds() + args.watchdog) >> 20) | 1;
+}
+
 struct Queue {
   Work work[QUEUE];
   Barrier filled[QUEUE];  // by the loader
@@ -118,6 +123,7 @@ struct Lookup {
     work.stop = 0;
     work.first = place == 0;
     work.tag_for(args, args.epoch + u32(step));
+    work.deadline = deadline_of(args);
     if constexpr (DYNAMIC) work.release_arrivals = task[1].w;
   }
 };

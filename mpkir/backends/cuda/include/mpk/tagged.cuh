@@ -102,13 +102,16 @@ struct Fetched<Tagged<float>, N> {
   __device__ __forceinline__ float get(int i) const { return __uint_as_float(u32(word[i])); }
 };
 
+constexpr u32 FEWEST_POLLS = 1 << 16;  // so that a pause of the whole GPU is not taken for a hang
+
 // Whether a poll that has looked `polls` times should give up: the launch has failed, or has now,
 // because this task waited too long. What was found then is used as it is; the host refuses it.
 __device__ __forceinline__ bool gives_up(const Work& work, u32 polls) {
   if (polls % 256 != 0) return false;
   Control* control = work.control;
   if (load_relaxed(&control->fault) == 0) {
-    if (work.most_polls == 0 || polls < work.most_polls) return false;
+    if (work.deadline == 0 || polls < FEWEST_POLLS) return false;
+    if (int(u32(nanoseconds() >> 20) - work.deadline) < 0) return false;
     if (atomicCAS(&control->fault, 0, 1) == 0) {
       control->fault_worker = blockIdx.x;
       control->fault_task = work.task;
