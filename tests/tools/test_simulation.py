@@ -81,6 +81,7 @@ def test_a_machine_in_a_file(step: Path, tmp_path: Path, capsys: pytest.CaptureF
 
     data = json.loads(files("mpkir.machines").joinpath("h100.json").read_text())
     data["hop_us"]["counter"] *= 10
+    data["handoffs"] = ["counter"]
     data["timing"] = data.get("timing", {}) | {"release": 5.0}
     path = tmp_path / "slow.json"
     path.write_text(json.dumps(data))
