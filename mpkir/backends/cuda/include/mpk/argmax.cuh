@@ -68,7 +68,7 @@ struct ArgmaxPartial {
   static constexpr int ITEMS = B::ROWS * B::CHUNKS;
 
   static __device__ void run(const Work& work, const LaunchArgs&, char* scratch) {
-    if constexpr (ITEMS >= COMPUTE_WARPS) {
+    if constexpr (ITEMS > 1) {
       const int lane = threadIdx.x % WARP;
       for (int item = threadIdx.x / WARP; item < ITEMS; item += COMPUTE_WARPS) {
         const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
@@ -77,12 +77,9 @@ struct ArgmaxPartial {
         if (lane == 0) keep(work, row, chunk, best);
       }
     } else {
-      for (int item = 0; item < ITEMS; ++item) {
-        const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
-        Candidate best = look<COMPUTE_THREADS, 4>(work, row, chunk, threadIdx.x);
-        best.join(scratch);
-        if (threadIdx.x == 0) keep(work, row, chunk, best);
-      }
+      Candidate best = look<COMPUTE_THREADS, 4>(work, 0, 0, threadIdx.x);
+      best.join(scratch);
+      if (threadIdx.x == 0) keep(work, 0, 0, best);
     }
   }
 
