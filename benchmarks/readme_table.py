@@ -49,7 +49,7 @@ def ms(record: Record | None) -> str:
 
 
 def decode_table() -> list[str]:
-    """Decode on the H100, each model beside the peers that were measured in the same run (the latest)."""
+    """Decode on the H100, each model beside the peers that were measured in its latest run."""
     systems = {
         "mpkir": ("mpkir-megakernel", None),
         "a kernel for each operator": ("mpkir-per-operator", None),
