@@ -162,6 +162,8 @@ def _reason(why: str) -> str:
         "writes only later": "a read of what is not written",
         "which nobody writes": "a read of what is not written",
         "nobody sees a flag": "a flag that releases dynamic tasks",
+        "which is flagged": "a tag that does not tell writes apart",
+        "must not run": "a worker that may begin a step too early",
         "by flag": "a flag that does not tell writes apart",
         "needs the hand-off": "a hand-off that does not reach",
         "released by": "a dynamic task that any device may run",

@@ -348,7 +348,9 @@ class _Run:
         while (step, task) not in seen and len(seen) < 4:
             seen.add((step, task))
             at, counter = next(
-                (step - lag, c) for c, lag in self.waits[task] if self.missing[step - lag][c] > 0
+                (step - lag, c)
+                for c, lag in self.waits[task]
+                if step >= lag and self.missing[step - lag][c] > 0
             )
             source = self.absent(at, counter)
             step, head = self.behind(at, source)
