@@ -7,15 +7,19 @@ chance in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.plan import plan_of
 from mpkir.analysis.simulator import play
+from mpkir.compiler import text_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine
-from mpkir.pipeline import lower
+from mpkir.passes.raise_operators import RaiseOperatorsPass
+from mpkir.passes.verify_schedule import VerifySchedulePass
+from mpkir.pipeline import context, lower
 from mpkir.tools.tune.candidates import Candidate
 from mpkir.tools.tune.space import neighbours, space, value_of, variant_of
 from mpkir.variant import Value, Variant
@@ -24,17 +28,16 @@ GAIN = 0.001
 """Part of a step by which another value has to be faster to be taken."""
 
 
-def simulated_us(
-    module: ModuleOp, machine: Machine, variant: Variant, position: int
-) -> float | None:
-    """Microseconds of a step of a tensor-level module, compiled so; None if it cannot be."""
+def lowered(module: ModuleOp, machine: Machine, variant: Variant) -> ModuleOp | None:
+    """A tensor-level module's program, not proven safe (that is done when it is compiled); None if
+    there is none."""
+    result = module.clone()
+    unproven = replace(variant, without=(*variant.without, VerifySchedulePass.name))
     try:
-        changed = variant.machine_of(machine)
-        lowered = module.clone()
-        lower(lowered, changed, variant=variant)
-        return play(plan_of(lowered, changed, position)).step
+        lower(result, variant.machine_of(machine), variant=unproven)
     except MpkirError:
         return None
+    return result
 
 
 @dataclass
@@ -51,7 +54,12 @@ class Search:
 
     def __post_init__(self) -> None:
         self.seen: dict[Variant, Candidate] = {}
+        """What each variant has led to, maybe the program of another."""
+        self.programs: dict[str, Candidate] = {}
         self.tried = 0
+        # Done once here, it has little left to do in each candidate's lowering.
+        self.raised = self.module.clone()
+        RaiseOperatorsPass().apply(context(), self.raised)
 
     def run(self) -> tuple[Candidate, ...]:
         """All candidates that can be compiled, the default first, then the fastest first."""
@@ -73,7 +81,7 @@ class Search:
             if best is before:
                 break
         others = sorted(
-            (each for each in self.seen.values() if each is not default),
+            (each for each in self.programs.values() if each is not default),
             key=lambda each: (each.simulated_us, each.name),
         )
         return (default, *others)
@@ -91,20 +99,21 @@ class Search:
         if self.tried >= self.budget and not asked:
             return None
         self.tried += 1
-        time = simulated_us(self.module, self.machine, variant, self.position)
-        if time is None:
+        program = lowered(self.raised, self.machine, variant)
+        if program is None:
             return None
-        self.seen[variant] = Candidate(variant, round(time, 2))
-        self.on_candidate(self.seen[variant], self.tried)
-        return self.seen[variant]
+        digest = sha256(text_of(program).encode()).hexdigest()
+        if digest not in self.programs:
+            played = play(plan_of(program, variant.machine_of(self.machine), self.position))
+            self.programs[digest] = Candidate(variant, round(played.step, 2))
+        found = self.seen[variant] = self.programs[digest]
+        self.on_candidate(Candidate(variant, found.simulated_us), self.tried)
+        return found
 
 
 def proposals(found: Sequence[Candidate], count: int) -> tuple[Candidate, ...]:
-    """The default and the `count` fastest others, of those that take the same time the one that
-    changes least; none that is slower than the default by a tenth."""
+    """The default and the `count` fastest others, of equals those that change least; none that is
+    slower than the default by a tenth."""
     default, *others = found
-    chosen: dict[float, Candidate] = {}
-    for each in sorted(others, key=lambda c: (c.simulated_us, len(c.variant.machine), c.name)):
-        if each.simulated_us <= 1.1 * default.simulated_us:
-            chosen.setdefault(each.simulated_us, each)
-    return (default, *list(chosen.values())[:count])
+    order = sorted(others, key=lambda c: (c.simulated_us, len(c.variant.machine), c.name))
+    return (default, *[c for c in order if c.simulated_us <= 1.1 * default.simulated_us][:count])

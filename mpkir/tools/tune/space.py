@@ -27,13 +27,13 @@ class Dimension:
 
 DIMENSIONS = (
     Dimension("tiles.max_rows", (8, 16, 32, 64, 128)),
-    Dimension("tiles.task_overhead", (0, 4096, 8192, 16384, 32768, 65536)),
-    Dimension("tiles.joined_bytes", (0, 1 << 20, 1 << 23), on_gpu=True),
-    Dimension("tiles.attention_chunk", (16, 32, 64, 128, 256, 512)),
-    Dimension("tiles.argmax_chunks", (8, 32, 66, 132, 264)),
-    Dimension("ring.slots", (4, 6, 8, 10, 12), on_gpu=True),
-    Dimension("ring.in_flight", (1, 2, 3, 4, 6), on_gpu=True),
     Dimension("handoffs", (("counter",), ("counter", "flag")), on_gpu=True),
+    Dimension("tiles.attention_chunk", (16, 32, 64, 128, 256, 512)),
+    Dimension("ring.in_flight", (1, 2, 3, 4, 6), on_gpu=True),
+    Dimension("ring.slots", (4, 6, 8, 10, 12), on_gpu=True),
+    Dimension("tiles.joined_bytes", (0, 1 << 20, 1 << 23), on_gpu=True),
+    Dimension("tiles.argmax_chunks", (8, 32, 66, 132, 264)),
+    Dimension("tiles.task_overhead", (0, 8192, 32768)),
 )
 
 
