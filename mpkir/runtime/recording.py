@@ -128,6 +128,12 @@ def traced(artifact: Artifact) -> Artifact:
     be built.
     """
     target = artifact.manifest.target
+    if target.launch != "persistent":
+        raise MpkirError(
+            "only a persistent kernel notes what it does",
+            where=str(artifact.path),
+            hint="nsys shows programs of one kernel for each operator",
+        )
     if target.kind == "cpu":
         from mpkir.runtime.cpu import build
 
