@@ -198,7 +198,7 @@ def step_us(program: Program, position: int) -> float:
 
 def main() -> None:
     """Build the chains, or check and time them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Check and time attention by itself.")
     parser.add_argument("shapes", nargs="*", default=list(SHAPES))
     parser.add_argument("--build", type=Path)
     parser.add_argument("--artifacts", type=Path)
@@ -229,10 +229,8 @@ def main() -> None:
             floor = 4e6 * rows * shape.kv * shape.depth / BANDWIDTH
             bad = " WRONG" if not error < 0.03 else ""
             print(f"{name:16} {position:8} {error:8.4f} {us:7.2f} {floor:8.2f}{bad}", flush=True)
-            records.append(
-                {"name": name, **asdict(shape), "position": position, "error": error, "us": us}
-                | {"floor_us": floor}
-            )
+            measured = {"position": position, "error": error, "us": us, "floor_us": floor}
+            records.append({"name": name, **asdict(shape), **measured})
         del short, long
     if given.json is not None:
         given.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")

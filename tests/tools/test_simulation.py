@@ -162,11 +162,11 @@ def test_attention_costs_its_chunks_with_rows_and_a_merge_every_part(step: Path)
     costs = plan_of(module, machine, 79).costs
     for cost in (each for each in costs if each.rows.any()):
         # 80 rows of 256, of each of two key heads
-        assert cost.rows.reshape(8, 2).T.tolist() == [[32, 32, 16, 0, 0, 0, 0, 0]] * 2
-        work = times_of(cost, machine).work.reshape(8, 2)
-        assert (work[2] > work[3] + machine.timing.chunk).all()
+        assert cost.rows.reshape(16, 2).T.tolist() == [[16] * 5 + [0] * 11] * 2
+        work = times_of(cost, machine).work.reshape(16, 2)
+        assert (work[4] > work[5] + machine.timing.chunk).all()
     merges = [each for each in costs if each.joined]
-    assert [each.joined for each in merges] == [8, 8]
+    assert [each.joined for each in merges] == [16, 16]
     slow = replace(machine, timing=replace(machine.timing, join=machine.timing.join + 1))
     for cost in merges:
-        assert np.allclose(times_of(cost, slow).work - times_of(cost, machine).work, 8)
+        assert np.allclose(times_of(cost, slow).work - times_of(cost, machine).work, 16)
