@@ -25,6 +25,7 @@
 #include "abi.cuh"
 #include "sync.cuh"
 #include "tagged.cuh"
+#include "trace.cuh"
 
 namespace mpk {
 
@@ -73,11 +74,13 @@ struct ArgmaxPartial {
       for (int item = threadIdx.x / WARP; item < ITEMS; item += COMPUTE_WARPS) {
         const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
         Candidate best = look<WARP, 8>(work, row, chunk, lane);
+        if (threadIdx.x == 0) mark(work, Mark::ready_data);
         best.join_warp();
         if (lane == 0) keep(work, row, chunk, best);
       }
     } else {
       Candidate best = look<COMPUTE_THREADS, 4>(work, 0, 0, threadIdx.x);
+      if (threadIdx.x == 0) mark(work, Mark::ready_data);
       best.join(scratch);
       if (threadIdx.x == 0) keep(work, 0, 0, best);
     }
