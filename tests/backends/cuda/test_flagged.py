@@ -1,0 +1,93 @@
+"""Flagged buffers: how they are printed, what they are in memory, who refuses them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.parser import Parser
+
+from mpkir.backends.body import bodies_of
+from mpkir.backends.cpu import emit as cpu
+from mpkir.backends.cuda.emit import emit
+from mpkir.backends.table import buffers_of
+from mpkir.errors import MpkirError
+from mpkir.machine import machine_named
+from mpkir.pipeline import context
+from mpkir.runtime.buffers import allocate, values_of
+from mpkir.runtime.manifest import Buffer, Manifest, Target
+
+ZERO = "affine_map<(d0) -> (0)>"
+TEXT = f"""
+func.func @step() {{
+  %x = mpk_task.buffer scratch "x" flagged : memref<8xbf16>
+  %y = mpk_task.buffer scratch "y" : memref<8xbf16>
+  mpk_task.grid @write [1] writes(%x : memref<8xbf16>) boxes [#mpk_task.region<{ZERO}, [8]>] {{
+    %0 = mpk_tensor.full 1.0 : bf16 : tensor<8xbf16>
+    mpk_task.yield %0 : tensor<8xbf16>
+  }}
+  mpk_task.grid @flagged [1] reads(%x : memref<8xbf16>) writes(%y : memref<8xbf16>)
+      boxes [#mpk_task.region<{ZERO}, [8]>, #mpk_task.region<{ZERO}, [8]>] {{
+  ^bb0(%0 : tensor<8xbf16>):
+    mpk_task.yield %0 : tensor<8xbf16>
+  }}
+  mpk_task.grid @plain [1] reads(%y : memref<8xbf16>) writes(%y : memref<8xbf16>)
+      boxes [#mpk_task.region<{ZERO}, [8]>, #mpk_task.region<{ZERO}, [8]>] {{
+  ^bb0(%0 : tensor<8xbf16>):
+    mpk_task.yield %0 : tensor<8xbf16>
+  }}
+  func.return
+}}
+"""
+
+
+@pytest.fixture
+def module() -> ModuleOp:
+    return Parser(context(), TEXT).parse_module()
+
+
+def test_elements_are_awaited_and_published(module: ModuleOp) -> None:
+    bodies = bodies_of(module)
+    assert [body.families for body in bodies] == [("write",), ("flagged",), ("plain",)]
+    source = emit(bodies, machine_named("h100"), 1)
+    write, flagged, plain = source.split("struct body_")[1:4]
+    assert "w.at<mpk::Tagged<mpk::bf16>>(0)" in write
+    assert "mpk::publish(p0(w, " in write
+    assert "mpk::await(p0(w, " in flagged
+    assert "mpk::store(p1(w, " in flagged
+    assert "Tagged" not in plain
+
+
+def test_threads_refuse_them(module: ModuleOp) -> None:
+    with pytest.raises(MpkirError, match="flagged buffers, and threads have only counters"):
+        cpu.emit(bodies_of(module), 1, 1)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_word_holds_the_value_and_its_tag(dtype: str) -> None:
+    buffer = Buffer("x", "scratch", dtype, (2, 3), flagged=True)
+    memory = allocate(buffer, torch.device("cpu"))
+    assert memory.shape == (2, 3)
+    assert memory.itemsize == (8 if dtype == "float32" else 4)
+    assert not memory.any()
+    values = torch.arange(6).view(2, 3).to(getattr(torch, dtype)) - 2
+    bits, tag = values.view({4: torch.int32, 2: torch.int16}[values.itemsize]), 77
+    if dtype == "float32":
+        memory.copy_((tag << 32) | (bits.long() & 0xFFFFFFFF))
+    else:
+        memory.copy_((bits.int() << 16) | tag)
+    assert torch.equal(values_of(buffer, memory), values)
+
+
+def test_a_manifest_says_which(module: ModuleOp) -> None:
+    assert [buffer.flagged for buffer in buffers_of(module)] == [True, False]
+    target = Target("cuda", "h100", "sm_90a", 1)
+
+    def manifest(buffer: Buffer) -> Manifest:
+        return Manifest(target, (buffer,), ("b",), ("f",), (), "kernel.cu", "kernel.cubin")
+
+    good = manifest(Buffer("x", "scratch", "bfloat16", (8,), flagged=True))
+    assert Manifest.from_json(good.to_json(), "here").buffers[0].flagged
+    for kind, dtype in (("output", "bfloat16"), ("scratch", "int64")):
+        with pytest.raises(MpkirError, match="scratch is flagged"):
+            manifest(Buffer("x", kind, dtype, (8,), flagged=True)).validate()
