@@ -24,7 +24,7 @@ from mpkir.tools.bench.models import ModelSource
 from mpkir.tools.bench.plot import plot
 from mpkir.tools.bench.programs import artifact_name, find_artifact
 from mpkir.tools.bench.records import append_records
-from mpkir.tools.bench.systems import Compiled
+from mpkir.tools.bench.systems import Compiled, Torch
 from mpkir.tools.bench.timing import WARM, Times, time_in_turns
 from mpkir.tools.variants import compile_variant
 
@@ -258,3 +258,16 @@ def test_records_are_appended_and_nothing_else_is_overwritten(here: Path):
         with pytest.raises(MpkirError, match="no results file"):
             append_records(Path("other"), [{"a": 3}])
         assert Path("other").read_text() == text
+
+
+def test_a_peer_that_fails_is_told_and_the_others_have_their_times(
+    here: Path, artifacts: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(self: Torch, token: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        raise ValueError("no such operator\nand a long trace")
+
+    monkeypatch.setattr(Torch, "_plain_step", broken)
+    options = ("--steps", "2", "--runs", "1", "--repeats", "1", "--json", "r.json")
+    message = bench("--artifacts", str(artifacts / "tiny"), *options)
+    assert message == "mpk: error: torch.eager: PyTorch failed: no such operator"
+    assert [r["system"] for r in json.loads(Path("r.json").read_text())] == ["mpkir-cpu"]

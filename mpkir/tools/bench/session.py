@@ -131,12 +131,15 @@ def measure_programs(
         model = source.build(device)
     weights = weights_of(model)
     facts = _check_all(programs, model, weights, batch, settings, device, outcome, say, progress)
+    release(device)  # the fp32 model
     loaded: list[Compiled] = []
     for each in programs:
         if each.ablation.name in facts:
             loaded.append(each.load(weights, device, loaded[0] if loaded else None))
     systems: list[System] = [*loaded]
     capacity = _capacity(programs)
+    # Compilations of an earlier batch count against torch's limit of those of one function.
+    torch._dynamo.reset()
     systems += [Torch(model, mode, batch, capacity, device) for mode in settings.peers]
     for position in settings.positions:
         with progress.stage(f"time at position {position}"):
@@ -174,6 +177,7 @@ def _check_all(
     facts: dict[str, dict[str, Any]] = {}
     with progress.stage("reference in fp32"):
         reference = Reference(model, device)
+        release(device)
         manifest = programs[0].artifact.manifest
         chain = reference.chain(manifest, batch)
         on_caches = reference.on_random_caches(manifest, batch, settings.positions)

@@ -133,8 +133,16 @@ class Torch:
             # Made once: a compiled step is bound to the cache's memory.
             self._cache = StaticCache(config=self.model.config, max_cache_len=self.capacity)
 
-    @torch.inference_mode()
     def run(self, position: int, steps: int) -> float:
+        try:
+            return self._run(position, steps)
+        except Exception as error:
+            # Whatever goes wrong in there is no reason to lose the other systems' times.
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise MpkirError(f"PyTorch failed: {lines[0]}", where=self.label) from error
+
+    @torch.inference_mode()
+    def _run(self, position: int, steps: int) -> float:
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch, position + 1)
         prompt = torch.randint(self.model.config.vocab_size, shape, generator=generator)

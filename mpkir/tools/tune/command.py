@@ -172,7 +172,8 @@ def keep(tuning: Tuning, into: Path | None) -> str:
 
 def candidate_table(tuning: Tuning) -> Table:
     """Candidates, simulated and measured."""
-    table = Table("candidate", title=f"{tuning.model}, {tuning.target}, batch {tuning.batch}")
+    table = Table(title=f"{tuning.model}, {tuning.target}, batch {tuning.batch}")
+    table.add_column("candidate", overflow="fold")
     for column in ("simulated us", "measured ms", "beside the default"):
         table.add_column(column, justify="right")
     default = tuning.candidates[0].measured.get("ms")
