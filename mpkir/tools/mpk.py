@@ -593,7 +593,7 @@ def inspect(
     Examples:
       mpk inspect smollm2
       mpk inspect config.json --graph -t h100
-      mpk inspect dump/09-mpk-linearize-tasks.mlir --graph
+      mpk inspect dump/12-mpk-linearize-tasks.mlir --graph
     """
     from mpkir.tools.inspection import describe, describe_graph
 
