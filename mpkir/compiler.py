@@ -201,9 +201,7 @@ def _lower(
             (directory / f"{count:02d}-{stage.name}.mlir").write_text(text_of(module))
             count += 1
 
-    lower(
-        module, machine, policy=policy, variant=variant, on_pass=on_pass, after_pass=after_pass
-    )
+    lower(module, machine, policy=policy, variant=variant, on_pass=on_pass, after_pass=after_pass)
 
 
 def _make_directory(path: Path) -> None:

@@ -197,10 +197,10 @@ class BodyPrinter:
             " + ".join(([] if is_zero(expr) else [affine(expr, "w.index")]) + [f"i{d}"])
             for d, expr in enumerate(operand.offsets.results)
         ]
-        element = operand_type(operand)
+        element, columns = operand_type(operand), operand.shape[1]
         self.lines.append(
             f"{DEVICE} {element}* p{number}({self._parameters(2)}) {{ return "
-            f"w.at<{element}>({number}) + mpk::packed_place<{operand.shape[1]}>({', '.join(place)}); }}"
+            f"w.at<{element}>({number}) + mpk::packed_place<{columns}>({', '.join(place)}); }}"
         )
 
     @staticmethod

@@ -107,7 +107,7 @@ def initial_states(module: ModuleOp) -> dict[str, Array]:
 
 
 def _checked(op: task.BufferOp, given: Mapping[str, Array]) -> Array:
-    kind = op.kind.data.value
+    kind = str(op.kind.data)
     return to_carrier(given_array(op, given, kind), op.result.type, f"{kind} '{op.sym.data}'")
 
 
