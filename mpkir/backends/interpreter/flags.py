@@ -66,6 +66,10 @@ class Tags:
         polled = self._polled[planned.order]
         return not (self._tag[polled] == step).all()
 
+    def are_polled_by(self, planned: PlannedTask) -> bool:
+        """Whether a task reads flagged buffers."""
+        return len(self._polled[planned.order]) > 0
+
     def seen(self, planned: PlannedTask, step: int) -> tuple[Ints, set[tuple[int, int]]]:
         """The atoms that a task has looked at, and who wrote them: (order, step) of tasks, which
         are over here as soon as one element of theirs is seen.

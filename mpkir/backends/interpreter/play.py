@@ -12,6 +12,7 @@ from mpkir.backends.interpreter.races import RaceDetector
 from mpkir.backends.interpreter.schedule import PlannedTask, Schedule
 from mpkir.errors import MpkirError
 
+_WAIT_FIRST = "let the first tasks of a step wait, with lag 1, for the end of the last"
 Execute = Callable[[PlannedTask, int], bool]
 """Run a task in a step; whether it stops the loop."""
 
@@ -120,8 +121,10 @@ class Play:
 
     def _blocking(self, worker: int) -> int | None:
         """The first cell that the worker's next task still waits for."""
-        step = self._step[worker]
-        for cell, lag in self._task(worker).waits:
+        return self._missing(self._task(worker), self._step[worker])
+
+    def _missing(self, planned: PlannedTask, step: int) -> int | None:
+        for cell, lag in planned.waits:
             if self._seen[cell] < self._schedule.arrivals[cell] * (step + 1 - lag):
                 return cell
         return None
@@ -183,15 +186,31 @@ class Play:
                 self._detector.forget(slowest - 1)
 
     def _check_stop(self, step: int, planned: PlannedTask) -> None:
-        """No task of a step after the last may have run."""
+        """No task of a step after the last may have run, or look for its tags: a worker may go on
+        to its next task while the one before still runs.
+        """
         for worker, at in enumerate(self._step):
             if at > step + 1 or (at == step + 1 and self._next[worker] > 0):
                 raise MpkirError(
                     f"{planned.label} stops the loop after step {step}, but worker {worker} has "
                     f"run tasks of step {step + 1} already",
-                    hint="let the first tasks of a step wait, with lag 1, for the end of the last",
+                    hint=_WAIT_FIRST,
                 )
+        if step + 1 < len(self._signalled):
+            for worker, tasks in enumerate(self._schedule.workers):
+                if tasks and self._would_look(tasks[0], step + 1):
+                    raise MpkirError(
+                        f"{planned.label} stops the loop after step {step}, but {tasks[0].label} "
+                        f"on worker {worker} may look already for tags of step {step + 1}, which "
+                        "never come",
+                        hint=_WAIT_FIRST,
+                    )
         self._ready = [w for w in self._ready if self._step[w] < self._stop_at]
+
+    def _would_look(self, planned: PlannedTask, step: int) -> bool:
+        """Whether a task looks for tags, and no counter holds it back."""
+        polls = self._tags is not None and self._tags.are_polled_by(planned)
+        return polls and self._missing(planned, step) is None
 
     def _check_finished(self) -> None:
         stuck = [

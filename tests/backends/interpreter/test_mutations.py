@@ -17,6 +17,7 @@ from mpkir.passes.verify_schedule import VerifySchedulePass
 from mpkir.pipeline import context, lower
 
 WORKERS = 6
+THIRD_TOKEN = 9  # what the model says third, after token 1
 Mutation = Callable[[ModuleOp, task.GridOp], None]
 
 
@@ -69,16 +70,17 @@ def runs(module: ModuleOp, weights: dict[str, np.ndarray]) -> bool:
         states = memory.initial_states(module)
         states["tokens"][0] = 1
         try:
-            program.run(states, {}, 0, steps=3, order=order)
+            done = program.run(states, {}, 0, steps=4, order=order).steps_done
         except MpkirError:
             return False
+        assert done == 3, "the step that stops the loop is the last"
     return True
 
 
 @pytest.mark.parametrize("mutate", [drop_wait, wait_for_the_other_step, move_to_the_next_worker])
 def test_proof_and_execution_agree(make_model, mutate: Mutation) -> None:
     model = make_model("llama")
-    module = decode_step(model.torch, capacity=32)
+    module = decode_step(model.torch, capacity=32, stop=[THIRD_TOKEN])
     lower(module, machine_named("h100", workers=WORKERS))
     assert is_proved(module)
     assert runs(module, model.weights)
