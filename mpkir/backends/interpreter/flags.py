@@ -54,17 +54,18 @@ class Tags:
                 inside = np.isin(names[reads], list(carried.get(counter, ())))
                 self._looked[planned.order, counter] = reads[inside]
 
-    def waits(self, planned: PlannedTask, step: int) -> bool:
-        """Whether a task still looks for tags."""
+    def missing(self, planned: PlannedTask, step: int) -> int | None:
+        """An atom whose tag a task still looks for, until somebody writes it; None: all came."""
         for counter, lag in planned.looks:
             if step < lag:
                 continue
             atoms = self._looked[planned.order, counter]
             here = self._device[atoms] == planned.device
-            if not (here & (self._tag[atoms] == step - lag)).all():
-                return True
+            if len(absent := atoms[~here | (self._tag[atoms] != step - lag)]):
+                return int(absent[0])
         polled = self._polled[planned.order]
-        return not (self._tag[polled] == step).all()
+        absent = polled[self._tag[polled] != step]
+        return int(absent[0]) if len(absent) else None
 
     def are_polled_by(self, planned: PlannedTask) -> bool:
         """Whether a task reads flagged buffers."""

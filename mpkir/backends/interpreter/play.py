@@ -58,8 +58,8 @@ class Play:
         self._seen = [0] * len(schedule.arrivals)
         self._signalled = [[0] * len(schedule.arrivals) for _ in range(steps)]
         self._blocked: dict[int, list[int]] = {}
-        self._looking: list[int] = []
-        """Workers that wait for flags."""
+        self._looking: dict[int, list[int]] = {}
+        """Workers that wait for flags, by an atom that they miss."""
         self._ready: list[int] = []
         self._touched = touched
         flags = uses_flags(schedule)
@@ -83,10 +83,6 @@ class Play:
             self._run_next(worker)
             self._advance(worker)
             self._enqueue(worker)
-            if self._looking:
-                looking, self._looking = self._looking, []
-                for each in looking:
-                    self._enqueue(each)
         self._check_finished()
         if self._detector is not None:
             name = self._detector.unwritten(self._scratch)
@@ -114,10 +110,13 @@ class Play:
         cell = self._blocking(worker)
         if cell is not None:
             self._blocked.setdefault(cell, []).append(worker)
-        elif self._tags is not None and self._tags.waits(self._task(worker), self._step[worker]):
-            self._looking.append(worker)
-        else:
-            self._ready.append(worker)
+            return
+        if self._tags is not None:
+            atom = self._tags.missing(self._task(worker), self._step[worker])
+            if atom is not None:
+                self._looking.setdefault(atom, []).append(worker)
+                return
+        self._ready.append(worker)
 
     def _blocking(self, worker: int) -> int | None:
         """The first cell that the worker's next task still waits for."""
@@ -144,7 +143,11 @@ class Play:
             self._detector.access(worker, self._touched[planned.order], looked)
         stopped = self._execute(planned, step)
         if self._tags is not None:
-            self._tags.written(planned, self._touched[planned.order].writes, step)
+            writes = self._touched[planned.order].writes
+            self._tags.written(planned, writes, step)
+            for atom in writes.tolist():
+                for looking in self._looking.pop(atom, ()):
+                    self._enqueue(looking)
             if self._detector is not None:
                 self._detector.mark(worker, (planned.order, step))
         if stopped:
