@@ -75,11 +75,6 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
     return FamilyTimes(does_stream, prepare, again, cost.inputs, work, dram, code, body)
 
 
-def stream_time(cost: FamilyCost, machine: Machine) -> Floats:
-    """Microseconds that each task's bytes take of one worker's share of the memory."""
-    return cost.bytes * machine.workers / (machine.memory_bandwidth * KILO)
-
-
 def total_bytes(costs: Sequence[FamilyCost]) -> int:
     """Bytes from DRAM in a step."""
     return sum(int(cost.bytes.sum()) for cost in costs)

@@ -45,13 +45,6 @@ class Operand:
         """Whether the shape is row-major from the buffer's first element on."""
         return self.origin == 0 and self.strides == task.row_major(self.shape)
 
-    @property
-    def is_clipped(self) -> bool:
-        """Whether the last box may reach over the buffer's end (its size does not divide the
-        buffer's).
-        """
-        return any(size % box for size, box in zip(self.shape, self.sizes, strict=True))
-
 
 @dataclass(frozen=True)
 class Body:

@@ -97,20 +97,6 @@ def evaluate(op: Operation, operands: Sequence[Array], scalars: Scalars) -> tupl
     return tuple(to_storage(a, v.type) for a, v in zip(results, op.results, strict=True))
 
 
-def evaluate_block(block: Block, arguments: Sequence[Array], scalars: Scalars) -> tuple[Array, ...]:
-    """Run a block on arrays in their storage dtypes; what its terminator takes likewise."""
-    arrays = [
-        to_carrier(array, value.type, f"block argument {i}")
-        for i, (array, value) in enumerate(zip(arguments, block.args, strict=True))
-    ]
-    with np.errstate(all="ignore"):
-        results = block_kernel(block)(scalars, arrays)
-    assert block.last_op is not None
-    return tuple(
-        to_storage(a, v.type) for a, v in zip(results, block.last_op.operands, strict=True)
-    )
-
-
 def _slots_of(op: Operation, slots: dict[SSAValue, int]) -> tuple[int, ...]:
     try:
         return tuple(slots[value] for value in op.operands)

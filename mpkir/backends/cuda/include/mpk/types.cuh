@@ -158,12 +158,6 @@ template <class T, int N>
 __device__ __forceinline__ void load_vector(const T* p, float (&v)[N]) {
   load_vector<T, N>(p).unpack(v);
 }
-// The same where p has only the alignment of one element.
-template <class T, int N>
-__device__ __forceinline__ void load_elements(const T* p, float (&v)[N]) {
-#pragma unroll
-  for (int i = 0; i < N; ++i) v[i] = to_float(load(p + i));
-}
 
 // Where element (row, column) of a packed matrix of K columns is: blocks of 8 rows by 32 columns.
 template <int K>
