@@ -10,6 +10,7 @@ and u.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from math import gcd
 
@@ -22,7 +23,9 @@ Range = tuple[int, int]
 """First number and end, exclusive."""
 
 MAX_BREAKS = 4
-"""Components that begin at more places of a period than this get coarser labels."""
+"""Components that begin at more places than this, of a period or of a shorter row, get coarser
+labels.
+"""
 
 
 @dataclass(frozen=True)
@@ -206,17 +209,36 @@ class Band:
             return Labels(Floors(((1, 0, 1),)), Floors(((d, c - 1 - self.beta, c),)), d)
         if width <= d:
             return Labels(Floors(((c, self.beta, d),)), Floors(((1, 0, 1),)), c)
-        breaks = c + d - width
-        if breaks < 1:
+        firsts = self._firsts()
+        if not firsts:
             return None
-        # A component begins with t where c * t + alpha leaves a remainder below `breaks`.
-        inverse = pow(c, -1, d)
-        firsts = [(j - self.alpha) * inverse % d for j in range(min(breaks, MAX_BREAKS))]
         return Labels(
             Floors(tuple((1, -t, d) for t in firsts)),
             Floors(tuple((1, -((c * t + self.alpha) // d) - 1, c) for t in firsts)),
             len(firsts),
         )
+
+    def _firsts(self) -> list[int]:
+        """Numbers t, different in the period, with which components after the first begin.
+
+        Only those in range tell tasks apart. There they are all, or MAX_BREAKS of them in even
+        steps.
+        """
+        c, d = self.earlier, self.later
+        breaks = c + d - self.width
+        begin = self.t[0] + 1
+        end = min(self.t[1], begin + d)
+
+        def begun(stop: int) -> int:
+            # A component begins with t where c * t + alpha leaves a remainder below `breaks`.
+            count, shift = stop - begin, c * begin + self.alpha
+            return floor_sum(count, c, shift, d) - floor_sum(count, c, shift - breaks, d)
+
+        found = begun(end) if breaks > 0 else 0
+        kept = min(found, MAX_BREAKS)
+        stops = range(begin, end + 1)
+        ordinals = (i * found // kept + 1 for i in range(kept))
+        return sorted((stops[bisect_left(stops, n, key=begun)] - 1) % d for n in ordinals)
 
 
 def _cut(whole: Range, begin: int, end: int) -> Range:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from xdsl.dialects.builtin import MemRefType, bf16
 from xdsl.ir.affine import AffineExpr, AffineMap
 
-from mpkir.analysis.bands import floor_sum
+from mpkir.analysis.bands import MAX_BREAKS, Band, floor_sum
 from mpkir.analysis.counters import Counters, counters_of
 from mpkir.analysis.dependence import Conflict, conflicts_of, connected, touches_of
 from mpkir.analysis.digits import Variable
@@ -71,21 +71,28 @@ def oracle(one: list[set[int]], other: list[set[int]]) -> Pairs:
     return {(i, j) for i, x in enumerate(one) for j, y in enumerate(other) if x & y}
 
 
-@settings(max_examples=250)
-@given(st.data(), st.sampled_from([24, 48]))
-def test_closed_form_has_exactly_the_pairs_with_common_elements(
-    accesses, elements, data: st.DataObject, size: int
-):
-    (one, grid), (other, other_grid) = data.draw(accesses(size)), data.draw(accesses(size))
-    relation = relation_of(one, grid, other, other_grid)
-    assume(relation is not None)
-    wanted = oracle(elements(one, grid), elements(other, other_grid))
+def is_coarse(band: Band) -> bool:
+    """Whether a band has more components than its labels tell apart, which MAX_BREAKS bounds."""
+    pairs = [pair for pair in product(range(*band.t), range(*band.u)) if band.holds(*pair)]
+    t, u = (np.array(each, np.int64) for each in zip(*pairs, strict=True))
+    components = len(set(connected(band.t[1] + band.u[1], t, u + band.t[1])[t].tolist()))
+    return band.width > max(band.earlier, band.later) and components > MAX_BREAKS + 1
+
+
+def check_relation(
+    relation: Relation, one: list[set[int]], other: list[set[int]]
+) -> Counters | None:
+    """It has the pairs with common elements, and counters as fine as can be; None without pairs."""
+    grid, other_grid = relation.earlier_grid, relation.later_grid
+    wanted = oracle(one, other)
     assert pairs_in(relation) == wanted
     assert relation.pairs == len(wanted)
     if not wanted:
-        return
+        return None
     counters = counters_of(relation)
     check_counters(counters, [grid, other_grid], wanted)
+    if any(is_coarse(factor.band) for factor in relation.factors):
+        return counters
     # Tasks with the same counter that conflict with anybody are connected by conflicts.
     tasks = prod(grid)
     a, b = (np.array(each, np.int64) for each in zip(*sorted(wanted), strict=True))
@@ -95,6 +102,18 @@ def test_closed_form_has_exactly_the_pairs_with_common_elements(
         counter = counters.signal.eval(coordinates(grid)[task], [])[0]
         groups.setdefault(counter, set()).add(int(root[task]))
     assert all(len(group) == 1 for group in groups.values())
+    return counters
+
+
+@settings(max_examples=250)
+@given(st.data(), st.sampled_from([24, 48]))
+def test_closed_form_has_exactly_the_pairs_with_common_elements(
+    accesses, elements, data: st.DataObject, size: int
+):
+    (one, grid), (other, other_grid) = data.draw(accesses(size)), data.draw(accesses(size))
+    relation = relation_of(one, grid, other, other_grid)
+    assume(relation is not None)
+    check_relation(relation, elements(one, grid), elements(other, other_grid))
 
 
 @given(st.data(), st.sampled_from([24, 48]))
@@ -150,6 +169,28 @@ def tiles(
 
 d0, d1 = AffineExpr.dimension(0), AffineExpr.dimension(1)
 MEGA, GIGA = 10**6, 10**9
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counters"),
+    [
+        # Components begin at 8 places of a period of 12, of which the earlier row has one. The
+        # tasks beyond the broadcast dimension's only element signal counters of their own.
+        (
+            tiles((1, 24), (2, 3), [d1, d0 * 13], [1, 13], (0, 1)),
+            tiles((2, 2, 6), (3,), [d0, 0, 1], [1, 1, 6]),
+            6,
+        ),
+        # At 6 places of 8, of which the row has 5: two of its 6 components share a counter.
+        (tiles((48,), (6,), [d0 * 7 + 2], [5]), tiles((48,), (6,), [d0 * 8], [5]), 5),
+    ],
+)
+def test_components_begin_at_many_places_of_a_period(elements, one, other, counters: int):
+    relation = relation_of(*one, *other)
+    assert relation is not None
+    found = check_relation(relation, elements(*one), elements(*other))
+    assert found is not None
+    assert found.counters == counters
 
 
 @pytest.mark.parametrize(
