@@ -112,6 +112,13 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "weights-stay",
+        "weights with the usual L2 policy, not first out",
+        "caches and norm weights leave L2: a microsecond in some stages of a layer",
+        _fixed(Variant(macros=("MPK_WEIGHTS_STAY",))),
+        takes_number=False,
+    ),
+    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",

@@ -24,13 +24,6 @@
 #include "runtime.cuh"
 #include "tagged.cuh"
 
-#ifndef MPK_POLL_PAUSE
-#define MPK_POLL_PAUSE 200  // nanoseconds between polls of more than MPK_POLLED_FREELY bytes
-#endif
-#ifndef MPK_POLLED_FREELY
-#define MPK_POLLED_FREELY 16384
-#endif
-
 namespace mpk {
 
 // sum += a * b, 16 tokens by 8 features over 16 columns; lanes as in the PTX manual's figures.
@@ -54,6 +47,8 @@ __device__ __forceinline__ float high_of(u32 pair) { return __uint_as_float(pair
 constexpr int ROW_GROUP = 8;      // features of a block
 constexpr int BLOCK_COLUMNS = 32;
 constexpr int BLOCK_BYTES = 512;
+constexpr int POLLED_FREELY = 16384;  // bytes of x; more is polled every so many nanoseconds
+constexpr int POLL_PAUSE = 200;
 constexpr int X_LIMIT = 49152;    // shared memory that x may take, half more with more than 8 tokens:
                                   // more comes in passes, and again for each task
 
@@ -146,7 +141,7 @@ struct PackedLinear {
 
   // What a worker polls of long rows would slow the weights' stream, which has the time then.
   static constexpr int PAUSE =
-      T * B::K * int(sizeof(typename prologue::X)) < MPK_POLLED_FREELY ? 0 : MPK_POLL_PAUSE;
+      T * B::K * int(sizeof(typename prologue::X)) < POLLED_FREELY ? 0 : POLL_PAUSE;
 
   // The first column of a lane's request, in a pass; -1: there is none.
   static __device__ __forceinline__ int column_of(int request, int pass, int warp) {
