@@ -3,8 +3,10 @@
 from xdsl.ir import Dialect
 
 from mpkir.dialects.parts import PartsAttr
+from mpkir.dialects.shards import ShardAttr
 from mpkir.dialects.tensor import (
     attention,
+    collectives,
     experts,
     norms,
     pointwise,
@@ -21,6 +23,7 @@ from mpkir.dialects.tensor.attention import (
     RotaryOp,
     SdpaOp,
 )
+from mpkir.dialects.tensor.collectives import AllGatherOp, AllReduceOp, ReduceScatterOp
 from mpkir.dialects.tensor.experts import ExpertLinearOp, Scores, ScoresAttr, TopkOp
 from mpkir.dialects.tensor.norms import (
     LayerNormOp,
@@ -73,12 +76,15 @@ Tensor = Dialect(
         *norms.OPS,
         *attention.OPS,
         *tokens.OPS,
+        *collectives.OPS,
     ],
-    [PartsAttr, ReductionKindAttr, ScoresAttr],
+    [PartsAttr, ReductionKindAttr, ScoresAttr, ShardAttr],
 )
 
 __all__ = [
     "ENDED",
+    "AllGatherOp",
+    "AllReduceOp",
     "ArgmaxMergeOp",
     "ArgmaxOp",
     "ArgmaxPartialOp",
@@ -100,6 +106,7 @@ __all__ = [
     "OutputOp",
     "PositionOp",
     "ReduceOp",
+    "ReduceScatterOp",
     "ReductionKind",
     "ReductionKindAttr",
     "ReshapeOp",
@@ -110,6 +117,7 @@ __all__ = [
     "SdpaOp",
     "SequenceAppendOp",
     "SequenceReadOp",
+    "ShardAttr",
     "SliceOp",
     "SoftmaxOp",
     "StateOp",

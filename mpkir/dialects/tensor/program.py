@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from xdsl.dialects.builtin import I64, IntegerAttr, StringAttr, TensorType, i64
-from xdsl.ir import Attribute, SSAValue, TypedAttribute
+from xdsl.ir import Attribute, Operation, SSAValue, TypedAttribute
 from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
@@ -23,7 +23,9 @@ from xdsl.irdl import (
 from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
 
+from mpkir.dialects.mesh import check_shards
 from mpkir.dialects.parts import PartsAttr
+from mpkir.dialects.shards import ShardAttr
 
 TENSOR = TensorType.constr()
 
@@ -56,35 +58,58 @@ class _NamedSource(IRDLOperation):
         super().__init__(properties={"name": StringAttr(name)}, result_types=[type])
 
 
+def _verify_shard(op: Operation, shard: ShardAttr | None, value: SSAValue) -> None:
+    """Check that a value, a rank's shard, can be what it says."""
+    if shard is not None:
+        shard.check_rank(shape_of(value))
+        check_shards(op, shard.of.data, op.name)
+
+
 @irdl_op_definition
 class WeightOp(_NamedSource):
     """A constant of the model, bound by name when a program is loaded; never written.
 
     With `parts`, several of the model's tensors fill it, row after row; its own name is then only
-    what to call it.
+    what to call it. With `shard`, it is a part of the model's tensor, another one on other ranks;
+    where there are parts, each has its own.
 
     ```mlir
     %w = mpk_tensor.weight "model.embed_tokens.weight" : tensor<49152x576xbf16>
     %qk = mpk_tensor.weight "qk" parts <"q.weight" : 64, "k.weight" : 16> : tensor<80x64xbf16>
+    %o = mpk_tensor.weight "o.weight" shard <dim 1 of 4> : tensor<4096x1024xbf16>
     ```
     """
 
     name = "mpk_tensor.weight"
 
     parts = opt_prop_def(PartsAttr)
+    shard = opt_prop_def(ShardAttr)
 
     traits = traits_def(Pure())
 
-    assembly_format = "$name (`parts` $parts^)? attr-dict `:` type($result)"
+    assembly_format = "$name (`parts` $parts^)? (`shard` $shard^)? attr-dict `:` type($result)"
 
-    def __init__(self, name: str, type: Attribute, parts: PartsAttr | None = None):
+    def __init__(
+        self,
+        name: str,
+        type: Attribute,
+        parts: PartsAttr | None = None,
+        shard: ShardAttr | None = None,
+    ):
         super().__init__(name, type)
         if parts is not None:
             self.parts = parts
+        if shard is not None:
+            self.shard = shard
 
     def verify_(self) -> None:
         if self.parts is not None:
             self.parts.check_fills(shape_of(self.result))
+            if self.shard is not None:
+                raise VerifyException("of a joined weight, each part has its own shard")
+            for part in self.parts.shards:
+                _verify_shard(self, part, self.result)
+        _verify_shard(self, self.shard, self.result)
 
 
 @irdl_op_definition
@@ -101,24 +126,28 @@ class InputOp(_NamedSource):
 class StateOp(IRDLOperation):
     """The value that a state (a KV cache, the token sequence) has when the step begins.
 
-    `initial` fills the state before the first step.
+    `initial` fills the state before the first step. With `shard`, each rank keeps its own part.
     """
 
     name = "mpk_tensor.state"
 
     sym = prop_def(StringAttr, prop_name="name")
     initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    shard = opt_prop_def(ShardAttr)
     result = result_def(TENSOR)
 
     traits = traits_def(Pure())
 
-    assembly_format = "$name (`initial` $initial^)? attr-dict `:` type($result)"
+    assembly_format = "$name (`initial` $initial^)? (`shard` $shard^)? attr-dict `:` type($result)"
 
     def __init__(self, name: str, type: Attribute, initial: int = 0):
         super().__init__(
             properties={"name": StringAttr(name), "initial": IntegerAttr(initial, i64)},
             result_types=[type],
         )
+
+    def verify_(self) -> None:
+        _verify_shard(self, self.shard, self.result)
 
 
 class _NamedSink(IRDLOperation):
@@ -149,9 +178,17 @@ class StoreStateOp(_NamedSink):
 
 @irdl_op_definition
 class OutputOp(_NamedSink):
-    """A result of the step, readable by the host after each launch."""
+    """A result of the step, readable by the host after each launch. With `shard`, each rank has a
+    part of what the host reads."""
 
     name = "mpk_tensor.output"
+
+    shard = opt_prop_def(ShardAttr)
+
+    assembly_format = "$name `,` $value (`shard` $shard^)? attr-dict `:` type($value)"
+
+    def verify_(self) -> None:
+        _verify_shard(self, self.shard, self.value)
 
 
 @irdl_op_definition
