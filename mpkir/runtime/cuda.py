@@ -13,18 +13,21 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
 from mpkir.runtime.hang import WATCHDOG_S, Hang, Missing, Polled, missing_elements
-from mpkir.runtime.launch import Control, GpuLaunchArgs, Stand
+from mpkir.runtime.launch import Answer, Control, GpuLaunchArgs, Stand
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Ints, Table
 
 THREADS = 352
 """Of one worker: the warps of include/mpk/runtime.cuh."""
 
-_CONTROL_WORDS = ctypes.sizeof(Control) // 4
+_NEVER = 2**31 - 1
 
 
 class CudaProgram:
     """One kernel on the device of its buffers, with its table and its event counters there.
+
+    A run is one launch and one wait for the stream: nothing is copied or set up for it, and its
+    argument is made once. That it stopped early or failed it tells in memory of the host's.
 
     binary          a cubin, or the path of one
     buffers         one tensor for each buffer id, in order: contiguous, on one GPU; used in place
@@ -57,6 +60,7 @@ class CudaProgram:
             facts = self._module.facts()
             self.threads, self.shared_bytes, self.tokens_per_step = facts[1], facts[2], facts[3]
             check_serves(table, bool(facts[6]))
+            self._tells = bool(facts[7])  # kernels of before leave all in their control
             self._check_resident()
             self._arrays = tuple(
                 _on_device(array, self.device)
@@ -70,21 +74,39 @@ class CudaProgram:
             self._counters = torch.zeros(
                 max(len(table.events), 1), dtype=torch.int32, device=self.device
             )
-            self._control = torch.zeros(_CONTROL_WORDS, dtype=torch.int32, device=self.device)
-            # What goes there and comes back does so in the stream's order, without a wait between.
             self._stands = torch.zeros(
                 table.worker_count * ctypes.sizeof(Stand), dtype=torch.uint8, device=self.device
             )
-            control = Control(events=len(table.events), stands=self._stands.data_ptr())
-            self._asked = torch.frombuffer(bytearray(control), dtype=torch.int32).pin_memory()
-            self._answer = torch.zeros(_CONTROL_WORDS, dtype=torch.int32).pin_memory()
+            # Pinned memory has the same address on the GPU.
+            self._answer = torch.zeros(2, dtype=torch.int32).pin_memory()
+            self._told = Answer.from_address(self._answer.data_ptr())
+            control = Control(
+                stop_at=_NEVER,
+                events=len(table.events),
+                stands=self._stands.data_ptr(),
+                answer=self._answer.data_ptr(),
+            )
+            self._fresh = torch.frombuffer(bytearray(control), dtype=torch.int32)
+            self._control = self._fresh.to(self.device)
             self._queues = torch.zeros(
                 (table.worker_count, queue_words(table)), dtype=torch.int64, device=self.device
             )
             addresses = np.array([tensor.data_ptr() for tensor in buffers], np.uint64)
             self._released = _on_device(table.released, self.device)
             self._dynamic_tasks = _on_device(looked_up(table, addresses), self.device)
-        self._dynamic = dynamic_part(table, self._released.data_ptr(), self._queues.data_ptr())
+        self._args = GpuLaunchArgs(
+            self._pointers.data_ptr(),
+            *(array.data_ptr() for array in self._arrays),
+            self._counters.data_ptr(),
+            self._control.data_ptr(),
+            dynamic=dynamic_part(table, self._released.data_ptr(), self._queues.data_ptr()),
+            dynamic_tasks=self._dynamic_tasks.data_ptr(),
+        )
+        self._parameters = (ctypes.c_void_p * 1)(ctypes.addressof(self._args))
+        self._config = self._module.launch_config(
+            table.worker_count, self.threads, self.shared_bytes, together=True
+        )
+        self._stream: torch.cuda.Stream | None = None
         self._epoch = 0
 
     def run(self, position: int, steps: int) -> int:
@@ -99,62 +121,51 @@ class CudaProgram:
 
     def launch(self, position: int, steps: int) -> None:
         """Start a run; `finish` must follow before the next launch."""
-        self._asked[0] = steps
-        self._control.copy_(self._asked, non_blocking=True)
-        tasks, workers, families = self._arrays
-        args = GpuLaunchArgs(
-            self._pointers.data_ptr(),
-            tasks.data_ptr(),
-            workers.data_ptr(),
-            families.data_ptr(),
-            self._counters.data_ptr(),
-            self._control.data_ptr(),
-            position,
-            steps,
-            self._epoch,
-            int(self.watchdog_s * 1e9),
-            self._dynamic,
-            self._dynamic_tasks.data_ptr(),
-        )
-        parameters = (ctypes.c_void_p * 1)(ctypes.addressof(args))
+        stream = torch.cuda.current_stream(self.device)
+        if stream != self._stream:
+            self._stream = stream
+            self._config.hStream = stream.cuda_stream
+        self._told.stop_at, self._told.fault = steps, 0
+        args = self._args
+        args.position, args.steps, args.epoch = position, steps, self._epoch
+        args.watchdog = int(self.watchdog_s * 1e9)
         self._module.call(
             "launch the kernel",
-            self._module.driver.cuLaunchCooperativeKernel(
-                self._kernel,
-                self.table.worker_count,
-                1,
-                1,
-                self.threads,
-                1,
-                1,
-                self.shared_bytes,
-                torch.cuda.current_stream(self.device).cuda_stream,
-                ctypes.addressof(parameters),
+            self._module.driver.cuLaunchKernelEx(
+                self._config, self._kernel, ctypes.addressof(self._parameters), 0
             ),
         )
 
     def finish(self, steps: int) -> int:
         """Wait for the run of `steps` steps that was launched; the number of steps done."""
+        assert self._stream is not None
         try:
-            self._answer.copy_(self._control, non_blocking=True)
-            torch.cuda.current_stream(self.device).synchronize()
-            control = self._answer.tolist()
+            if not self._tells:
+                self._answer.copy_(self._control[:2], non_blocking=True)
+            self._stream.synchronize()
         except RuntimeError as error:
             raise MpkirError(
                 f"the kernel failed: {str(error).splitlines()[0]}",
                 hint="the GPU's context is lost: start the process again",
             ) from error
-        if control[1] != 0:
-            error = self._hang(Control.from_buffer_copy(self._answer.numpy().tobytes()))
+        done = min(self._told.stop_at, steps)
+        if self._told.fault != 0:
+            error = self._hang(Control.from_buffer_copy(self._control.cpu().numpy().tobytes()))
             for memory in (self._counters, self._queues, self._stands):
                 memory.zero_()
             for buffer in self._flagged:
                 self._buffers[buffer].zero_()
+            self._start_afresh()
             self._epoch = 0
             raise error
-        done = min(int(control[0]), steps)
+        if done < steps:
+            self._start_afresh()
         self._epoch = (self._epoch + done) % 2**32
         return done
+
+    def _start_afresh(self) -> None:
+        """Take back that a launch stopped or failed."""
+        self._control.copy_(self._fresh)
 
     def _hang(self, control: Control) -> MpkirError:
         data = self._stands.cpu().numpy().tobytes()

@@ -99,6 +99,23 @@ class CudaModule:
         )
         return each * self.processors
 
+    def launch_config(self, blocks: int, threads: int, shared_bytes: int, *, together: bool) -> Any:
+        """How to launch a kernel; its `hStream` is still to be set.
+
+        together   refuse it unless all blocks can run at the same time
+        """
+        driver = self.driver
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = blocks, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
+        config.sharedMemBytes = shared_bytes
+        if together:
+            attribute = driver.CUlaunchAttribute()
+            attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+            attribute.value.cooperative = 1
+            config.attrs, config.numAttrs = [attribute], 1
+        return config
+
     @property
     def processors(self) -> int:
         """SMs of the GPU."""

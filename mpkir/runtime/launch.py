@@ -31,8 +31,14 @@ class GpuLaunchArgs(LaunchArgs):
     _fields_ = (("dynamic_tasks", ctypes.c_void_p),)
 
 
+class Answer(ctypes.Structure):
+    """What a GPU's launch tells the host in the host's memory."""
+
+    _fields_ = (("stop_at", ctypes.c_int), ("fault", ctypes.c_int))
+
+
 class Control(ctypes.Structure):
-    """What a launch leaves behind."""
+    """What a launch leaves behind; only a GPU's has an answer."""
 
     _fields_ = (
         ("stop_at", ctypes.c_int),
@@ -44,6 +50,7 @@ class Control(ctypes.Structure):
         ("fault_wanted", ctypes.c_uint),
         ("events", ctypes.c_int),
         ("stands", ctypes.c_void_p),
+        ("answer", ctypes.c_void_p),
     )
 
 

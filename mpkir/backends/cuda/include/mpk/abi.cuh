@@ -26,13 +26,27 @@ struct Stand {
   u32 seen, wanted;
   int reserved[6];
 };
+// What the host looks at when a launch is over, in its own memory; it sets both before.
+struct Answer {
+  int stop_at;  // as in Control, at first the steps of the launch
+  int fault;
+};
+// Nothing of it changes in a launch that runs to its end, so nobody has to set it up before the next.
 struct Control {
-  int stop_at;  // the first step not to run
+  int stop_at;  // the first step not to run, if a body asked for a stop
   int fault;    // 0, or 1 = watchdog
   int fault_worker, fault_task, fault_event;
   u32 fault_seen, fault_wanted;
   int events;     // how many counters there are
   Stand* stands;  // of each worker; null: nobody asks
+  volatile Answer* answer;  // null: the host reads the control itself
+
+  __device__ __forceinline__ void tell_stop(int step) const {
+    if (answer != nullptr) answer->stop_at = step;
+  }
+  __device__ __forceinline__ void tell_fault() const {
+    if (answer != nullptr) answer->fault = 1;
+  }
 };
 // A dynamic task with everything looked up.
 struct alignas(16) Released {

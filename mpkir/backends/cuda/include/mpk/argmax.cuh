@@ -146,7 +146,10 @@ __device__ __forceinline__ void append_tokens(const Work& work, const LaunchArgs
   for (int sequence = threadIdx.x % WARP; sequence < B::SEQUENCES; sequence += WARP)
     all = append_token<B>(work, sequence, chosen(sequence)) && all;
   all = __all_sync(0xffffffffu, all);
-  if (threadIdx.x % WARP == 0 && all) atomicMin(&args.control->stop_at, work.step + 1);
+  if (threadIdx.x % WARP == 0 && all) {
+    atomicMin(&args.control->stop_at, work.step + 1);
+    args.control->tell_stop(work.step + 1);
+  }
 }
 
 template <class B>

@@ -50,6 +50,7 @@ struct Dispatcher {
     control->fault_event = event;
     control->fault_seen = seen;
     control->fault_wanted = wanted;
+    control->tell_fault();
   }
   // Notes where the worker stands as it leaves, if the launch failed. task: -1 at the end of its list.
   __device__ void stands(int step, int task, int event, u32 wanted) const {
@@ -149,7 +150,7 @@ struct ServingDispatcher : Dispatcher {
       const bool free = idle();
       Server::Look found;
       if (free) found = server.look();
-      const u32 steps = u32(load_relaxed(&args.control->stop_at));
+      const u32 steps = u32(least(args.steps, load_relaxed(&args.control->stop_at)));
       const u32 wanted = u32(dynamic.last_arrivals) * (args.epoch + steps);
       const u32 seen = load_acquire(args.counters + dynamic.last_event);
       if (int(seen - wanted) >= 0) return;

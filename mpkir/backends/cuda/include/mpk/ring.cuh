@@ -10,6 +10,7 @@
 namespace mpk {
 
 constexpr int SLOT = 16384;
+constexpr u32 NOTED_WITHIN = 250;  // nanoseconds that a trace may be late with a landing
 
 template <int SLOTS>
 struct Ring {
@@ -69,7 +70,6 @@ struct Loader {
 
   __device__ __forceinline__ void land_one() {
     ring.full[landing.slot].wait(landing.parity);
-    marks.landed();
     landing.advance();
     --in_flight;
   }
@@ -77,13 +77,16 @@ struct Loader {
   __device__ __forceinline__ void note_landed() {
     if constexpr (TRACED) {
       while (in_flight > 0 &&
-             __all_sync(0xffffffffu, ring.full[landing.slot].passed_now(landing.parity)))
+             __all_sync(0xffffffffu, ring.full[landing.slot].passed_now(landing.parity))) {
         land_one();
+        marks.landed();
+      }
     }
   }
   __device__ __forceinline__ bool next_is_empty() {
-    // A trace looks at landings meanwhile.
-    if constexpr (TRACED) return ring.empty[next.slot].passed_now(next.parity ^ 1);
+    // A trace looks at landings meanwhile, now and then: a loader that spins is in others' way.
+    if (TRACED && in_flight > 0)
+      return ring.empty[next.slot].passed_within(next.parity ^ 1, NOTED_WITHIN);
     return ring.empty[next.slot].passed(next.parity ^ 1);
   }
 
@@ -95,7 +98,8 @@ struct Loader {
       if (__any_sync(0xffffffffu, leave)) return false;
     }
     marks.has_slot();
-    if (in_flight == IN_FLIGHT) land_one();
+    const bool lands = in_flight == IN_FLIGHT;
+    if (lands) land_one();
     char* target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
 #if __CUDA_ARCH__ >= 900
@@ -116,6 +120,7 @@ struct Loader {
                  : "memory");
 #endif
     __syncwarp();
+    if (lands) marks.landed();
     marks.issued(bytes);
     ++in_flight;
     next.advance();
@@ -124,7 +129,11 @@ struct Loader {
 
   // Before the CTA may end: no copy into its shared memory may be pending.
   __device__ __forceinline__ void drain() {
-    while (in_flight > 0) land_one();
+    while (in_flight > 0) {
+      land_one();
+      marks.landed();
+    }
+    marks.over();
   }
 };
 

@@ -147,7 +147,6 @@ struct Compute {
     return reinterpret_cast<float*>(s.partial[handed & 1]);
   }
   __device__ __forceinline__ void hand_over() {
-    if (warp == 0 && lane == 0) mark(work(), Mark::computed);
     arrive_warp(s.partial_full[handed & 1], lane);
     ++handed;
   }
@@ -222,9 +221,11 @@ struct Publisher {
   const LaunchArgs& args;
   int lane;
   u32 taken = 0;
+  u32 summed_at = 0;  // in a trace
 
   __device__ __forceinline__ const float* wait_partial() {
     s.partial_full[taken & 1].wait((taken >> 1) & 1);
+    summed_at = trace_clock();
     return reinterpret_cast<const float*>(s.partial[taken & 1]);
   }
   __device__ __forceinline__ void published(const Work& work) {
@@ -234,6 +235,7 @@ struct Publisher {
       if (!P::dynamic && work.signal_event >= 0)
         add_release(args.counters + work.signal_event, u32(work.signal_amount));
       mark(work, Mark::done);
+      mark(work, Mark::computed, summed_at);
     }
     arrive_warp(s.partial_empty[taken & 1], lane);
     ++taken;
@@ -367,12 +369,12 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
 
 }  // namespace mpk
 
-// mpk_facts: worker threads, shared memory, tokens per step, whether queues are served; for the host
-// to check and launch by.
+// mpk_facts: worker threads, shared memory, tokens per step, whether queues are served, whether the
+// end of a launch is told through Control::answer; for the host to check and launch by.
 #define MPK_KERNEL(program)                                                                \
   extern "C" __device__ const int mpk_facts[8] = {                                         \
       0, mpk::THREADS, int(sizeof(mpk::Shared<program>)), program::tokens,                 \
-      mpk::Layout<program>::SLOTS, program::in_flight, program::dynamic, 0};               \
+      mpk::Layout<program>::SLOTS, program::in_flight, program::dynamic, 1};               \
   static_assert(sizeof(mpk::Shared<program>) <= program::shared_bytes, "shared memory");    \
   extern "C" __global__ void __launch_bounds__(mpk::THREADS, 1)                            \
       mpk_run(const __grid_constant__ mpk::LaunchArgs args) {                              \

@@ -35,6 +35,19 @@ struct Barrier {
 #endif
     return done != 0;
   }
+  // The same, for a while of about so many nanoseconds.
+  __device__ __forceinline__ bool passed_within(u32 parity, u32 most) {
+#if __CUDA_ARCH__ >= 900
+    u32 done;
+    asm volatile(
+        "{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2, %3;"
+        " selp.u32 %0, 1, 0, p; }"
+        : "=r"(done) : "r"(shared_address(this)), "r"(parity), "r"(most) : "memory");
+    return done != 0;
+#else
+    return passed(parity);
+#endif
+  }
   // The same, at once, where a thread has to look at something else besides.
   __device__ __forceinline__ bool passed_now(u32 parity) {
     u32 done;

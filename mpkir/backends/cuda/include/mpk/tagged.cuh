@@ -118,6 +118,7 @@ __device__ __forceinline__ bool gives_up(const Work& work, u32 polls) {
       control->fault_event = -1;
       control->fault_seen = 0;
       control->fault_wanted = work.tag;
+      control->tell_fault();
     }
   }
   // The first task that gave up is the one that stood; what follows has garbage to work on.

@@ -9,9 +9,12 @@
 // One lane of a worker says each mark of a task, in the role that knows:
 //   asked       dispatcher: the task's turn to wait for its event has come
 //   ready       dispatcher: it may start
-//   ready_data  compute: everything that it reads from other tasks has come (its polls are over)
-//   computed    compute: its last product or sum is made or handed over
+//   ready_data  compute: everything that it reads from other tasks has come (its polls are over);
+//               where each warp polls for itself, the warp's that is through last
+//   computed    publisher: it has the sums of all warps; of a task that is not published, nobody
 //   done        who stores its results, after the last store and signal
+// To look at the clock takes little, to store what it says more: where somebody waits for what comes
+// next, the look is taken on the spot and stored later.
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
@@ -68,54 +71,52 @@ __device__ __forceinline__ u32 trace_clock() {
 #endif
 }
 
-// One lane.
-__device__ __forceinline__ void mark(const Work& work, Mark which) {
+// One lane. `at`: by the clock, not long ago.
+__device__ __forceinline__ void mark(const Work& work, Mark which, u32 at) {
   const u32 step = u32(work.step - mpk_trace.first);
   if (step >= mpk_trace.count) return;
   const i64 row = i64(step & mpk_trace.step_mask) * mpk_trace.tasks + work.task;
-  mpk_trace.marks[row * MARKS + int(which)] = trace_clock();
+  mpk_trace.marks[row * MARKS + int(which)] = at;
 }
+__device__ __forceinline__ void mark(const Work& work, Mark which) { mark(work, which, trace_clock()); }
 
-// The loader's notes; all of its lanes call every method together, each in the order of stages.
+// The loader's notes; all of its lanes call every method together, each in the order of stages. Between
+// a landing and the copy that it lets start there is none: that is what a stream of weights waits for.
+// A lane keeps what is known of each 32nd stage and stores it when the stage has landed.
 struct StageMarks {
-  TracedStage* held;
   int lane, step = 0, task = 0;
   u32 noted = 0, noted_landed = 0;
-  u32 is_noted = 0, in_flight = 0;  // a bit for each stage in flight, the oldest lowest
   u32 asked_at = 0, free_at = 0;
+  TracedStage kept = {};
 
-  __device__ __forceinline__ explicit StageMarks(int lane)
-      : held(mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1)), lane(lane) {}
+  __device__ __forceinline__ explicit StageMarks(int lane) : lane(lane) {}
 
   // The stages from here on are this task's.
   __device__ __forceinline__ void begin(const Work& work) { step = work.step, task = work.task; }
   __device__ __forceinline__ void asked() { asked_at = trace_clock(); }
   __device__ __forceinline__ void has_slot() { free_at = trace_clock(); }
+  // At most as many stages in flight as there are lanes.
   __device__ __forceinline__ void issued(int bytes) {
     const u32 now = trace_clock();
-    const bool note = u32(step - mpk_trace.first) < mpk_trace.count;
-    is_noted |= u32(note) << in_flight++;
-    if (!note) return;
-    if (lane == 0) {
-      TracedStage& stage = held[noted & mpk_trace.stage_mask];
-      stage.step = step, stage.task = task, stage.bytes = u32(bytes);
-      stage.asked = asked_at, stage.free = free_at, stage.issued = now, stage.landed = 0;
-      mpk_trace.counts[blockIdx.x] = noted + 1;
-    }
-    ++noted;
+    if (noted++ % WARP == u32(lane)) kept = {step, task, u32(bytes), asked_at, free_at, now, 0, 0};
   }
   __device__ __forceinline__ void landed() {
-    if (is_noted & 1) {
-      if (lane == 0) held[noted_landed & mpk_trace.stage_mask].landed = trace_clock();
-      ++noted_landed;
-    }
-    is_noted >>= 1;
-    --in_flight;
+    const u32 number = noted_landed++;
+    if (number % WARP != u32(lane) || u32(kept.step - mpk_trace.first) >= mpk_trace.count) return;
+    kept.landed = trace_clock();
+    TracedStage* held = mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1);
+    held[number & mpk_trace.stage_mask] = kept;
+  }
+  // Behind the last landing.
+  __device__ __forceinline__ void over() const {
+    if (lane == 0 && mpk_trace.count != 0) mpk_trace.counts[blockIdx.x] = noted_landed;
   }
 };
 #else
 constexpr bool TRACED = false;
 
+__device__ __forceinline__ u32 trace_clock() { return 0; }
+__device__ __forceinline__ void mark(const Work&, Mark, u32) {}
 __device__ __forceinline__ void mark(const Work&, Mark) {}
 
 struct StageMarks {
@@ -125,6 +126,7 @@ struct StageMarks {
   __device__ __forceinline__ void has_slot() {}
   __device__ __forceinline__ void issued(int) {}
   __device__ __forceinline__ void landed() {}
+  __device__ __forceinline__ void over() const {}
 };
 #endif
 
