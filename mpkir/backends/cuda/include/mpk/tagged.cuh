@@ -24,6 +24,12 @@ struct Tagged<f16> { u32 word; };
 template <>
 struct Tagged<float> { u64 word; };
 
+// The same in an exchange buffer: GPUs that run the program together write it for each other.
+template <class T>
+struct Exchanged {
+  decltype(Tagged<T>::word) word;
+};
+
 // N neighbouring elements, as loaded; plain ones are there at once.
 // `address` of request is aligned to the bytes of the N elements, or to 16 if they are more.
 template <class X, int N>
@@ -34,29 +40,68 @@ struct Fetched {
   __device__ __forceinline__ float get(int i) const { return raw.get(i); }
 };
 
+// Words that others write meanwhile: of this GPU, or with FOREIGN of any.
+template <bool FOREIGN>
 __device__ __forceinline__ void load_words(const u32* p, u32 (&w)[4]) {
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(p) : "memory");
+  if constexpr (FOREIGN) {
+    asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(p) : "memory");
+  } else {
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(p) : "memory");
+  }
 }
+template <bool FOREIGN>
+__device__ __forceinline__ void load_words(const u64* p, u64 (&w)[2]) {
+  if constexpr (FOREIGN) {
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0,%1}, [%2];"
+                 : "=l"(w[0]), "=l"(w[1]) : "l"(p) : "memory");
+  } else {
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0,%1}, [%2];"
+                 : "=l"(w[0]), "=l"(w[1]) : "l"(p) : "memory");
+  }
+}
+template <bool FOREIGN>
 __device__ __forceinline__ u32 load_word(const u32* p) {
   u32 w;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(w) : "l"(p) : "memory");
+  if constexpr (FOREIGN) {
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(w) : "l"(p) : "memory");
+  } else {
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(w) : "l"(p) : "memory");
+  }
+  return w;
+}
+template <bool FOREIGN>
+__device__ __forceinline__ u64 load_word(const u64* p) {
+  u64 w;
+  if constexpr (FOREIGN) {
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(w) : "l"(p) : "memory");
+  } else {
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(w) : "l"(p) : "memory");
+  }
   return w;
 }
 
-template <class T, int N>
+// N words of type W at `address`, 16 bytes at once where they are so many.
+template <bool FOREIGN, class W, int N>
+__device__ __forceinline__ void request_words(const void* address, W (&word)[N]) {
+  constexpr int EACH = 16 / sizeof(W);
+  const W* p = static_cast<const W*>(address);
+  if constexpr (N % EACH == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += EACH)
+      load_words<FOREIGN>(p + i, *reinterpret_cast<W(*)[EACH]>(word + i));
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) word[i] = load_word<FOREIGN>(p + i);
+  }
+}
+
+template <class X, class T, int N>
 struct FetchedHalves {
   u32 word[N];
-  __device__ __forceinline__ void request(const Tagged<T>* address) {
-    const u32* p = reinterpret_cast<const u32*>(address);
-    if constexpr (N % 4 == 0) {
-#pragma unroll
-      for (int i = 0; i < N; i += 4)
-        load_words(p + i, *reinterpret_cast<u32(*)[4]>(word + i));
-    } else {
-#pragma unroll
-      for (int i = 0; i < N; ++i) word[i] = load_word(p + i);
-    }
+  __device__ __forceinline__ void request(const X* address) {
+    request_words<is_same<X, Exchanged<T>>>(address, word);
   }
   __device__ __forceinline__ bool arrived(u32 tag) const {
     u32 differ = 0;
@@ -74,24 +119,11 @@ struct FetchedHalves {
     }
   }
 };
-template <int N>
-struct Fetched<Tagged<bf16>, N> : FetchedHalves<bf16, N> {};
-template <int N>
-struct Fetched<Tagged<f16>, N> : FetchedHalves<f16, N> {};
-
-template <int N>
-struct Fetched<Tagged<float>, N> {
+template <class X, int N>
+struct FetchedFloats {
   u64 word[N];
-  __device__ __forceinline__ void request(const Tagged<float>* address) {
-    if constexpr (N % 2 == 0) {
-#pragma unroll
-      for (int i = 0; i < N; i += 2)
-        asm volatile("ld.relaxed.gpu.global.v2.u64 {%0,%1}, [%2];"
-                     : "=l"(word[i]), "=l"(word[i + 1]) : "l"(address + i) : "memory");
-    } else {
-#pragma unroll
-      for (int i = 0; i < N; ++i) word[i] = load_relaxed(&address[i].word);
-    }
+  __device__ __forceinline__ void request(const X* address) {
+    request_words<is_same<X, Exchanged<float>>>(address, word);
   }
   __device__ __forceinline__ bool arrived(u32 tag) const {
     u32 differ = 0;
@@ -101,6 +133,18 @@ struct Fetched<Tagged<float>, N> {
   }
   __device__ __forceinline__ float get(int i) const { return __uint_as_float(u32(word[i])); }
 };
+template <int N>
+struct Fetched<Tagged<bf16>, N> : FetchedHalves<Tagged<bf16>, bf16, N> {};
+template <int N>
+struct Fetched<Tagged<f16>, N> : FetchedHalves<Tagged<f16>, f16, N> {};
+template <int N>
+struct Fetched<Tagged<float>, N> : FetchedFloats<Tagged<float>, N> {};
+template <int N>
+struct Fetched<Exchanged<bf16>, N> : FetchedHalves<Exchanged<bf16>, bf16, N> {};
+template <int N>
+struct Fetched<Exchanged<f16>, N> : FetchedHalves<Exchanged<f16>, f16, N> {};
+template <int N>
+struct Fetched<Exchanged<float>, N> : FetchedFloats<Exchanged<float>, N> {};
 
 constexpr u32 FEWEST_POLLS = 1 << 16;  // so that a pause of the whole GPU is not taken for a hang
 
@@ -128,9 +172,9 @@ __device__ __forceinline__ bool gives_up(const Work& work, u32 polls) {
 }
 
 // One element, of this step.
-template <class T>
-__device__ __forceinline__ float await(const Tagged<T>* address, const Work& work) {
-  Fetched<Tagged<T>, 1> element;
+template <class X>
+__device__ __forceinline__ float await(const X* address, const Work& work) {
+  Fetched<X, 1> element;
   for (u32 polls = 1;; ++polls) {
     element.request(address);
     if (element.arrived(work.tag) || gives_up(work, polls)) return element.get(0);
@@ -166,20 +210,68 @@ __device__ __forceinline__ void await_all(const Work& work, Address address, Exi
   }
 }
 
-template <class V>
-__device__ __forceinline__ void publish(Tagged<bf16>* p, V v, const Work& work) {
-  const u32 word = u32(convert<bf16>(v).bits) << 16 | (work.tag & 0xffffu);
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+// The same with two requests for everything under way, half a round trip apart, so that what comes is
+// seen sooner; for few groups.
+constexpr int HALF_TRIP = 300;  // clock cycles
+template <int N, int COUNT, class X, class Address, class Exists>
+__device__ __forceinline__ void await_often(const Work& work, Address address, Exists exists,
+                                            Fetched<X, N> (&group)[COUNT]) {
+  Fetched<X, N> other[COUNT];
+  const auto request = [&](Fetched<X, N>(&into)[COUNT]) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+      if (exists(i)) into[i].request(address(i));
+  };
+  const auto arrived = [&](const Fetched<X, N>(&from)[COUNT]) {
+    bool all = true;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) all &= !exists(i) || from[i].arrived(work.tag);
+    return all;
+  };
+  request(group);
+  const u32 start = cycles();
+  while (cycles() - start < HALF_TRIP) {
+  }
+  request(other);
+  for (u32 polls = 1;; ++polls) {
+    if (arrived(group)) return;
+    request(group);
+    if (arrived(other)) break;
+    request(other);
+    if (gives_up(work, polls)) return;
+  }
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) group[i] = other[i];
 }
-template <class V>
-__device__ __forceinline__ void publish(Tagged<f16>* p, V v, const Work& work) {
-  const u32 word = u32(convert<f16>(v).bits) << 16 | (work.tag & 0xffffu);
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+
+// What an element's word holds in the step of a task.
+template <class T, class V>
+__device__ __forceinline__ decltype(Tagged<T>::word) tagged_word(V v, const Work& work) {
+  if constexpr (sizeof(T) == 2) {
+    return u32(convert<T>(v).bits) << 16 | (work.tag & 0xffffu);
+  } else {
+    return u64(work.tag) << 32 | __float_as_uint(convert<float>(v));
+  }
 }
-template <class V>
-__device__ __forceinline__ void publish(Tagged<float>* p, V v, const Work& work) {
-  const u64 word = u64(work.tag) << 32 | __float_as_uint(convert<float>(v));
-  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(word) : "memory");
+template <bool FOREIGN>
+__device__ __forceinline__ void store_word(void* p, u32 word) {
+  if constexpr (FOREIGN) {
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+  } else {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+  }
+}
+template <bool FOREIGN>
+__device__ __forceinline__ void store_word(void* p, u64 word) {
+  if constexpr (FOREIGN) {
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(word) : "memory");
+  } else {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(word) : "memory");
+  }
+}
+template <class T, class V>
+__device__ __forceinline__ void publish(Tagged<T>* p, V v, const Work& work) {
+  store_word<false>(p, tagged_word<T>(v, work));
 }
 
 }  // namespace mpk

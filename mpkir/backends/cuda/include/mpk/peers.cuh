@@ -1,0 +1,96 @@
+// GPUs that run one program together, called ranks, and what they do to each other's memory.
+//
+// Exchange buffers and event counters lie at the same places of every rank's heap, all of which every
+// rank can write. An exchange buffer has a row for each rank: a rank writes its own row, in the
+// memory of all, and reads all rows in its own memory. So nobody reads through a link.
+//
+// A printed program says how many ranks there are by
+//   #define MPK_RANKS 4
+// before it includes anything; without that it is one rank's, and knows no others. With MPK_ALONE a
+// program of several ranks needs no others either, to see what they cost: what all of them would send
+// it sends itself, so that it waits for itself only.
+#pragma once
+#include "abi.cuh"
+#include "tagged.cuh"
+
+#ifndef MPK_RANKS
+#define MPK_RANKS 1
+#endif
+#if MPK_RANKS > 1
+// Set by the host before the first launch.
+extern "C" {
+__constant__ mpk::Peers mpk_peers;
+}
+#endif
+
+namespace mpk {
+
+constexpr int RANKS = MPK_RANKS;
+static_assert(1 <= RANKS && RANKS <= MAX_RANKS, "ranks");
+
+#if MPK_RANKS > 1
+
+__device__ __forceinline__ int own_rank() { return mpk_peers.rank; }
+// Whether an event is signalled at all ranks, by all of them.
+__device__ __forceinline__ bool is_of_peers(int event) {
+  return event >= mpk_peers.first_peer_event;
+}
+
+// Where rank r has what is at `p` here, which is in an own row of ROW elements.
+template <int ROW, class X>
+__device__ __forceinline__ X* at_rank(X* p, int r) {
+#ifdef MPK_ALONE
+  return p + i64(r - own_rank()) * ROW;
+#else
+  return reinterpret_cast<X*>(reinterpret_cast<char*>(p) + mpk_peers.delta[r]);
+#endif
+}
+
+// An element of the own row, to all ranks.
+template <int ROW, class T, class V>
+__device__ __forceinline__ void publish_all(Exchanged<T>* p, V v, const Work& work) {
+  const auto word = tagged_word<T>(v, work);
+#pragma unroll
+  for (int r = 0; r < RANKS; ++r) store_word<true>(at_rank<ROW>(p, r), word);
+}
+template <int ROW, class T, class V>
+__device__ __forceinline__ void store_all(T* p, V v) {
+  const T value = convert<T>(v);
+#pragma unroll
+  for (int r = 0; r < RANKS; ++r) *at_rank<ROW>(p, r) = value;
+}
+
+// What was done before, by this thread and those it has met at a barrier, is before what a task of
+// any rank does that has seen the counter.
+__device__ __forceinline__ void add_release_everywhere(u32* counter, u32 amount) {
+#ifdef MPK_ALONE
+  add_release(counter, RANKS * amount);
+#else
+  asm volatile("fence.acq_rel.sys;" ::: "memory");
+#pragma unroll
+  for (int r = 0; r < RANKS; ++r)
+    asm volatile("red.relaxed.sys.global.add.u32 [%0], %1;" ::"l"(at_rank<1>(counter, r)), "r"(amount)
+                 : "memory");
+#endif
+}
+
+#endif
+
+// Adds to an event's counter, which may be that of all ranks.
+__device__ __forceinline__ void add_release(const LaunchArgs& args, int event, u32 amount) {
+#if MPK_RANKS > 1
+  if (is_of_peers(event)) return add_release_everywhere(args.counters + event, amount);
+#endif
+  add_release(args.counters + event, amount);
+}
+__device__ __forceinline__ u32 load_event(const u32* counter) {
+#if MPK_RANKS > 1
+  u32 v;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
+  return v;
+#else
+  return load_acquire(counter);
+#endif
+}
+
+}  // namespace mpk
