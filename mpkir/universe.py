@@ -22,6 +22,7 @@ _DIALECTS = {
 _PASSES = {
     "mpk-raise": "mpkir.passes.raise_operators:RaiseOperatorsPass",
     "mpk-canonicalize-views": "mpkir.passes.canonicalize_views:CanonicalizeViewsPass",
+    "mpk-shard": "mpkir.passes.shard:ShardPass",
     "mpk-fuse-operators": "mpkir.passes.fuse_operators:FuseOperatorsPass",
     "mpk-widen-activations": "mpkir.passes.widen_activations:WidenActivationsPass",
     "mpk-join-linears": "mpkir.passes.join_linears:JoinLinearsPass",

@@ -1,0 +1,61 @@
+"""shard: a program for one GPU becomes the program of each of several that run it together.
+
+Chosen is, for every operator, which part of it a rank does: output features of a product (columns),
+features that it sums over (rows), heads of an attention, words of a vocabulary; or all of it, where
+sharing costs more than it saves. Weights and states become shards, values the part that a rank has,
+and collectives stand where ranks need each other's. Every rank runs the same program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.transforms.dead_code_elimination import dce
+
+from mpkir.dialects.mesh import MESH, ranks_of, set_ranks
+from mpkir.errors import MpkirError
+from mpkir.machine import machine_named
+from mpkir.passes.sharding.costs import Costs
+from mpkir.passes.sharding.rewriting import Division
+from mpkir.passes.sharding.search import cheapest_ways
+
+MAX_RANKS = 16
+
+
+@dataclass(frozen=True)
+class ShardPass(ModulePass):
+    """Divide a step among `tp` ranks, as cheaply as the model of `machine` says.
+
+    `exchange_us` is what a collective costs instead of what the model says: so little as 0.0005
+    divides even what is small. Raises MpkirError for numbers of ranks that are none.
+    """
+
+    name = "mpk-shard"
+
+    tp: int = 1
+    machine: str = "h100"
+    exchange_us: int | float | None = None
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        if not 1 <= self.tp <= MAX_RANKS:
+            raise MpkirError(
+                f"a program for {self.tp} ranks", hint=f"1 to {MAX_RANKS} can share it"
+            )
+        if self.tp == 1:
+            return
+        if MESH in op.attributes:
+            raise MpkirError(
+                f"the program is divided among {ranks_of(op)} ranks already",
+                hint="begin with the one that was exported",
+            )
+        set_ranks(op, self.tp)
+        costs = Costs(machine_named(self.machine), self.tp, self.exchange_us)
+        for step in op.body.block.ops:
+            if isinstance(step, func.FuncOp):
+                block = step.body.block
+                Division(self.tp, cheapest_ways(block, costs)).apply(block)
+        dce(op)

@@ -1,0 +1,78 @@
+"""What a way to divide an operator costs, in microseconds of one rank on a machine model.
+
+A step at decode time reads each weight once, so an operator takes its weights' and caches' bytes of
+a rank over the memory's bandwidth; activations are counted too, which decides between ways that
+read the same weights. A collective takes a hop to another rank and the bytes that a rank sends to
+all others over its link; where partial sums are added, also the start of the tasks that add them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from xdsl.dialects.builtin import FixedBitwidthType
+from xdsl.ir import Operation, SSAValue
+
+from mpkir.dialects import tensor
+from mpkir.machine import Machine
+from mpkir.passes.sharding.forms import Exchange, Form, Kind, Way
+
+SOURCES = (tensor.WeightOp, tensor.StateOp)
+"""Operators whose values come from memory, not from another operator of the step."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of ranks on a machine; `exchange_us`, if given, is what every collective costs."""
+
+    machine: Machine
+    ranks: int
+    exchange_us: float | None = None
+
+    def of_way(self, op: Operation, way: Way) -> float:
+        """Reading what an operator reads and exchanging what it exchanges."""
+        from_memory = from_cache = 0.0
+        for value, form in zip(op.operands, way.operands, strict=True):
+            size = _bytes_read(op, value) / form.of
+            if isinstance(value.owner, SOURCES):
+                from_memory += size
+            else:
+                from_cache += size
+        bandwidth = self.machine.memory_bandwidth, self.machine.timing.l2_bandwidth
+        time = from_memory / (bandwidth[0] * 1e3)
+        time += from_cache / (bandwidth[1] * self.machine.workers * 1e3)
+        return time if way.exchange is None else time + self.of_exchange(way.exchange)
+
+    def of_gather(self, value: SSAValue, form: Form) -> float:
+        """Giving every rank the whole of a value that each has a part of."""
+        size = _bytes(value) // form.of
+        return self.of_exchange(Exchange(Kind.SHARDS, form.of, size))
+
+    def of_exchange(self, exchange: Exchange) -> float:
+        """One collective."""
+        if self.exchange_us is not None:
+            return self.exchange_us
+        timing, hops = self.machine.timing, self.machine.hops
+        time, bandwidth = hops.peer, timing.link_bandwidth
+        if self.ranks > timing.host_devices:
+            time, bandwidth = time + timing.network, timing.network_bandwidth
+        if exchange.kind is not Kind.SHARDS:
+            time += hops.counter + timing.l2_latency + timing.body
+        return time + exchange.bytes * (exchange.of - 1) / (bandwidth * 1e3)
+
+
+def _bytes(value: SSAValue) -> int:
+    element = tensor.element_type_of(value)
+    width = element.bitwidth if isinstance(element, FixedBitwidthType) else 64
+    return prod(tensor.shape_of(value)) * width // 8
+
+
+def _bytes_read(op: Operation, value: SSAValue) -> float:
+    """Bytes of an operand of which an operator makes use."""
+    if isinstance(op, tensor.EmbeddingOp) and value is op.table:
+        return _bytes(op.result)
+    if isinstance(op, tensor.ExpertLinearOp) and value in op.weights:
+        experts = tensor.shape_of(value)[0]
+        return _bytes(value) / experts * min(op.slots, experts)
+    return _bytes(value)
