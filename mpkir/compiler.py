@@ -63,6 +63,7 @@ def compile_module(
     dump: str | Path | None = None,
     policy: str = POLICY,
     variant: Variant = DEFAULT,
+    tp: int = 1,
 ) -> Artifact:
     """Compile a tensor-level module, which is changed in place, and write its artifact.
 
@@ -70,8 +71,8 @@ def compile_module(
     into the compilation; what lies there already, whole and unchanged, is taken as it is.
     `constants` are small tensors kept in the artifact; `weights` are stored with it, `weight_files`
     referred to; with neither the loader brings them. `dump` is a directory that gets the IR after
-    every pass; `policy` schedules the tasks; `variant` is what is done otherwise than by default.
-    Raises MpkirError.
+    every pass; `policy` schedules the tasks; `variant` is what is done otherwise than by default;
+    `tp` is how many ranks run the program together. Raises MpkirError.
     """
     if output is not None:
         check_replaceable(output)
@@ -84,13 +85,13 @@ def compile_module(
             known = program_cache.environment()
             # Where code has no file, an artifact is made each time, in a place of its own.
             key = Key(uuid4().hex if known is None else known, text_of(module, generic=True))
-            parts = (machine, signature, language, tokens_per_step, policy, variant, files)
+            parts = (machine, signature, language, tokens_per_step, policy, variant, tp, files)
             program_cache.add_artifact_parts(key, parts, constants, extra_files)
             output = program_cache.place_of(key)
             held = program_cache.artifact_at(output)
         if held is not None and dump is None:
             return held
-    _lower(module, machine, progress, dump, policy, variant)
+    _lower(module, machine, progress, dump, policy, variant, tp)
     with progress.stage("emit"):
         bodies = bodies_of(module)
         table = table_of(module)
@@ -182,6 +183,7 @@ def _lower(
     dump: str | Path | None,
     policy: str,
     variant: Variant,
+    tp: int,
 ) -> None:
     directory = None if dump is None else Path(dump)
     if directory is not None:
@@ -201,7 +203,15 @@ def _lower(
             (directory / f"{count:02d}-{stage.name}.mlir").write_text(text_of(module))
             count += 1
 
-    lower(module, machine, policy=policy, variant=variant, on_pass=on_pass, after_pass=after_pass)
+    lower(
+        module,
+        machine,
+        policy=policy,
+        variant=variant,
+        tp=tp,
+        on_pass=on_pass,
+        after_pass=after_pass,
+    )
 
 
 def _make_directory(path: Path) -> None:

@@ -31,6 +31,7 @@ from mpkir.passes.pipeline_tasks import PipelineTasksPass
 from mpkir.passes.plan_memory import PlanMemoryPass
 from mpkir.passes.raise_operators import RaiseOperatorsPass
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
+from mpkir.passes.shard import ShardPass
 from mpkir.passes.split_reductions import SplitReductionsPass
 from mpkir.passes.verify_schedule import VerifySchedulePass
 from mpkir.passes.widen_activations import WidenActivationsPass
@@ -47,15 +48,17 @@ it."""
 
 
 def stages(
-    machine: Machine, policy: str = POLICY, variant: Variant = DEFAULT
+    machine: Machine, policy: str = POLICY, variant: Variant = DEFAULT, tp: int = 1
 ) -> tuple[ModulePass, ...]:
     """The passes from an imported module to a scheduled one, for a machine (which has the
-    variant's numbers already)."""
+    variant's numbers already), or for `tp` of them together."""
     machine = launched(machine, machine.launch)  # checks that it can
     workers, tiles = machine.workers, machine.tiles
     own = (
         # Tensor level: what the model's author would name, then what streams together.
         RaiseOperatorsPass(),
+        # Each of several GPUs its part, before what belongs together is one.
+        *((ShardPass(tp=tp, machine=machine.name),) if tp != 1 else ()),
         FuseOperatorsPass(),
         # The residual stream is small beside the weights: fp32 costs nothing and is nearer the
         # truth.
@@ -175,17 +178,18 @@ def lower(
     *,
     policy: str = POLICY,
     variant: Variant = DEFAULT,
+    tp: int = 1,
     on_pass: Callable[[ModulePass], None] = lambda stage: None,
     after_pass: Callable[[ModulePass, ModuleOp], None] = lambda stage, module: None,
 ) -> tuple[PassTiming, ...]:
-    """Run the default pipeline in place; the time of each pass.
+    """Run the default pipeline in place, for `tp` ranks; the time of each pass.
 
     `on_pass` is called before each pass (progress), `after_pass` after it (dumps). The module is
     verified at the end of each level.
     """
     ctx = context()
     timings: list[PassTiming] = []
-    for stage in stages(machine, policy, variant):
+    for stage in stages(machine, policy, variant, tp):
         on_pass(stage)
         begin = perf_counter()
         stage.apply(ctx, module)
@@ -201,7 +205,7 @@ class DefaultPipelinePass(ModulePass):
     """The default pipeline for a target, e.g. `mpk-pipeline{target=h100}`.
 
     `workers` overrides the machine's number of SMs or threads, `policy` schedules the tasks,
-    `launch=per-operator` makes a kernel of each family instead.
+    `launch=per-operator` makes a kernel of each family instead, `tp` divides the step among ranks.
     """
 
     name = "mpk-pipeline"
@@ -210,11 +214,12 @@ class DefaultPipelinePass(ModulePass):
     workers: int | None = None
     policy: str = POLICY
     launch: str = "persistent"
+    tp: int = 1
 
     def passes(self) -> tuple[ModulePass, ...]:
         """The passes that it runs."""
         machine = machine_named(self.target, workers=self.workers)
-        return stages(launched(machine, self.launch), self.policy)
+        return stages(launched(machine, self.launch), self.policy, tp=self.tp)
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for stage in self.passes():
