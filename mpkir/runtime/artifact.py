@@ -126,7 +126,7 @@ def load_artifact(path: str | Path) -> Artifact:
                 f"it lists no file {name!r}", where=str(path / MANIFEST), hint=_COMPILE_AGAIN
             )
     _check_files({path / name: at for name, at in manifest.weight_files.items()}, _FETCH_AGAIN)
-    table = Table.load(path / TABLE, manifest.names)
+    table = Table.load(path / TABLE, manifest.names, manifest.ranks, manifest.peer_events)
     if table.worker_count != manifest.target.workers:
         raise MpkirError(
             f"the table is for {table.worker_count} workers, the manifest for "
@@ -187,6 +187,8 @@ def _check_parts(manifest: Manifest, table: Table, constants: Mapping[str, torch
         raise MpkirError("the names in the table are not those in the manifest")
     if table.worker_count != manifest.target.workers:
         raise MpkirError("the table and the manifest have different numbers of workers")
+    if (table.ranks, table.peer_events) != (manifest.ranks, manifest.peer_events):
+        raise MpkirError("the table and the manifest differ in ranks or their events")
     wanted = {
         name
         for buffer in manifest.buffers

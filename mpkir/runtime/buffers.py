@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import DTYPE_BYTES, PACKED_COLUMNS, PACKED_ROWS, TAGGED_BYTES, Buffer
+from mpkir.runtime.manifest import (
+    DTYPE_BYTES,
+    PACKED_COLUMNS,
+    PACKED_ROWS,
+    TAGGED_BYTES,
+    Buffer,
+    Part,
+)
+from mpkir.runtime.weights import TensorFiles
 
 ALIGNMENT = 256
 """Bytes; what is allocated here starts at a multiple of it."""
 BOUND_ALIGNMENT = 64
 """Bytes; a tensor handed over is used as it is if it starts at a multiple of this (torch's own)."""
+
+_AT_ONCE = 1 << 24
+"""Bytes of a weight that are on their way at once."""
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES}
 
@@ -58,49 +70,96 @@ def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:
     return tensor.fill_(buffer.initial or 0)
 
 
-def bind(buffer: Buffer, tensors: Mapping[str, torch.Tensor], device: torch.device) -> torch.Tensor:
+@dataclass(frozen=True)
+class Place:
+    """Which of several ranks this is."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+def bind(
+    buffer: Buffer,
+    tensors: Mapping[str, torch.Tensor],
+    device: torch.device,
+    place: Place = Place(),
+) -> torch.Tensor:
     """The tensor that fills a weight or constant: itself if it lies right, or else a copy.
 
-    tensors: by source name. Raises MpkirError if one is missing or has another shape or dtype.
+    tensors: by source name, whole; of a shard only what `place` has is read. What is copied is
+    copied, and packed, a few rows at a time, so that no second copy of a weight is ever there.
+    Raises MpkirError if a tensor is missing or has another shape or dtype.
     """
-    if buffer.parts:
-        return _joined(buffer, tensors, device)
-    on_device = _given(buffer, tensors).to(device)
-    if buffer.packed:
-        on_device = packed(on_device)
-    on_device = on_device.contiguous()
-    if on_device.data_ptr() % BOUND_ALIGNMENT == 0:
-        return on_device
-    return allocate(buffer, device).copy_(on_device)
-
-
-def _joined(
-    buffer: Buffer, tensors: Mapping[str, torch.Tensor], device: torch.device
-) -> torch.Tensor:
-    """New memory with the parts of a joined weight, each copied straight to its rows."""
+    parts = buffer.parts or (Part(buffer.source or buffer.name, -1, buffer.shard),)
+    if len(parts) == 1 and parts[0].shard is None and not buffer.packed:
+        given = _given(buffer, parts[0].source, buffer.shape, tensors)
+        in_file = isinstance(tensors, TensorFiles) and buffer.shape
+        if not in_file:
+            given = given.to(device).contiguous()
+        if given.device == device and given.data_ptr() % BOUND_ALIGNMENT == 0:
+            return given
+        if not in_file:
+            return allocate(buffer, device).copy_(given)
+        del given
     memory = allocate(buffer, device)
     first = 0
-    for part in buffer.parts:
-        shape = (part.rows, *buffer.shape[1:])
-        rows = replace(buffer, source=part.source, shape=shape, parts=())
-        tensor = _given(rows, tensors)
-        end = first + part.rows
-        # Whole blocks of rows are packed, so packed parts are the parts of what is packed.
-        memory[first:end].copy_(packed(tensor.to(device)) if buffer.packed else tensor)
+    for part in parts:
+        end = first + part.rows if buffer.parts else len(memory)
+        _fill(memory[first:end], buffer, part, tensors, place)
         first = end
     return memory
 
 
-def _given(buffer: Buffer, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The tensor of a buffer's source, checked, wherever it lies."""
-    source = buffer.source or buffer.name
+def _fill(
+    memory: torch.Tensor,
+    buffer: Buffer,
+    part: Part,
+    tensors: Mapping[str, torch.Tensor],
+    place: Place,
+) -> None:
+    """Copy what a rank has of a tensor to its rows of a buffer."""
+    shape, shard = tuple(memory.shape), part.shard
+    number = 0 if shard is None else shard.part(place.rank, place.ranks)
+    whole = shape if shard is None else shard.whole(shape)
+    rows_of = _rows_of(buffer, part.source, whole, tensors)
+    dim = 0 if shard is None else shard.dim
+    begin = number * shape[0] if dim == 0 else 0
+    row_bytes = math.prod(whole[1:]) * memory.dtype.itemsize
+    # Whole blocks of rows are packed, so packed parts are the parts of what is packed.
+    step = max(1, _AT_ONCE // max(1, row_bytes) // PACKED_ROWS) * PACKED_ROWS
+    for first in range(0, shape[0], step):
+        end = min(first + step, shape[0])
+        rows = rows_of(begin + first, begin + end)
+        if dim > 0:
+            rows = rows.narrow(dim, number * shape[dim], shape[dim])
+        if memory.device.type != "cpu":
+            rows = rows.contiguous().to(memory.device)
+        memory[first:end].copy_(packed(rows.contiguous()) if buffer.packed else rows)
+
+
+def _rows_of(
+    buffer: Buffer, source: str, shape: tuple[int, ...], tensors: Mapping[str, torch.Tensor]
+) -> Callable[[int, int], torch.Tensor]:
+    """What gives rows of a tensor, which is checked."""
+    if isinstance(tensors, TensorFiles) and source in tensors:
+        first = tensors.rows_of(source, 0, 1)
+        _check(buffer, source, shape, tensors.shape_of(source), first.dtype)
+        return partial(tensors.rows_of, source)
+    given = _given(buffer, source, shape, tensors)
+    return lambda first, end: given[first:end]
+
+
+def _given(
+    buffer: Buffer, source: str, shape: tuple[int, ...], tensors: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """The tensor of a source, checked, wherever it lies."""
     if source not in tensors:
         raise MpkirError(
             f"{buffer.kind} {source!r} is missing among {len(tensors)} tensors",
             hint="give the weights of the very model that was compiled",
         )
     tensor = tensors[source].detach()
-    check_fits(buffer, tensor, f"{buffer.kind} {source!r}")
+    _check(buffer, source, shape, tuple(tensor.shape), tensor.dtype)
     return tensor
 
 
@@ -115,9 +174,29 @@ def packed(matrix: torch.Tensor) -> torch.Tensor:
 
 def check_fits(buffer: Buffer, tensor: torch.Tensor, what: str) -> None:
     """Raise MpkirError unless `tensor`, called `what`, has the buffer's shape and dtype."""
-    if tuple(tensor.shape) != buffer.shape or tensor.dtype != TORCH_DTYPES[buffer.dtype]:
+    _check_type(what, buffer.dtype, buffer.shape, tuple(tensor.shape), tensor.dtype)
+
+
+def _check(
+    buffer: Buffer,
+    source: str,
+    wanted: tuple[int, ...],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> None:
+    _check_type(f"{buffer.kind} {source!r}", buffer.dtype, wanted, shape, dtype)
+
+
+def _check_type(
+    what: str,
+    wanted_dtype: str,
+    wanted: tuple[int, ...],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+) -> None:
+    if shape != wanted or dtype != TORCH_DTYPES[wanted_dtype]:
         raise MpkirError(
-            f"{what} is {dtype_name(tensor.dtype)}{list(tensor.shape)}, the program was compiled "
-            f"for {buffer.dtype}{list(buffer.shape)}",
+            f"{what} is {dtype_name(dtype)}{list(shape)}, the program was compiled "
+            f"for {wanted_dtype}{list(wanted)}",
             hint="give a tensor of that shape and type, or compile again for this one",
         )

@@ -24,6 +24,9 @@ from mpkir.runtime.hang import WATCHDOG_S, Hang
 from mpkir.runtime.host import cpu_arch, cpu_features
 from mpkir.runtime.launch import Control, LaunchArgs, Stand
 from mpkir.runtime.queues import check_serves, dynamic_part, queue_words
+from mpkir.runtime.ranks.group import LAUNCH_S
+from mpkir.runtime.ranks.memory import PeerMemory
+from mpkir.runtime.ranks.peers import PEERS
 from mpkir.runtime.table import Table
 
 INCLUDE = Path(__file__).parents[1] / "backends" / "cpu" / "include"
@@ -120,7 +123,9 @@ class CpuProgram:
     binary_path  what `build` gave, or a copy of it
     buffers      one array for each buffer id, in order: contiguous, in this machine's memory; used
                  in place
-    watchdog_s   seconds without a finished task after which the launch ends; 0 = for ever
+    watchdog_s   seconds without a finished task after which the launch ends; 0 = for ever; by
+                 default more where it is another rank that may be late
+    peers        of a program of several ranks: what it shares with the others
 
     Raises MpkirError if the binary cannot be loaded or was built for another number of workers, or
     if a buffer is missing or not contiguous.
@@ -131,10 +136,13 @@ class CpuProgram:
         binary_path: Path,
         table: Table,
         buffers: Sequence[torch.Tensor | npt.NDArray[Any]],
-        watchdog_s: float = WATCHDOG_S,
+        watchdog_s: float | None = None,
+        peers: PeerMemory | None = None,
     ) -> None:
         self.table = table
-        self.watchdog_s = watchdog_s
+        usual = WATCHDOG_S if peers is None else LAUNCH_S
+        self.watchdog_s = usual if watchdog_s is None else watchdog_s
+        self._peers = peers
         self._library = _load(binary_path)
         if (workers := self._library.mpk_workers()) != table.worker_count:
             raise MpkirError(
@@ -149,7 +157,11 @@ class CpuProgram:
         self._buffers = tuple(buffers)
         addresses = [_address(name, b) for name, b in zip(names, buffers, strict=True)]
         self._pointers = (ctypes.c_void_p * max(1, len(addresses)))(*addresses)
-        self._counters = np.zeros(max(1, len(table.events)), np.uint32)
+        self._counters = (
+            np.zeros(max(1, len(table.events)), np.uint32)
+            if peers is None
+            else peers.counters.numpy().view(np.uint32)
+        )
         self._released = table.released
         self._queues = np.zeros((table.worker_count, queue_words(table)), np.uint64)
         self._dynamic = dynamic_part(table, self._released.ctypes.data, self._queues.ctypes.data)
@@ -161,6 +173,9 @@ class CpuProgram:
         Raises MpkirError if nothing goes on for longer than the watchdog allows, and says what
         every worker waits for; the program can be run again then.
         """
+        if self._peers is not None:
+            # Programs of one binary share its variables.
+            self.write_global(PEERS, bytes(self._peers.peers))
         stands = (Stand * self.table.worker_count)()
         control = Control(
             stop_at=steps, events=len(self.table.events), stands=ctypes.addressof(stands)
@@ -193,7 +208,7 @@ class CpuProgram:
         try:
             variable = (ctypes.c_char * len(data)).in_dll(self._library, name)
         except ValueError as error:
-            raise MpkirError(f"the binary has no {name}: it is no traced build") from error
+            raise MpkirError(f"the binary has no variable {name}") from error
         ctypes.memmove(variable, data, len(data))
 
     def _fault(self, control: Control, stands: ctypes.Array[Stand]) -> MpkirError:

@@ -15,6 +15,9 @@ from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
 from mpkir.runtime.hang import WATCHDOG_S, Hang, Missing, Polled, missing_elements
 from mpkir.runtime.launch import Answer, Control, GpuLaunchArgs, Stand
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
+from mpkir.runtime.ranks.group import LAUNCH_S
+from mpkir.runtime.ranks.memory import PeerMemory
+from mpkir.runtime.ranks.peers import PEERS
 from mpkir.runtime.table import Ints, Table
 
 THREADS = 352
@@ -34,7 +37,9 @@ class CudaProgram:
     flagged         the buffers whose elements carry the number of the step that wrote them, and the
                     families that write each
     reads           how many operands each family reads; () if that is not known
-    watchdog_s      seconds without progress after which the launch ends; 0 = for ever
+    watchdog_s      seconds without progress after which the launch ends; 0 = for ever; by default
+                    more where it is another rank that may be late
+    peers           of a program of several ranks: what it shares with the others
 
     Raises MpkirError if there is no GPU, if the cubin is for another one, if a buffer is misplaced,
     or if the GPU cannot hold all workers at once.
@@ -45,12 +50,14 @@ class CudaProgram:
         binary: Path | bytes,
         table: Table,
         buffers: Sequence[torch.Tensor],
-        watchdog_s: float = WATCHDOG_S,
+        watchdog_s: float | None = None,
         flagged: Mapping[int, Sequence[int]] | None = None,
         reads: Sequence[int] = (),
+        peers: PeerMemory | None = None,
     ) -> None:
         self.table = table
-        self.watchdog_s = watchdog_s
+        usual = WATCHDOG_S if peers is None else LAUNCH_S
+        self.watchdog_s = usual if watchdog_s is None else watchdog_s
         self.device = device_of(buffers, table)
         self._buffers = tuple(buffers)
         self._flagged, self._reads = dict(flagged or {}), reads
@@ -71,9 +78,13 @@ class CudaProgram:
                 dtype=torch.int64,
                 device=self.device,
             )
-            self._counters = torch.zeros(
-                max(len(table.events), 1), dtype=torch.int32, device=self.device
+            self._counters = (
+                torch.zeros(max(len(table.events), 1), dtype=torch.int32, device=self.device)
+                if peers is None
+                else peers.counters
             )
+            if peers is not None:
+                self._module.write_global(PEERS, bytes(peers.peers))
             self._stands = torch.zeros(
                 table.worker_count * ctypes.sizeof(Stand), dtype=torch.uint8, device=self.device
             )

@@ -35,6 +35,9 @@ DTYPE_BYTES = {
 TAGGED_BYTES = {"bfloat16": 4, "float16": 4, "float32": 8}
 """Bytes of one element of a flagged buffer: the value and its tag."""
 
+MAX_RANKS = 16
+"""Ranks that a program can be compiled for: places in `struct Peers` of include/mpk/abi.*."""
+
 PACKED_ROWS, PACKED_COLUMNS = 8, 32
 """A packed matrix [N, K] lies as [N / 8][K / 32][8][32]."""
 
@@ -70,11 +73,34 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Shard:
+    """One of `of` equal parts of a tensor along dimension `dim`: what one rank has of it.
+
+    Rank r of R has part r * of // R, so that neighbours share one where there are fewer than ranks.
+    """
+
+    dim: int
+    of: int
+
+    def part(self, rank: int, ranks: int) -> int:
+        """Which part a rank has."""
+        return rank * self.of // ranks
+
+    def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the tensor of which a rank has one part of `shape`."""
+        return (*shape[: self.dim], shape[self.dim] * self.of, *shape[self.dim + 1 :])
+
+
+@dataclass(frozen=True)
 class Part:
-    """A tensor that fills some rows (indices of dimension 0) of a joined weight."""
+    """A tensor that fills some rows (indices of dimension 0) of a joined weight.
+
+    rows   of this rank; shard: which part of the source they are, None is all of it
+    """
 
     source: str
     rows: int
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +115,9 @@ class Buffer:
     flagged  each element is one word that holds the value and the number of the step that wrote it
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
     parts    what fills a joined weight or constant instead of one source, row after row
+    shard    of a weight, constant or output: which part of the tensor every rank has
+    exchange scratch at the same place of every rank's heap: ranks write it for each other, row r
+             (index of dimension 0) by rank r
     """
 
     name: str
@@ -101,6 +130,8 @@ class Buffer:
     flagged: bool = False
     packed: bool = False
     parts: tuple[Part, ...] = ()
+    shard: Shard | None = None
+    exchange: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -155,6 +186,8 @@ class Manifest:
 
     bodies, families, events  names in the order of their ids in the table
     tokens_per_step           by how much `position` rises from step to step
+    ranks                     how many processes run the program together, each on its own shards
+    peer_events               the last so many events are signalled at every rank, by all ranks
     source, binary            file names in the artifact
     info                      free remarks of the compiler, e.g. bytes read in one step
     files                     each other file of the artifact; filled in by `write_artifact`
@@ -170,6 +203,8 @@ class Manifest:
     source: str
     binary: str
     tokens_per_step: int = 1
+    ranks: int = 1
+    peer_events: int = 0
     signature: Signature | None = None
     language: LanguageRoles | None = None
     info: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])
@@ -224,6 +259,31 @@ class Manifest:
             raise MpkirError(f"{self.target.arch!r} is no GPU architecture", where=where)
         if self.tokens_per_step < 1 or self.target.workers < 1:
             raise MpkirError("tokens_per_step and workers must be at least 1", where=where)
+        self._check_ranks(where)
+
+    def _check_ranks(self, where: str) -> None:
+        if not 1 <= self.ranks <= MAX_RANKS:
+            raise MpkirError(f"{self.ranks} ranks, expected 1 to {MAX_RANKS}", where=where)
+        alone = self.ranks == 1
+        if not 0 <= self.peer_events <= len(self.events) or (alone and self.peer_events):
+            raise MpkirError(
+                f"{self.peer_events} of {len(self.events)} events are peers', for {self.ranks} "
+                "ranks",
+                where=where,
+            )
+        for buffer in self.buffers:
+            place = f"{where}: buffer {buffer.name!r}"
+            if buffer.exchange and (alone or buffer.shape[:1] != (self.ranks,)):
+                raise MpkirError(
+                    f"{self.ranks} ranks exchange a buffer of shape {list(buffer.shape)}, expected "
+                    "one row for each of several",
+                    where=place,
+                )
+            for shard in (buffer.shard, *(part.shard for part in buffer.parts)):
+                if shard is not None and (shard.of < 2 or self.ranks % shard.of):
+                    raise MpkirError(
+                        f"{self.ranks} ranks do not share {shard.of} parts", where=place
+                    )
 
     def _named_roles(self) -> list[tuple[str, str]]:
         roles: list[tuple[str, str]] = []
@@ -252,6 +312,9 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         raise MpkirError("only a state has an initial value", where=where)
     if buffer.donated and buffer.kind != "state":
         raise MpkirError("only a state is donated", where=where)
+    if buffer.exchange and buffer.kind != "scratch":
+        raise MpkirError(f"only scratch is exchanged, not {buffer.kind}", where=where)
+    _check_shards(buffer, where)
     if buffer.packed and (buffer.kind != "weight" or not is_packable(buffer.shape)):
         raise MpkirError(
             f"only a weight of whole blocks is packed, not {buffer.kind} {list(buffer.shape)}",
@@ -262,6 +325,21 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
             f"only {', '.join(TAGGED_BYTES)} scratch is flagged, not {buffer.kind} {buffer.dtype}",
             where=where,
         )
+
+
+def _check_shards(buffer: Buffer, where: str) -> None:
+    shards = [part.shard for part in buffer.parts]
+    if buffer.shard is not None:
+        if buffer.kind not in ("weight", "constant", "output") or buffer.parts:
+            raise MpkirError(
+                "only outputs, and weights and constants without parts, are a shard", where=where
+            )
+        shards.append(buffer.shard)
+    for shard in shards:
+        if shard is not None and not 0 <= shard.dim < len(buffer.shape):
+            raise MpkirError(
+                f"a shard of dimension {shard.dim} of a shape {list(buffer.shape)}", where=where
+            )
 
 
 def _check_parts(buffer: Buffer, where: str) -> None:

@@ -11,10 +11,14 @@ from torch.utils import _pytree as pytree
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact, load_artifact
-from mpkir.runtime.buffers import allocate, bind, check_fits, values_of
+from mpkir.runtime.buffers import Place, allocate, bind, check_fits, values_of
 from mpkir.runtime.host import check_host
 from mpkir.runtime.manifest import Buffer, Signature, Target
 from mpkir.runtime.origins import flagged_writers, origins_of
+from mpkir.runtime.ranks.agreement import check_agreement
+from mpkir.runtime.ranks.group import Group
+from mpkir.runtime.ranks.memory import PeerMemory
+from mpkir.runtime.ranks.outputs import gathered
 
 
 class Launcher(Protocol):
@@ -33,8 +37,11 @@ class Program:
               on the right device is used in place, not copied
     device    of a GPU program; None is the current one
     beside    another program on the same weights and device: what both hold alike lies there once
+    group     of a program of several ranks: this process among them, by default as torchrun's
+              environment says; each rank makes the same calls
 
-    Raises MpkirError if this machine is not the target, or a weight is missing or misfits.
+    Raises MpkirError if this machine is not the target, a weight is missing or misfits, or the
+    ranks differ in what they run.
     """
 
     def __init__(
@@ -43,17 +50,26 @@ class Program:
         weights: Mapping[str, torch.Tensor] | None = None,
         device: torch.device | str | None = None,
         beside: Program | None = None,
+        group: Group | None = None,
     ) -> None:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.table = artifact.table
+        if self.manifest.ranks > 1 and group is None:
+            group = Group.join(self.manifest.ranks)
+        self.group = group if self.manifest.ranks > 1 else None
+        """The ranks that run it, if there are several."""
+        if device is None and self.group is not None and self.manifest.target.kind == "cuda":
+            device = torch.device("cuda", self.group.number_on_host)
         self.device = _device_of(self.manifest.target, device)
         check_host(self.manifest.target, self.device, str(artifact.path))
-        self._buffers = self._allocate(
-            artifact.weights() if weights is None else weights,
-            {} if beside is None else beside.weights,
-        )
-        self.launcher = _launcher(artifact, list(self._buffers.values()))
+        weights = artifact.weights() if weights is None else weights
+        self._peers: PeerMemory | None = None
+        if self.group is not None:
+            check_agreement(self.group, artifact, weights)
+            self._peers = PeerMemory(self.manifest, self.device, self.group)
+        self._buffers = self._allocate(weights, {} if beside is None else beside.weights)
+        self.launcher = _launcher(artifact, list(self._buffers.values()), self._peers)
         self.reset()
 
     def run(self, position: int = 0, steps: int = 1) -> int:
@@ -71,7 +87,13 @@ class Program:
                 f"compiled for {language.capacity} positions",
                 hint="run fewer steps, or compile again with a larger capacity",
             )
-        return self.launcher.run(position, steps)
+        if self.group is None:
+            return self.launcher.run(position, steps)
+        self.group.begin_launch()
+        try:
+            return self.launcher.run(position, steps)
+        except MpkirError as error:
+            raise self.group.blame(error) from error
 
     def buffer(self, name: str) -> torch.Tensor:
         """The memory of a buffer; what is written to it is what the next run reads.
@@ -84,6 +106,17 @@ class Program:
             )
         spec = next(buffer for buffer in self.manifest.buffers if buffer.name == name)
         return values_of(spec, self._buffers[name]).clone() if spec.flagged else self._buffers[name]
+
+    def output(self, name: str) -> torch.Tensor:
+        """What a buffer holds, put together where each rank has a part: all of them have to ask.
+
+        A part's memory is only copied where there are several.
+        """
+        memory = self.buffer(name)
+        spec = next(buffer for buffer in self.manifest.buffers if buffer.name == name)
+        if self.group is None or spec.shard is None:
+            return memory
+        return gathered(self.group, spec.shard, memory)
 
     @property
     def weights(self) -> dict[Buffer, torch.Tensor]:
@@ -123,10 +156,14 @@ class Program:
         for name, tensor in zip(signature.inputs, tensors, strict=True):
             if specs[name].donated:
                 tensor.detach().copy_(self._buffers[name])
-        results = [self._buffers[name].clone() for name in signature.outputs]
+        results = [self.output(name).clone() for name in signature.outputs]
         if signature.out_tree is not None:
             return pytree.tree_unflatten(results, pytree.treespec_loads(signature.out_tree))
         return results[0] if len(results) == 1 else tuple(results)
+
+    @property
+    def _place(self) -> Place:
+        return Place() if self.group is None else Place(self.group.rank, self.group.ranks)
 
     def _allocate(
         self, weights: Mapping[str, torch.Tensor], held: Mapping[Buffer, torch.Tensor]
@@ -142,8 +179,10 @@ class Program:
         return {
             buffer.name: held[buffer]
             if buffer in held
-            else bind(buffer, tensors[buffer.kind], self.device)
+            else bind(buffer, tensors[buffer.kind], self.device, self._place)
             if buffer.kind in tensors
+            else self._peers.buffer(buffer)
+            if self._peers is not None and buffer.exchange
             else allocate(buffer, self.device)
             for buffer in self.manifest.buffers
         }
@@ -153,12 +192,13 @@ def load(
     path: str | Path,
     weights: Mapping[str, torch.Tensor] | None = None,
     device: torch.device | str | None = None,
+    group: Group | None = None,
 ) -> Program:
     """Load an artifact directory; the arguments are those of `Program`.
 
     Raises MpkirError if anything in it is missing, changed, or made for another machine.
     """
-    return Program(load_artifact(path), weights, device)
+    return Program(load_artifact(path), weights, device, group=group)
 
 
 def _device_of(target: Target, device: torch.device | str | None) -> torch.device:
@@ -173,7 +213,9 @@ def _device_of(target: Target, device: torch.device | str | None) -> torch.devic
     return kind
 
 
-def _launcher(artifact: Artifact, buffers: Sequence[torch.Tensor]) -> Launcher:
+def _launcher(
+    artifact: Artifact, buffers: Sequence[torch.Tensor], peers: PeerMemory | None
+) -> Launcher:
     manifest, table, binary = artifact.manifest, artifact.table, artifact.binary_path
     flagged = [number for number, buffer in enumerate(manifest.buffers) if buffer.flagged]
     if manifest.target.kind == "cpu":
@@ -185,17 +227,23 @@ def _launcher(artifact: Artifact, buffers: Sequence[torch.Tensor]) -> Launcher:
                 "by counters only",
                 hint="compile the model again for this machine",
             )
-        return CpuProgram(binary, table, buffers)
+        return CpuProgram(binary, table, buffers, peers=peers)
     if manifest.target.launch == "per-operator":
         from mpkir.runtime.per_operator import PerOperatorProgram
 
+        if peers is not None:
+            raise MpkirError(
+                "several ranks run one persistent kernel, not one for each operator",
+                where=str(artifact.path),
+                hint="compile it again with --launch persistent",
+            )
         return PerOperatorProgram(binary, table, buffers)
     from mpkir.runtime.cuda import CudaProgram
 
     origins = origins_of(artifact.path, manifest)
     writers = flagged_writers(table, manifest, origins)
     reads = [origin.reads for origin in origins]
-    return CudaProgram(binary, table, buffers, flagged=writers, reads=reads)
+    return CudaProgram(binary, table, buffers, flagged=writers, reads=reads, peers=peers)
 
 
 def _flatten_arguments(

@@ -6,6 +6,9 @@
     families [f, 16]  body, grid_size, stream_rows, stream_weights, buffer ids x 12 (padded with -1)
     events   [e]      arrivals per step
 
+Where several ranks run a program, all of them have this table, and the last events may be peers':
+a signal raises such a counter at every rank, so it has ranks x as many arrivals as its tasks say.
+
 A wait or signal of -1 means none. tasks[workers[w] :] are dynamic: by the event they wait for, and
 given to a worker when it fires. release_arrivals is not 0 where the task signals an event that
 dynamic tasks wait for: the arrivals of that event. The kernel reads the arrays as they are (see
@@ -66,13 +69,24 @@ class TableNames:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The four arrays and the names of their ids; equal if all of that is equal."""
+    """The four arrays and the names of their ids; equal if all of that is equal.
+
+    ranks        how many processes run the program together
+    peer_events  how many of the events, the last ones, are signalled at every rank
+    """
 
     tasks: Ints
     workers: Ints
     families: Ints
     events: Ints
     names: TableNames
+    ranks: int = 1
+    peer_events: int = 0
+
+    @property
+    def first_peer_event(self) -> int:
+        """The first event that is signalled at every rank; the number of those that are not."""
+        return len(self.events) - self.peer_events
 
     @property
     def worker_count(self) -> int:
@@ -100,7 +114,8 @@ class Table:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Table):
             return NotImplemented
-        return self.names == other.names and all(
+        plain = ("names", "ranks", "peer_events")
+        return all(getattr(self, name) == getattr(other, name) for name in plain) and all(
             np.array_equal(getattr(self, name), getattr(other, name)) for name in ARRAYS
         )
 
@@ -134,10 +149,10 @@ class Table:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
 
     @staticmethod
-    def load(folder: Path, names: TableNames) -> Table:
-        """Read what `save` wrote and validate it against `names`."""
+    def load(folder: Path, names: TableNames, ranks: int = 1, peer_events: int = 0) -> Table:
+        """Read what `save` wrote and validate it against `names` and the ranks."""
         arrays = {name: _load_array(folder / f"{name}.npy") for name in ARRAYS}
-        table = Table(**arrays, names=names)
+        table = Table(**arrays, names=names, ranks=ranks, peer_events=peer_events)
         table.validate()
         return table
 
@@ -227,8 +242,11 @@ class Table:
         if tasks[~signals, f.SIGNAL_AMOUNT].any():
             _refuse("a task that signals no event has an amount")
         _in_range(tasks[signals, f.SIGNAL_AMOUNT], 1, None, "signal", "amount")
+        if not 0 <= self.peer_events <= len(events) or (self.ranks == 1 and self.peer_events):
+            _refuse(f"{self.peer_events} of {len(events)} events are peers' of {self.ranks} ranks")
         raised = np.zeros(len(events), np.int64)
         np.add.at(raised, tasks[signals, f.SIGNAL_EVENT], tasks[signals, f.SIGNAL_AMOUNT])
+        raised[self.first_peer_event :] *= self.ranks
         if np.any(raised != events):
             at = int((raised != events).argmax())
             _refuse(
@@ -250,6 +268,12 @@ class Table:
         if np.any(np.diff(waits) < 0):
             at = self.first_dynamic + int((np.diff(waits) < 0).argmax()) + 1
             _refuse(f"dynamic {self.task_label(at)} does not stand with those of its event")
+        foreign = waits >= self.first_peer_event
+        if foreign.any():
+            task = self.first_dynamic + int(foreign.argmax())
+            _refuse(
+                f"dynamic {self.task_label(task)} is released by other ranks, who do not see it"
+            )
         silent = dynamic[:, f.SIGNAL_EVENT] < 0
         if silent.any():
             task = self.first_dynamic + int(silent.argmax())
@@ -296,6 +320,8 @@ def build_table(
     events: Sequence[int],
     names: TableNames,
     dynamic: Sequence[Sequence[int]] = (),
+    ranks: int = 1,
+    peer_events: int = 0,
 ) -> Table:
     """Pack lists into a validated table.
 
@@ -317,6 +343,8 @@ def build_table(
         families=np.array(padded, np.int32).reshape(len(families), width),
         events=arrivals,
         names=names,
+        ranks=ranks,
+        peer_events=peer_events,
     )
     table.validate()
     return table

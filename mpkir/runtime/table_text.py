@@ -20,6 +20,8 @@ from mpkir.runtime.table import MAX_OPERANDS, FamilyField, Table, TableNames, Ta
 VERSION = 1
 DYNAMIC_VERSION = 2
 """Of a table with dynamic tasks, which readers of the first version would refuse."""
+RANKS_VERSION = 3
+"""Of a table for several ranks."""
 
 _BARE_NAME = re.compile(r"[A-Za-z_][\w.$-]*", re.ASCII)
 _INT32_MAX = 2**31 - 1
@@ -58,16 +60,19 @@ def assemble(text: str, source: str = "table") -> Table:
 
 def _lines(table: Table) -> Iterator[str]:
     names = table.names
-    yield f"mpkt {DYNAMIC_VERSION if table.dynamic_count else VERSION}"
+    yield f"mpkt {_version_of(table)}"
     yield ""
+    if table.ranks > 1:
+        yield f"ranks {table.ranks}"
+        yield ""
     yield from (f"buffer {_spell(name)}" for name in names.buffers)
     yield ""
     yield from (f"body {_spell(name)}" for name in names.bodies)
     yield ""
     events = [_spell(name) for name in names.events]
     yield from (
-        f"event {event} arrivals {arrivals}"
-        for event, arrivals in zip(events, table.events.tolist(), strict=True)
+        f"event {event} arrivals {arrivals}{' peer' if number >= table.first_peer_event else ''}"
+        for number, (event, arrivals) in enumerate(zip(events, table.events.tolist(), strict=True))
     )
     yield ""
     families = [_spell(name) for name in names.families]
@@ -88,6 +93,12 @@ def _lines(table: Table) -> Iterator[str]:
         yield "dynamic"
         for row in table.tasks[table.first_dynamic :].tolist():
             yield _task_line(row, families, events)
+
+
+def _version_of(table: Table) -> int:
+    if table.ranks > 1:
+        return RANKS_VERSION
+    return DYNAMIC_VERSION if table.dynamic_count else VERSION
 
 
 def _task_line(row: Sequence[int], families: Sequence[str], events: Sequence[str]) -> str:
@@ -128,6 +139,8 @@ class _Reader(lark.Transformer[Token, None]):
         self._arrivals: list[int] = []
         self._workers: list[list[tuple[int, ...]]] = []
         self._dynamic: list[tuple[int, ...]] = []
+        self._ranks = 1
+        self._peer_events = 0
 
     def table(self) -> Table:
         """The table of all lines read. Raises MpkirError if they contradict each other."""
@@ -138,7 +151,15 @@ class _Reader(lark.Transformer[Token, None]):
             events=tuple(self._ids["event"]),
         )
         try:
-            return build_table(self._workers, self._families, self._arrivals, names, self._dynamic)
+            return build_table(
+                self._workers,
+                self._families,
+                self._arrivals,
+                names,
+                self._dynamic,
+                self._ranks,
+                self._peer_events,
+            )
         except MpkirError as error:
             raise MpkirError(error.what, where=self._source, hint="mend the text") from error
 
@@ -153,11 +174,14 @@ class _Reader(lark.Transformer[Token, None]):
 
     def start(self, children: list[Any]) -> None:
         version = children[0]
-        if version not in (str(VERSION), str(DYNAMIC_VERSION)):
+        if version not in (str(VERSION), str(DYNAMIC_VERSION), str(RANKS_VERSION)):
             self._refuse_at(
                 version,
-                f"version {version} of the text form, expected {VERSION} or {DYNAMIC_VERSION}",
+                f"version {version} of the text form, expected {VERSION} to {RANKS_VERSION}",
             )
+
+    def ranks(self, children: list[Token]) -> None:
+        self._ranks = self._int(children[0])
 
     def buffer(self, children: list[Token]) -> None:
         self._declare("buffer", children[0])
@@ -166,8 +190,13 @@ class _Reader(lark.Transformer[Token, None]):
         self._declare("body", children[0])
 
     def event(self, children: list[Token]) -> None:
-        self._declare("event", children[0])
-        self._arrivals.append(self._int(children[1]))
+        name, arrivals, *peer = children
+        self._declare("event", name)
+        self._arrivals.append(self._int(arrivals))
+        if peer:
+            self._peer_events += 1
+        elif self._peer_events:
+            self._refuse_at(name, "an event of this rank alone behind those of its peers")
 
     def family(self, children: list[Any]) -> None:
         name, grid, stream, operands = children

@@ -73,6 +73,20 @@ class TensorFiles(Mapping[str, torch.Tensor]):
         with safe_open(self._file_of[name], framework="pt") as file:
             return file.get_tensor(name)
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading it."""
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def rows_of(self, name: str, first: int, end: int) -> torch.Tensor:
+        """Some rows (indices of dimension 0) of a tensor.
+
+        They are pages of the file until somebody copies them, and count to the memory of the
+        process only as long as the result lives.
+        """
+        with safe_open(self._file_of[name], framework="pt") as file:
+            return file.get_slice(name)[first:end]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)
 

@@ -151,7 +151,7 @@ BAD = [
         + " " * 21
         + "^\nthe grammar is mpkir/runtime/table.lark",
     ),
-    ("mpkt 1", "mpkt 3", "a.mpkt:1:6: version 3 of the text form, expected 1 or 2"),
+    ("mpkt 1", "mpkt 4", "a.mpkt:1:6: version 4 of the text form, expected 1 to 3"),
     ("mpkt 1\n", "hello\n", "a.mpkt:1:1: expected 'mpkt'"),
     ("buffer w", "buffer x", "a.mpkt:4:8: a second buffer with this name"),
     ("buffer w", 'buffer "\\q"', "a.mpkt:4:8: this is no JSON string"),

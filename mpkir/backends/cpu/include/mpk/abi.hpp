@@ -45,6 +45,18 @@ struct Dynamic {
   int last_arrivals;           // of that event, in a step
 };
 
+// A program of several ranks: who this one is, and where the others' memory is. Exchange buffers and
+// counters lie at the same places of every rank's heap: what is at p in the own one is at
+// p + delta[r] in that of rank r; delta[rank] = 0. Events from first_peer_event on are signalled at
+// every rank.
+struct Peers {
+  static constexpr int MAX_RANKS = 16;
+  int rank, ranks;
+  int first_peer_event;
+  int reserved;
+  long long delta[MAX_RANKS];
+};
+
 struct LaunchArgs {
   void* const* buffers;
   const Task* tasks;

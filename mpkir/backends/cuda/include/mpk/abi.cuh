@@ -62,6 +62,17 @@ struct Dynamic {
   int last_event;       // after which all of a step are done
   int last_arrivals;    // of that event, in a step
 };
+// A program of several ranks: who this one is, and where the others' memory is. Exchange buffers and
+// counters lie at the same places of every rank's heap: what is at p in the own one is at
+// p + delta[r] in that of rank r; delta[rank] = 0. Events from first_peer_event on are signalled at
+// every rank.
+constexpr int MAX_RANKS = 16;
+struct Peers {
+  int rank, ranks;
+  int first_peer_event;
+  int reserved;
+  i64 delta[MAX_RANKS];
+};
 struct LaunchArgs {
   void* const* buffers;
   const Task* tasks;

@@ -1,0 +1,46 @@
+"""The memory that ranks write for each other, behind one interface for each way to have it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+if TYPE_CHECKING:
+    from mpkir.runtime.ranks.group import Group
+
+
+class Heap(Protocol):
+    """One allocation of the same size on every rank, which all of them can write.
+
+    memory   the own one, uint8 [bytes], zero at first on all ranks when the call that made it
+             returns
+    deltas   by how many bytes the memory of each rank lies behind the own one, in the address
+             space of this process or its GPU; 0 for the own
+    """
+
+    memory: torch.Tensor
+    deltas: tuple[int, ...]
+
+    def close(self) -> None:
+        """Give the memory back. Nobody may use it any more, on any rank."""
+        ...
+
+
+def open_heap(size: int, device: torch.device, group: Group) -> Heap:
+    """The heap of `size` bytes of all ranks of a group; each of them has to call this.
+
+    Threads of several processes share memory of the host's; GPUs of one host map each other's
+    memory; those of several hosts need NVSHMEM. Raises MpkirError where that cannot be had.
+    """
+    if device.type == "cpu":
+        from mpkir.runtime.ranks.shared_memory import SharedMemory
+
+        return SharedMemory(size, group)
+    if group.is_one_host:
+        from mpkir.runtime.ranks.symmetric_memory import SymmetricMemory
+
+        return SymmetricMemory(size, device, group)
+    from mpkir.runtime.ranks.nvshmem import Nvshmem
+
+    return Nvshmem(size, device, group)
