@@ -20,7 +20,7 @@ from mpkir.tools.bench.checks import Reference, check
 from mpkir.tools.bench.models import ModelSource, model_source, weights_of
 from mpkir.tools.bench.programs import ProgramSource, programs_of
 from mpkir.tools.bench.records import bytes_per_step, device_name, provenance, read_bandwidth
-from mpkir.tools.bench.systems import Compiled, System, Torch
+from mpkir.tools.bench.systems import FURTHER, Compiled, System, Torch
 from mpkir.tools.bench.timing import Times, time_in_turns
 
 
@@ -152,7 +152,8 @@ def measure_programs(
                 continue
             own: dict[str, Any] = {}
             if isinstance(system, Compiled):
-                own["launch_us"] = round(system.launch_us(position, times.median), 1)
+                if settings.steps > FURTHER:
+                    own["launch_us"] = round(system.launch_us(position), 1)
                 own |= facts[system.variant]
             outcome.records.append(_record(system, times, common, own))
             say(_line(outcome.records[-1]))
