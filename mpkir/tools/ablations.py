@@ -119,6 +119,19 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "cache-ahead",
+        "N bytes of a task's cache rows are asked for into L2 before it starts; 0: none",
+        "0: 4-8 % slower at position 1,000 and after, rows come from DRAM behind the weights",
+        lambda number: Variant(macros=(f"MPK_CACHE_AHEAD {number}",)),
+    ),
+    Switch(
+        "published-first",
+        "attention and its merge start when what this worker computed before is published",
+        "0.3 us more a layer: rows and angles are asked for later",
+        _fixed(Variant(macros=("MPK_PUBLISHED_FIRST",))),
+        takes_number=False,
+    ),
+    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",

@@ -26,6 +26,8 @@ from mpkir.dialects.tensor import element_type_of, shape_of
 
 _T = f"{WORK}, int t"
 _TG = f"{_T}, int g"
+_RUN = 32
+"""Rows of a cache that is not split that are asked for ahead at once."""
 
 
 def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSplitOp) -> str:
@@ -58,6 +60,7 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
     q = _prepared(p, "q_prologue", op.q_prologue, op.q, tuple(op.q_args))
     k = _prepared(p, "k_prologue", op.k_prologue, op.k, tuple(op.k_args))
     p.constant("polled", any(operand.is_flagged for operand in p.body.reads), "bool")
+    _only_polls(p, except_for=(k_cache, v_cache))
     _step_rows(p, "Query", "q", _TG, q, ["0", token, head])
     _step_rows(p, "Key", "k", _T, k, ["0", token, "0"])
     _step_rows(p, "Value", "v", _T, op.v, ["0", token, "0"])
@@ -94,6 +97,7 @@ def _rows_of_cache(
             f"return round * {block} + (rest < 0 ? 0 : rest > {block} ? {block} : rest);",
         )
         along = f"row / {block} * {stride * cache.shape[5]} + row % {block} * {cache.shape[5]}"
+        run, pitch = block, cache.shape[5]
     else:
         rows = cache.sizes[2]
         if rows != cache.shape[2]:
@@ -103,10 +107,19 @@ def _rows_of_cache(
             f"return position > {rows} ? {rows} : int(position);",
         )
         along = f"row * {cache.shape[3]}"
+        run, pitch = min(rows, _RUN), cache.shape[3]
+    p.constant("RUN", run if pitch == cache.sizes[-1] else 1)
     p.method("int offset(int row)", f"return {along};")
     for name, number in (("k_cache", k_cache), ("v_cache", v_cache)):
         first = p.pointer(number, ["0"] * len(cache.sizes))
         p.method(f"Cache* {name}({WORK})", f"return {first};")
+
+
+def _only_polls(p: BodyPrinter, except_for: tuple[int, ...] = ()) -> None:
+    """Whether all that a body reads never changes, carries marks, or is excepted."""
+    others = set(range(len(p.body.reads))) - set(except_for)
+    polls = all(p.is_weight(number) or p.body.operands[number].is_flagged for number in others)
+    p.constant("polls", polls, "bool")
 
 
 def _step_rows(
@@ -217,6 +230,7 @@ def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
     p.constant("ROWS", prod(rows))
     p.constant("D", depth)
     p.constant("SPLITS", splits)
+    _only_polls(p)
     for type, name, value in (("Acc", "acc", op.acc), ("Stats", "stats", op.stats)):
         number = p.read(op, value)
         kind = vectors_of(p, number, 2)

@@ -6,12 +6,14 @@
 //   static constexpr float scale, soft_cap;   soft_cap 0 = none
 //   static constexpr bool split;              partials, or the final result
 //   static constexpr bool polled;             whether q, k, v are (partly) flagged
+//   static constexpr bool polls;              all it reads but parameters and its caches is
 //   using Cache = mpk::bf16;
 //   static __device__ int rows_before(const Work&, i64 position);  how many of the task's rows are of
 //                                             earlier positions; rows are in order of positions
 //   static __device__ Cache* k_cache(const Work&);                 the task's first row
 //   static __device__ Cache* v_cache(const Work&);
 //   static __device__ int offset(int row);                         of its rows; 16-byte aligned
+//   static constexpr int RUN;                 rows from a multiple of it that lie side by side
 //   using Query, Key, Value;                  element types as they are in memory, or void
 //   static __device__ const Query* q_row(const Work&, int t, int g);   D elements, aligned to 8 of them
 //   static __device__ const Key* k_row(const Work&, int t);            (not for void)
@@ -34,8 +36,9 @@
 // The task that has a step's position writes its key and value into the cache. A task none of whose
 // rows is of a step's position or an earlier one stores no acc; nobody reads it.
 //
-// What is there before q, k and v of the step are (cache rows, norm weights, angles) is asked for
-// before they are waited for. Then: one round trip for q, k, v; norm and rotary in registers, a lane
+// Cache rows come from far, so the loader, which is ahead of the compute warps, asks for the first of
+// them into L2, and the compute warps for those further on as they go. What is there before q, k and v
+// of the step are (cache rows, norm weights, angles) is asked for before they are waited for. Then: one round trip for q, k, v; norm and rotary in registers, a lane
 // for 8 elements; one barrier; rows of the cache with a running softmax in each warp; one barrier;
 // the warps' sums are joined where they are stored.
 #pragma once
@@ -44,6 +47,10 @@
 #include "rotary.cuh"
 #include "tagged.cuh"
 #include "trace.cuh"
+
+#ifndef MPK_CACHE_AHEAD
+#define MPK_CACHE_AHEAD 65536  // bytes of keys and values that a task asks for before it reads them
+#endif
 
 namespace mpk {
 
@@ -60,7 +67,7 @@ struct Attention {
   using Cache = typename B::Cache;
   using QP = typename B::q_prologue;
   using KP = typename B::k_prologue;
-  static constexpr bool streams = false;
+  static constexpr bool streams = false, polls = B::polls;
   static constexpr int T = B::T, D = B::D, G = B::G;
   static_assert(D % 8 == 0 && D >= 8 && D <= 256, "head size is a multiple of 8 up to 256");
   static constexpr int LANES = power_of_two_from(D / 8);  // lanes that share a row
@@ -74,6 +81,7 @@ struct Attention {
   static constexpr int STRIDE = MEMBERS * AT_ONCE;     // rows of a group at once
   static constexpr int V = 2;                          // of a lane, in one go
   static constexpr int U = sizeof(Cache) > 2 ? V : GC > 2 ? 2 * V : 3 * V;  // of a lane, in flight
+  static constexpr int AHEAD = MPK_CACHE_AHEAD / (2 * D * int(sizeof(Cache)));  // rows
   // Prepared rows: G of q, then k and v.
   static constexpr int PLACES = COMPUTE_WARPS * AT_ONCE;
   static constexpr int ROUNDS = ceil_div(G + 2, PLACES);
@@ -408,6 +416,25 @@ struct Attention {
     }
   }
 
+  // Asks for rows [from, to) into L2; a warp.
+  static __device__ __forceinline__ void ask_ahead(const Work& work, int from, int to, int lane) {
+#pragma unroll 1
+    for (int run = from / B::RUN + lane; run * B::RUN < to; run += 32) {
+      const int first = most(run * B::RUN, from), last = least(run * B::RUN + B::RUN, to);
+      const int bytes = (last - first) * (D * int(sizeof(Cache)));
+      fetch_to_l2(B::k_cache(work) + B::offset(first), bytes);
+      fetch_to_l2(B::v_cache(work) + B::offset(first), bytes);
+    }
+  }
+  // The first rows of the task, by the loader.
+  static __device__ __forceinline__ void look_ahead(const Work& work, int lane) {
+    if constexpr (AHEAD > 0) {
+      const Range range = range_of(work, 0);
+      const int cached = B::rows_before(work, work.position);
+      ask_ahead(work, range.from, least(cached, range.from + AHEAD), lane);
+    }
+  }
+
   struct State {
     float sum[GC][8], top[GC], weight[GC];
   };
@@ -602,18 +629,26 @@ struct Attention {
         for (int i = 0; i < 8; ++i) s.sum[g][i] = 0.0f;
       }
 #pragma unroll 1
-      for (int base = range.from; base < range.to; base += U * STRIDE)
+      for (int base = range.from; base < range.to; base += U * STRIDE) {
+        if (AHEAD > 0 && first == 0 && at.warp == COMPUTE_WARPS - 1 && base + AHEAD < range.cached)
+          ask_ahead(work, base + AHEAD, least(base + AHEAD + U * STRIDE, range.cached), at.lane);
         round<0>(work, at, scratch, head, range, base, s, rows);
+      }
       hand_over(at, scratch, s);
       compute_sync();
       write(work, at, scratch, t, first);
     }
   }
 
-  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch) {
+  template <class Before>
+  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch,
+                                                   Before before_stores) {
     const Range range = range_of(work, 0);
     const bool empty = range.from >= range.to;
-    if (!B::polled && empty) return write_empty(work, at, 0);
+    if (!B::polled && empty) {
+      before_stores();
+      return write_empty(work, at, 0);
+    }
     // Set, because a register that is loaded on some paths only lives through all tasks.
     Rows rows{};
     Step<true, true> step{};
@@ -625,6 +660,7 @@ struct Attention {
     step.template ask<true>(work, at);
     if (!empty) step.turn(work, at);
     step.await(work, at);
+    before_stores();
     if (empty) {
       if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
       compute_sync();
@@ -637,7 +673,10 @@ struct Attention {
   }
 
   // Several tokens: their keys and values first, so that all that is attended to is in the cache.
-  static __device__ __forceinline__ void tokens(const Work& work, const Lane& at, const Scratch& scratch) {
+  template <class Before>
+  static __device__ __forceinline__ void tokens(const Work& work, const Lane& at, const Scratch& scratch,
+                                                Before before_stores) {
+    before_stores();
 #pragma unroll 1
     for (int t = 0; t < T; ++t) {
       const int own = B::rows_before(work, work.position + t);
@@ -675,13 +714,15 @@ struct Attention {
     }
   }
 
-  static __device__ void run(const Work& work, const LaunchArgs&, char* memory) {
+  // `before_stores` is called by every lane before anything is stored.
+  template <class Before = Nothing>
+  static __device__ void run(const Work& work, const LaunchArgs&, char* memory, Before before_stores = {}) {
     const Scratch scratch(memory);
     Lane at;
     at.thread = threadIdx.x, at.warp = at.thread / 32, at.lane = at.thread % 32;
     at.row = at.lane / LANES, at.d = at.lane % LANES * 8, at.holds = at.d < D;
-    if constexpr (T == 1) one_token(work, at, scratch);
-    else tokens(work, at, scratch);
+    if constexpr (T == 1) one_token(work, at, scratch, before_stores);
+    else tokens(work, at, scratch, before_stores);
   }
 };
 

@@ -152,6 +152,19 @@ struct Compute {
   }
 };
 
+// Whether a cooperative body says that all it reads but parameters carries marks, or is its own; and
+// whether it has the loader ask for what it will read. Bodies that say nothing do neither.
+template <class B, class = void>
+inline constexpr bool only_polls = false;
+#ifndef MPK_PUBLISHED_FIRST
+template <class B>
+inline constexpr bool only_polls<B, typename Always<decltype(B::polls)>::type> = B::polls;
+#endif
+template <class B, class = void>
+inline constexpr bool looks_ahead = false;
+template <class B>
+inline constexpr bool looks_ahead<B, typename Always<decltype(&B::look_ahead)>::type> = true;
+
 template <class P>
 struct ComputeVisitor {
   Compute<P>& role;
@@ -180,10 +193,15 @@ struct ComputeVisitor {
       }
     } else {
       if (!role.wait_ready()) return;
-      role.wait_published();
+      if constexpr (!only_polls<B>) role.wait_published();
       const Work& work = role.work();
       compute_sync();  // no warp's part of a product's x is in the scratch any more
-      B::run(work, role.args, role.s.scratch);
+      if constexpr (only_polls<B>) {
+        // What is stored after it still follows what was handed over before.
+        B::run(work, role.args, role.s.scratch, [&] { role.wait_published(); });
+      } else {
+        B::run(work, role.args, role.s.scratch);
+      }
       compute_sync();
       if (role.warp == 0 && role.lane == 0) {
         if (work.signal_event >= 0)
@@ -283,6 +301,7 @@ struct LoadVisitor {
   template <class B>
   __device__ __forceinline__ void visit() {
     if constexpr (B::streams) alive = B::load(loader, work);
+    else if constexpr (looks_ahead<B>) B::look_ahead(work, loader.lane);
   }
 };
 

@@ -20,6 +20,17 @@ inline constexpr bool is_same = false;
 template <class A>
 inline constexpr bool is_same<A, A> = true;
 
+// void, if T is a type.
+template <class T>
+struct Always {
+  using type = void;
+};
+
+// A function that does nothing.
+struct Nothing {
+  __device__ __forceinline__ void operator()() const {}
+};
+
 constexpr __host__ __device__ int least(int a, int b) { return a < b ? a : b; }
 constexpr __host__ __device__ int most(int a, int b) { return a < b ? b : a; }
 constexpr __host__ __device__ int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -163,6 +174,14 @@ __device__ __forceinline__ void load_vector(const T* p, float (&v)[N]) {
 template <int K>
 __device__ __forceinline__ i64 packed_place(int row, int column) {
   return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32;
+}
+
+// Asks for memory that will be read soon, as far as L2: a hint, which orders nothing and so may come
+// before what is written there. Address and bytes are multiples of 16.
+__device__ __forceinline__ void fetch_to_l2(const void* p, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
 }
 
 // Parameters: never written while the kernel runs.

@@ -1,5 +1,7 @@
 // Attention in chunks and its merge, lane by lane, against a plain loop in fp64. Prints the largest error
 // of each case and exits with 1 if one is too large, or a cache holds what it should not.
+#include <map>
+
 #include "attention.cuh"
 #include "attention_merge.cuh"
 
@@ -17,7 +19,7 @@ struct Body {
   static constexpr int T = S::T, D = S::D, G = S::G, WINDOW = S::WINDOW, P = S::P, SPLITS = S::SPLITS;
   static constexpr int CAPACITY = P * SPLITS * S::ROUNDS;
   static constexpr float scale = 0.1f, soft_cap = S::soft_cap;
-  static constexpr bool split = true, polled = !mpk::is_same<typename S::X, bf16>;
+  static constexpr bool split = true, polls = false, polled = !mpk::is_same<typename S::X, bf16>;
   using Cache = typename S::Cache;
   using Query = typename S::X;
   using Key = Query;
@@ -29,6 +31,7 @@ struct Body {
   }
   static Cache* k_cache(const Work& w) { return w.at<Cache>(4) + w.index * P * D; }
   static Cache* v_cache(const Work& w) { return w.at<Cache>(5) + w.index * P * D; }
+  static constexpr int RUN = P;
   static int offset(int row) { return row / P * (SPLITS * P * D) + row % P * D; }
   static const Query* q_row(const Work& w, int t, int g) { return w.at<Query>(0) + (t * G + g) * D; }
   static const Query* k_row(const Work& w, int t) { return w.at<Query>(1) + t * D; }
@@ -55,6 +58,7 @@ struct Body {
 template <class B>
 struct Merge {
   static constexpr int ROWS = B::T * B::G, D = B::D, SPLITS = B::SPLITS;
+  static constexpr bool polls = false;
   using Acc = typename B::Acc;
   using Stats = Acc;
   static const Acc* acc(const Work& w, int row, int split) { return w.at<Acc>(6) + (row * SPLITS + split) * D; }
@@ -95,6 +99,25 @@ std::vector<double> prepared(const float* x, const bf16* weight, const float* fr
   return y;
 }
 
+// Every row of the task that is in the cache was asked for ahead once, and nothing else: a step's own
+// row is not there yet, and of several tokens only the loader asks.
+template <class B>
+void check_asked(const Work& w) {
+  using A = mpk::Attention<B>;
+  const i64 first = B::WINDOW ? std::max<i64>(0, w.position + 1 - B::WINDOW) : 0;
+  const int from = B::rows_before(w, first), to = B::rows_before(w, w.position);
+  std::map<std::uintptr_t, int> times;
+  for (const auto& [begin, end] : mpk::asked_for)
+    for (auto at = begin; at < end; at += 16) ++times[at];
+  int wanted = 0;
+  for (int row = from; row < (B::T == 1 ? to : std::min(to, from + A::AHEAD)); ++row)
+    for (const auto* cache : {B::k_cache(w), B::v_cache(w)})
+      for (int d = 0; d < B::D; d += 16 / int(sizeof *cache), ++wanted)
+        if (times[reinterpret_cast<std::uintptr_t>(cache + B::offset(row) + d)] != 1)
+          fibers::fail("a row was not asked for once");
+  if (wanted != int(times.size())) fibers::fail("more was asked for than there is");
+}
+
 // The error of one step relative to the largest element.
 template <class S>
 double error_at(i64 position) {
@@ -118,8 +141,11 @@ double error_at(i64 position) {
   std::memcpy(w.operand, operands, sizeof operands);
   for (w.index = SPLITS - 1; w.index >= 0; --w.index) {
     char* scratch = memory<char>(mpk::Attention<B>::scratch_bytes);
+    mpk::asked_for.clear();
+    for (int lane = 0; lane < 32; ++lane) mpk::Attention<B>::look_ahead(w, lane);
     fibers::run([&] { mpk::Attention<B>::run(w, {}, scratch); });
     std::free(scratch);
+    check_asked<B>(w);
   }
   char* scratch = memory<char>(mpk::AttentionMerge<Merge<B>>::scratch_bytes + 1);
   fibers::run([&] { mpk::AttentionMerge<Merge<B>>::run(w, {}, scratch); });

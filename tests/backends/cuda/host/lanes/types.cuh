@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "fibers.hpp"
 
@@ -39,6 +41,9 @@ struct bf16 {
 };
 template <class A, class B>
 constexpr bool is_same = std::is_same_v<A, B>;
+struct Nothing {
+  void operator()() const {}
+};
 constexpr int least(int a, int b) { return a < b ? a : b; }
 constexpr int most(int a, int b) { return a > b ? a : b; }
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -90,6 +95,13 @@ Vector<T, N> load_vector(const T* p) {
   check_aligned(p, r.BYTES);
   std::memcpy(r.word, p, r.BYTES);
   return r;
+}
+// What was asked for ahead, from where to where.
+inline std::vector<std::pair<std::uintptr_t, std::uintptr_t>> asked_for;
+inline void fetch_to_l2(const void* p, int bytes) {
+  const auto from = reinterpret_cast<std::uintptr_t>(p);
+  if (from % 16 || bytes % 16 || bytes <= 0) fibers::fail("a hint is not aligned");
+  asked_for.push_back({from, from + bytes});
 }
 template <class T, int N>
 Vector<T, N> load_constant_vector(const T* p) { return load_vector<T, N>(p); }

@@ -34,6 +34,11 @@ inline int atomicCAS(int* p, int expected, int value) {
 
 namespace mpk {
 
+template <class T>
+struct Always {
+  using type = void;
+};
+
 using i64 = long long;
 using u32 = unsigned int;
 using u64 = unsigned long long;
