@@ -152,11 +152,13 @@ struct PackedLinear {
     return exists ? (pass * PP + part) * S::COLUMNS + within : -1;
   }
 
-  // Fetches a warp's part of x, times the norm's weights, into its shared memory.
-  static __device__ __forceinline__ void read_x(const Work& work, int pass, char* own, int warp,
+  // Fetches a warp's part of x, times the norm's weights, into its shared memory. With one token the
+  // result is the lane's part of the sum of squares, which nobody needs before the product.
+  static __device__ __forceinline__ float read_x(const Work& work, int pass, char* own, int warp,
                                                 int lane) {
     char* rows = own;
     float* squares = squares_of(own);
+    float square = 0.0f;
     float scale[LANE_REQUESTS][EACH];
     if constexpr (NORM) {
 #pragma unroll
@@ -179,6 +181,11 @@ struct PackedLinear {
           return first + i / LANE_REQUESTS < T &&
                  column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp) >= 0;
         };
+#ifdef MPK_OFTEN
+        if constexpr (PAUSE == 0 && T == 1)
+          await_often<EACH>(work, address, exists, fetched);
+        else
+#endif
         await_all<EACH>(work, address, exists, fetched, PAUSE);
 #pragma unroll
         for (int i = 0; i < TOKENS * LANE_REQUESTS; ++i)
@@ -207,13 +214,16 @@ struct PackedLinear {
           }
           put(rows + (first + t) * S::ROW + request * (S::BLOCK_X / (BLOCK_COLUMNS / EACH)), v);
         }
-        if constexpr (NORM) {
+        if constexpr (NORM && T == 1) {
+          square = sum;
+        } else if constexpr (NORM) {
           sum = warp_join<Add>(sum);
           if (lane == 0) squares[first + t] = pass == 0 ? sum : squares[first + t] + sum;
         }
       }
     }
     __syncwarp();
+    return square;
   }
   static __device__ __forceinline__ void put(char* place, const float (&v)[EACH]) {
     const u32 a = pair_of(v[0], v[1]), b = pair_of(v[2], v[3]);
@@ -228,31 +238,63 @@ struct PackedLinear {
 
   static constexpr int CHAINS = 4;  // independent sums, so that products need not wait for each other
 
-  // The warp's columns of a stage.
-  static __device__ __forceinline__ void multiply(const char* stage, const char* x, int warp, int lane,
+  // A warp's columns of a part of x as fragments: the tokens' rows, and what rows 8 to 15 hold (with
+  // LOW both are in one vector, 4 columns each). Rows that no token has are nothing, and not read:
+  // shared memory's bandwidth is what a product takes.
+  static constexpr bool TWO = S::LOW || T > 8;
+  struct Columns {
+    uint4 first[BW], second[TWO ? BW : 1];
+
+    __device__ __forceinline__ void read(const char* own, int part, int lane) {
+      const char* x = own + part * (BW * S::BLOCK_X) + lane % 4 * (S::BLOCK_X / 4);
+      const int row = lane / 4;
+#pragma unroll
+      for (int b = 0; b < BW; ++b) {
+        first[b] = read_vector(x + row * S::ROW + b * S::BLOCK_X, row < T);
+        if constexpr (S::LOW)
+          second[b] = read_vector(x + row * S::ROW + b * S::BLOCK_X + 16, row < T);
+        else if constexpr (T > 8)
+          second[b] = read_vector(x + (row + 8) * S::ROW + b * S::BLOCK_X, row + 8 < T);
+      }
+    }
+    static __device__ __forceinline__ uint4 read_vector(const char* place, bool exists) {
+      return exists ? *reinterpret_cast<const uint4*>(place) : make_uint4(0, 0, 0, 0);
+    }
+  };
+  // Whether x stays in registers, for all stages.
+  static constexpr bool HOLDS = S::PASSES == 1 && PP * BW * (TWO ? 8 : 4) <= 64;
+
+  // The warp's columns of the stage that comes next.
+  struct Weights {
+    uint4 block[BW];
+
+    template <class C>
+    __device__ __forceinline__ void read(C& role) {
+      const char* place = role.wait_stage() + role.warp * (BW * BLOCK_BYTES) + role.lane * 16;
+#pragma unroll
+      for (int b = 0; b < BW; ++b)
+        if (S::BLOCKS % COMPUTE_WARPS == 0 || role.warp * BW + b < S::BLOCKS)
+          block[b] = *reinterpret_cast<const uint4*>(place + b * BLOCK_BYTES);
+    }
+  };
+
+  static __device__ __forceinline__ void multiply(const Weights& weights, const Columns& x, int warp,
                                                   float (&sum)[CHAINS][4]) {
-    const char* weight = stage + warp * (BW * BLOCK_BYTES) + lane * 16;
 #pragma unroll
     for (int b = 0; b < BW; ++b) {
       if (S::BLOCKS % COMPUTE_WARPS != 0 && warp * BW + b >= S::BLOCKS) break;
-      const uint4 w = *reinterpret_cast<const uint4*>(weight + b * BLOCK_BYTES);
+      const uint4 w = weights.block[b], v = x.first[b];
       float(&even)[4] = sum[2 * b % CHAINS], (&odd)[4] = sum[(2 * b + 1) % CHAINS];
-      const uint4 v = *reinterpret_cast<const uint4*>(x + b * S::BLOCK_X);
       if constexpr (S::LOW) {
-        const uint4 u = *reinterpret_cast<const uint4*>(x + b * S::BLOCK_X + 16);
+        const uint4 u = x.second[b];
         multiply_fragments(even, v.x, v.y, v.z, v.w, w.x, w.y);
         multiply_fragments(odd, u.x, u.y, u.z, u.w, w.z, w.w);
       } else {
-        uint4 u = make_uint4(0, 0, 0, 0);
-        if constexpr (T > 8) u = *reinterpret_cast<const uint4*>(x + upper_row(lane) + b * S::BLOCK_X);
+        const uint4 u = T > 8 ? x.second[TWO ? b : 0] : make_uint4(0, 0, 0, 0);
         multiply_fragments(even, v.x, u.x, v.y, u.y, w.x, w.y);
         multiply_fragments(odd, v.z, u.z, v.w, u.w, w.z, w.w);
       }
     }
-  }
-  // From the lane's row of x to the one 8 tokens on.
-  static __device__ __forceinline__ int upper_row(int lane) {
-    return (least(lane / 4 + 8, T - 1) - least(lane / 4, T - 1)) * S::ROW;
   }
 
   // Where the sum of (t, j, row) over a warp's columns goes.
@@ -267,29 +309,52 @@ struct PackedLinear {
     *place = make_float2(a, b);
   }
 
+  // `square`: with one token, this lane's part of the sum of squares.
   template <class C>
-  static __device__ __forceinline__ void task(C& role, const Work& work) {
+  static __device__ __forceinline__ void task(C& role, const Work& work, float square) {
     float* partial = role.partial();
     const int groups = groups_of(work), lane = role.lane, warp = role.warp;
     char* const own = role.own_scratch();
-    const char* x = own + least(lane / 4, T - 1) * S::ROW +
-                    lane % 4 * (S::BLOCK_X / 4);
 #pragma unroll 1
     for (int pass = 0; pass < S::PASSES; ++pass) {
       if constexpr (S::PASSES > 1) {
-        read_x(work, pass, own, warp, lane);
+        square += read_x(work, pass, own, warp, lane);
         if (pass == 0 && lane == 0) mark(work, Mark::ready_data);
       }
       const int parts = least(PP, B::PARTS - pass * PP);
+      Columns held[HOLDS ? PP : 1];
+      if constexpr (HOLDS) {
+#pragma unroll
+        for (int p = 0; p < PP; ++p) held[p].read(own, p, lane);
+      }
+      // The weights of a stage are on their way to registers while those before are multiplied.
+      Weights weights;
+      weights.read(role);
 #pragma unroll 1
       for (int jg = 0; jg < J * groups; ++jg) {
         const int j = J == 1 || jg < groups ? 0 : jg / groups, g = jg - j * groups;
         float sum[CHAINS][4] = {};
+        const auto stage = [&](int p, const Columns& x) {
+          const bool last = jg + 1 == J * groups && p + 1 == parts;
+          const Weights now = weights;
+          const int slot = role.take_stage();
+          if (!last) weights.read(role);
+          multiply(now, x, warp, sum);
+          role.release_stage(slot);
+        };
+        if constexpr (HOLDS) {
+#pragma unroll
+          for (int p = 0; p < PP; ++p) stage(p, held[p]);
+        } else {
 #pragma unroll 1
-        for (int p = 0; p < parts; ++p) {
-          const char* stage = role.wait_stage();
-          multiply(stage, x + p * (BW * S::BLOCK_X), warp, lane, sum);
-          role.release_stage();
+          for (int p = 0; p < parts; ++p) {
+            Columns x;
+            x.read(own, p, lane);
+            stage(p, x);
+          }
+        }
+        if constexpr (NORM && T == 1) {
+          if (jg == 0 && pass == S::PASSES - 1) square = warp_join<Add>(square);
         }
         float total[4];
 #pragma unroll
@@ -301,10 +366,13 @@ struct PackedLinear {
       }
     }
     if constexpr (NORM) {
-      __syncwarp();
-      if (lane < T)
-        partial[COMPUTE_WARPS * T * J * ROWS + warp * T + lane] =
-            squares_of(own)[lane];
+      float* squares = partial + COMPUTE_WARPS * T * J * ROWS + warp * T;
+      if constexpr (T == 1) {
+        if (lane == 0) squares[0] = square;
+      } else {
+        __syncwarp();
+        if (lane < T) squares[lane] = squares_of(own)[lane];
+      }
     }
   }
 
@@ -314,13 +382,17 @@ struct PackedLinear {
     const int family = role.work().family, step = role.work().step;
     if (!role.wait_ready()) return;
     if constexpr (!B::polls) role.wait_published();
+    float square = 0.0f;
+    u32 data_at = 0;  // in a trace, of the first task
     if constexpr (S::PASSES == 1) {
-      read_x(role.work(), 0, role.own_scratch(), role.warp, role.lane);
-      if (role.lane == 0) mark(role.work(), Mark::ready_data);  // the last warp's stands
+      square = read_x(role.work(), 0, role.own_scratch(), role.warp, role.lane);
+      data_at = trace_clock();
     }
     for (;;) {
-      task(role, role.work());
+      task(role, role.work(), square);
       role.hand_over();
+      if (role.lane == 0 && data_at != 0) mark(role.work(), Mark::ready_data, data_at);
+      data_at = 0;
       role.finish_task();
       role.wait_filled();
       const Work& next = role.work();

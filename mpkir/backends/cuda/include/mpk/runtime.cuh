@@ -137,10 +137,14 @@ struct Compute {
     s.ring.full[ring.slot].wait(ring.parity);
     return s.ring.slot[ring.slot];
   }
-  __device__ __forceinline__ void release_stage() {
-    arrive_warp(s.ring.empty[ring.slot], lane);
+  __device__ __forceinline__ void release_stage() { release_stage(take_stage()); }
+  // The same in two steps, for who looks at the next stage before it is through with this one.
+  __device__ __forceinline__ int take_stage() {
+    const int slot = ring.slot;
     ring.advance();
+    return slot;
   }
+  __device__ __forceinline__ void release_stage(int slot) { arrive_warp(s.ring.empty[slot], lane); }
   // The buffer for this task's sums; then hand_over.
   __device__ __forceinline__ float* partial() {
     s.partial_empty[handed & 1].wait(((handed >> 1) & 1) ^ 1);
@@ -205,7 +209,7 @@ struct ComputeVisitor {
       compute_sync();
       if (role.warp == 0 && role.lane == 0) {
         if (work.signal_event >= 0)
-          add_release(role.args.counters + work.signal_event, u32(work.signal_amount));
+          add_release(role.args, work.signal_event, u32(work.signal_amount));
         mark(work, Mark::done);
       }
       role.finish_task();
@@ -251,7 +255,7 @@ struct Publisher {
     if constexpr (P::dynamic) signal<true>(args, work, lane);
     if (lane == 0) {
       if (!P::dynamic && work.signal_event >= 0)
-        add_release(args.counters + work.signal_event, u32(work.signal_amount));
+        add_release(args, work.signal_event, u32(work.signal_amount));
       mark(work, Mark::done);
       mark(work, Mark::computed, summed_at);
     }
