@@ -1,10 +1,10 @@
 """fuse-operators: fold what streams through a product into it.
 
 Elementwise ops (bias, residual, activation, conversion) go into the epilogue of the linear that
-feeds them, norms into the prologue of the linears that read them, chains of elementwise ops into
-one, and the read of the step's token into the embedding. Inside a fused region values keep fp32
-between ops: the rounding to bf16 and back that separate ops would do is dropped, which is never
-further from the fp32 reference.
+feeds them, or of the sum over ranks that does, norms into the prologue of the linears that read
+them, chains of elementwise ops into one, and the read of the step's token into the embedding.
+Inside a fused region values keep fp32 between ops: the rounding to bf16 and back that separate ops
+would do is dropped, which is never further from the fp32 reference.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from xdsl.transforms.dead_code_elimination import dce
 from mpkir.dialects import tensor
 
 _PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
+_Summing = tensor.LinearOp | tensor.ExpertLinearOp | tensor.AllReduceOp
 
 
 def _only_user(value: SSAValue) -> Operation | None:
@@ -73,8 +74,8 @@ def _drop_dead(block: Block) -> None:
             block.erase_op(op)
 
 
-def epilogue_of(op: tensor.LinearOp | tensor.ExpertLinearOp) -> Region:
-    """A copy of a linear's epilogue, or the one that an absent epilogue stands for."""
+def epilogue_of(op: _Summing) -> Region:
+    """A copy of the epilogue of a linear or a sum over ranks, or what an absent one stands for."""
     if op.epilogue is not None:
         return op.epilogue.clone()
     block = Block(arg_types=[f32])
@@ -89,7 +90,8 @@ def epilogue_of(op: tensor.LinearOp | tensor.ExpertLinearOp) -> Region:
 
 
 class FoldElementwiseIntoEpilogue(RewritePattern):
-    """linear -> elementwise of the same shape becomes a linear whose epilogue does both."""
+    """linear -> elementwise of the same shape becomes a linear whose epilogue does both; so does
+    all_reduce -> elementwise."""
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.ElementwiseOp, rewriter: PatternRewriter, /) -> None:
@@ -97,7 +99,7 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
             return
         for position, value in enumerate(op.inputs):
             linear = value.owner
-            if not isinstance(linear, _PRODUCTS) or _only_user(value) is not op:
+            if not isinstance(linear, _Summing) or _only_user(value) is not op:
                 continue
             if tensor.shape_of(value) == tensor.shape_of(op.result):
                 rewriter.replace(op, self._fused(linear, op, position))
@@ -105,9 +107,7 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
                 return
 
     @staticmethod
-    def _fused(
-        linear: tensor.LinearOp | tensor.ExpertLinearOp, op: tensor.ElementwiseOp, position: int
-    ) -> Operation:
+    def _fused(linear: _Summing, op: tensor.ElementwiseOp, position: int) -> Operation:
         region = epilogue_of(linear)
         block = region.block
         others = [v for i, v in enumerate(op.inputs) if i != position]
@@ -121,14 +121,18 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
         block.add_op(tensor.YieldOp(result))
         _drop_roundings(block)
         _drop_dead(block)
-        fused = linear.like(
-            linear.x,
-            tensor.element_type_of(op.result),
-            prologue=None if linear.prologue is None else linear.prologue.clone(),
-            prologue_args=linear.prologue_args,
-            epilogue=region,
-            epilogue_args=[*linear.epilogue_args, *others],
-        )
+        element_type, others = tensor.element_type_of(op.result), [*linear.epilogue_args, *others]
+        if isinstance(linear, tensor.AllReduceOp):
+            fused = linear.like(linear.x, element_type, epilogue=region, epilogue_args=others)
+        else:
+            fused = linear.like(
+                linear.x,
+                element_type,
+                prologue=None if linear.prologue is None else linear.prologue.clone(),
+                prologue_args=linear.prologue_args,
+                epilogue=region,
+                epilogue_args=others,
+            )
         fused.location = linear.location
         return fused
 

@@ -125,7 +125,8 @@ def _join_weights(values: Sequence[SSAValue], taken: dict[str, int]) -> tensor.W
     rows = [tensor.shape_of(value)[0] for value in values]
     shape = [sum(rows), *tensor.shape_of(values[0])[1:]]
     type = TensorType(tensor.element_type_of(values[0]), shape)
-    joined = tensor.WeightOp(name, type, PartsAttr(names, rows))
+    parts = PartsAttr(names, rows, [weight.shard for weight in weights])
+    joined = tensor.WeightOp(name, type, parts)
     joined.location = weights[0].location
     return joined
 

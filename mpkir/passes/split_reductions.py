@@ -2,7 +2,8 @@
 
 Attention over a long cache becomes attention over chunks of it and a merge (flash decoding); argmax
 over the vocabulary becomes partial argmaxes and a merge, to which appending the chosen token is
-folded.
+folded. Where ranks gather their parts of a row for an argmax, each finds candidates in its own part,
+and they gather only those.
 """
 
 from __future__ import annotations
@@ -10,7 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, ModuleOp
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float16Type,
+    Float32Type,
+    ModuleOp,
+    TensorType,
+    i64,
+)
+from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
     GreedyRewritePatternApplier,
@@ -89,29 +99,63 @@ class SplitArgmax(RewritePattern):
     def match_and_rewrite(self, op: tensor.ArgmaxOp, rewriter: PatternRewriter, /) -> None:
         if not isinstance(tensor.element_type_of(op.x), BFloat16Type | Float16Type | Float32Type):
             return  # partial maxima are f32, which holds no larger type exactly
-        chunk = -(-tensor.shape_of(op.x)[-1] // self.chunks)
+        gather, own = _gather_of(op), op.x
+        chunks = self.chunks
+        if gather is not None:
+            own, chunks = gather.x, -(-chunks // gather.of.value.data)
+        chunk = -(-tensor.shape_of(own)[-1] // chunks)
         if chunk > ARGMAX_ALIGNMENT:
             chunk = -(-chunk // ARGMAX_ALIGNMENT) * ARGMAX_ALIGNMENT
-        partial = tensor.ArgmaxPartialOp(op.x, chunk)
+        partial = tensor.ArgmaxPartialOp(own, chunk)
+        ops: list[Operation] = [partial]
+        value, index = partial.value, partial.index
+        if gather is not None:
+            ops += (gathered := _gathered(partial, gather.of.value.data))
+            value, index = gathered[-2].results[0], gathered[-1].results[0]
         append = _append_of(op)
         if append is None:
-            merge = tensor.ArgmaxMergeOp(partial.value, partial.index)
-            partial.location = merge.location = op.location
-            rewriter.replace(op, [partial, merge], [merge.result])
+            merge = tensor.ArgmaxMergeOp(value, index)
+        else:
+            merge = tensor.ArgmaxMergeOp(
+                value, index, append.sequence, append.position, append.stop.get_values()
+            )
+        for new in (*ops, merge):
+            new.location = op.location
+        if append is None:
+            rewriter.replace(op, [*ops, merge], [merge.result])
             return
-        merge = tensor.ArgmaxMergeOp(
-            partial.value,
-            partial.index,
-            append.sequence,
-            append.position,
-            append.stop.get_values(),
-        )
         assert merge.sequence_result is not None
-        partial.location = merge.location = op.location
-        rewriter.insert(partial)
+        rewriter.insert(ops)
         rewriter.replace(append, merge, [merge.sequence_result])
         op.result.replace_all_uses_with(merge.result)
         rewriter.erase(op)
+
+
+def _gather_of(op: tensor.ArgmaxOp) -> tensor.AllGatherOp | None:
+    """The gather that makes an argmax's row of the parts that ranks have."""
+    gather = op.x.owner
+    if not isinstance(gather, tensor.AllGatherOp):
+        return None
+    return gather if gather.dim.value.data == len(tensor.shape_of(op.x)) - 1 else None
+
+
+def _gathered(partial: tensor.ArgmaxPartialOp, of: int) -> list[Operation]:
+    """Every rank's candidates in the order of ranks; the last two have the values, and the indices
+    in the whole row: where a candidate stands says whose it is."""
+    *rows, chunks = tensor.shape_of(partial.value)
+    values, indices = (tensor.ReshapeOp(v, [*rows, 1, chunks]) for v in partial.results)
+    gathers = [tensor.AllGatherOp(each.result, len(rows), of) for each in (values, indices)]
+    first = tensor.IotaOp(TensorType(i64, [of]), step=tensor.shape_of(partial.x)[-1])
+    column = tensor.ReshapeOp(first.result, [of, 1])
+    block = Block(arg_types=[i64, i64])
+    block.add_ops(
+        [total := arith.AddiOp(block.args[0], block.args[1]), tensor.YieldOp(total.result)]
+    )
+    moved = tensor.ElementwiseOp([gathers[1].result, column.result], block, gathers[1].result.type)
+    found = [
+        tensor.ReshapeOp(each, [*rows, of * chunks]) for each in (gathers[0].result, moved.result)
+    ]
+    return [values, indices, *gathers, first, column, moved, *found]
 
 
 def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:

@@ -21,17 +21,18 @@ from xdsl.rewriter import Rewriter
 from mpkir.dialects import tensor
 
 _Product = tensor.LinearOp | tensor.ExpertLinearOp
-_Producer = _Product | tensor.ElementwiseOp | tensor.EmbeddingOp
+_Summing = _Product | tensor.AllReduceOp
+_Producer = _Summing | tensor.ElementwiseOp | tensor.EmbeddingOp
 
 
 def _scalar_argument(user: Operation, operand: int) -> BlockArgument | None:
     """The scalar that stands for an operand in a pointwise region, if it is one."""
     if isinstance(user, tensor.ElementwiseOp):
         return user.body.block.args[operand]
-    if isinstance(user, _Product) and user.epilogue is not None:
-        first = len(user.operands) - len(user.epilogue_args)
-        if operand >= first:
-            return user.epilogue.block.args[len(user.weights) + operand - first]
+    if isinstance(user, _Summing) and user.epilogue is not None:
+        behind = len(user.operands) - operand
+        if behind <= len(user.epilogue_args):
+            return user.epilogue.block.args[-behind]
     return None
 
 
