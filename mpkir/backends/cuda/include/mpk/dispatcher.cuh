@@ -5,6 +5,7 @@
 #pragma once
 #include "abi.cuh"
 #include "dynamic.cuh"
+#include "peers.cuh"
 #include "queue.cuh"
 #include "sync.cuh"
 #include "trace.cuh"
@@ -76,7 +77,7 @@ struct Dispatcher {
     const u32* counter = args.counters + work.wait_event;
     Patience patience;
     for (u32 polls = 1;; ++polls) {
-      const u32 seen = load_acquire(counter);
+      const u32 seen = load_event(counter);
       if (int(seen - work.wait_target) >= 0) break;
       if (polls % 64 != 0) continue;
       if (stopped(work.step)) return false;
@@ -123,7 +124,7 @@ struct ServingDispatcher : Dispatcher {
       const bool free = idle();
       Server::Look found;
       if (free) found = server.look();
-      const u32 seen = load_acquire(counter);
+      const u32 seen = load_event(counter);
       if (int(seen - work.wait_target) >= 0) break;
       if (free && server.serve(found)) {
         patience = {};

@@ -7,6 +7,7 @@
 // vain; include/mpk/queues.hpp of the CPU has the same queues.
 #pragma once
 #include "abi.cuh"
+#include "peers.cuh"
 #include "queue.cuh"
 #include "sync.cuh"
 #include "trace.cuh"
@@ -67,7 +68,7 @@ __device__ __forceinline__ void signal(const LaunchArgs& args, const Work& work,
     }
   }
   if (lane == 0 && work.signal_event >= 0)
-    add_release(args.counters + work.signal_event, u32(work.signal_amount));
+    add_release(args, work.signal_event, u32(work.signal_amount));
 }
 
 // The task that a dispatcher offers its compute warps, beside those of the list.

@@ -11,16 +11,10 @@
 // it sends itself, so that it waits for itself only.
 #pragma once
 #include "abi.cuh"
-#include "tagged.cuh"
+#include "sync.cuh"
 
 #ifndef MPK_RANKS
 #define MPK_RANKS 1
-#endif
-#if MPK_RANKS > 1
-// Set by the host before the first launch.
-extern "C" {
-__constant__ mpk::Peers mpk_peers;
-}
 #endif
 
 namespace mpk {
@@ -28,13 +22,19 @@ namespace mpk {
 constexpr int RANKS = MPK_RANKS;
 static_assert(1 <= RANKS && RANKS <= MAX_RANKS, "ranks");
 
+}  // namespace mpk
+
 #if MPK_RANKS > 1
+#include "tagged.cuh"
+
+// Set by the host before the first launch.
+extern "C" {
+__constant__ mpk::Peers mpk_peers;
+}
+
+namespace mpk {
 
 __device__ __forceinline__ int own_rank() { return mpk_peers.rank; }
-// Whether an event is signalled at all ranks, by all of them.
-__device__ __forceinline__ bool is_of_peers(int event) {
-  return event >= mpk_peers.first_peer_event;
-}
 
 // Where rank r has what is at `p` here, which is in an own row of ROW elements.
 template <int ROW, class X>
@@ -60,37 +60,32 @@ __device__ __forceinline__ void store_all(T* p, V v) {
   for (int r = 0; r < RANKS; ++r) *at_rank<ROW>(p, r) = value;
 }
 
-// What was done before, by this thread and those it has met at a barrier, is before what a task of
-// any rank does that has seen the counter.
-__device__ __forceinline__ void add_release_everywhere(u32* counter, u32 amount) {
+// Adds to an event's counter, at all ranks if it is one of theirs. What was done before, by this
+// thread and those it has met at a barrier, is before what a task does that has seen the counter.
+__device__ __forceinline__ void add_release(const LaunchArgs& args, int event, u32 amount) {
+  u32* counter = args.counters + event;
+  if (event < mpk_peers.first_peer_event) return add_release(counter, amount);
 #ifdef MPK_ALONE
   add_release(counter, RANKS * amount);
 #else
-  asm volatile("fence.acq_rel.sys;" ::: "memory");
+  fence_system();
 #pragma unroll
-  for (int r = 0; r < RANKS; ++r)
-    asm volatile("red.relaxed.sys.global.add.u32 [%0], %1;" ::"l"(at_rank<1>(counter, r)), "r"(amount)
-                 : "memory");
+  for (int r = 0; r < RANKS; ++r) add_system(at_rank<1>(counter, r), amount);
 #endif
 }
-
-#endif
-
-// Adds to an event's counter, which may be that of all ranks.
-__device__ __forceinline__ void add_release(const LaunchArgs& args, int event, u32 amount) {
-#if MPK_RANKS > 1
-  if (is_of_peers(event)) return add_release_everywhere(args.counters + event, amount);
-#endif
-  add_release(args.counters + event, amount);
-}
-__device__ __forceinline__ u32 load_event(const u32* counter) {
-#if MPK_RANKS > 1
-  u32 v;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");
-  return v;
-#else
-  return load_acquire(counter);
-#endif
-}
+__device__ __forceinline__ u32 load_event(const u32* counter) { return load_acquire_system(counter); }
 
 }  // namespace mpk
+
+#else
+
+namespace mpk {
+
+__device__ __forceinline__ void add_release(const LaunchArgs& args, int event, u32 amount) {
+  add_release(args.counters + event, amount);
+}
+__device__ __forceinline__ u32 load_event(const u32* counter) { return load_acquire(counter); }
+
+}  // namespace mpk
+
+#endif

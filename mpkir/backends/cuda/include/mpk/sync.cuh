@@ -102,6 +102,16 @@ __device__ __forceinline__ int load_relaxed(const int* p) {
 __device__ __forceinline__ void add_release(u32* p, u32 amount) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(p), "r"(amount) : "memory");
 }
+// The same among all GPUs.
+__device__ __forceinline__ u32 load_acquire_system(const u32* p) {
+  u32 v;
+  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__device__ __forceinline__ void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+__device__ __forceinline__ void add_system(u32* p, u32 amount) {
+  asm volatile("red.relaxed.sys.global.add.u32 [%0], %1;" ::"l"(p), "r"(amount) : "memory");
+}
 __device__ __forceinline__ u32 from_first_lane(u32 v) { return __shfl_sync(0xffffffffu, v, 0); }
 // Adds and says what the result is.
 __device__ __forceinline__ u32 add_acquire_release(u32* p, u32 amount) {
@@ -134,6 +144,11 @@ __device__ __forceinline__ u64 replace(u64* p, u64 expected, u64 value) {
 }
 // What was read before this, of what others released, is before all that follows.
 __device__ __forceinline__ void acquire_fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+__device__ __forceinline__ u32 cycles() {
+  u32 t;
+  asm volatile("mov.u32 %0, %%clock;" : "=r"(t));
+  return t;
+}
 __device__ __forceinline__ i64 nanoseconds() {
   i64 t;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
