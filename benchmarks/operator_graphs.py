@@ -29,14 +29,20 @@ VARIANTS = {
 FIRST, STEPS = 32, 127
 
 
-def decode(program: Program, launcher: PerOperatorProgram, steps: int) -> tuple[float, list[int]]:
-    """Milliseconds of a step, and the tokens."""
+def start(program: Program) -> torch.Tensor:
+    """The token sequence, i64 [capacity + 1], with the same first tokens every time."""
     language = program.manifest.language
     assert language is not None
     sequence = program.buffer(language.tokens).view(-1)
     generator = torch.Generator().manual_seed(0)
     sequence.fill_(-1)
     sequence[: FIRST + 1] = torch.randint(language.vocabulary, (FIRST + 1,), generator=generator)
+    return sequence
+
+
+def decode(program: Program, launcher: PerOperatorProgram, steps: int) -> tuple[float, list[int]]:
+    """Milliseconds of a step, and the tokens."""
+    sequence = start(program)
     torch.cuda.synchronize()
     begun = perf_counter()
     done = launcher.run(FIRST, steps)
@@ -75,6 +81,8 @@ def main() -> None:
             variant: PerOperatorProgram(binary, program.table, buffers, **options)
             for variant, options in VARIANTS.items()
         }
+        # Keys and values before the first position.
+        start(program)
         launchers["8 steps a graph, early starts"].run(0, FIRST)
         times: dict[str, list[float]] = defaultdict(list)
         tokens: set[tuple[int, ...]] = set()

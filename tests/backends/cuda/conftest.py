@@ -113,7 +113,7 @@ class GpuProgram:
             self._table,
             list(self.buffers.values()),
             watchdog_s=2,
-            flagged=self._flagged,
+            flagged={number: () for number in self._flagged},
         )
         return program.run(position, steps)
 
