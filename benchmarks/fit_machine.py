@@ -1,100 +1,116 @@
-"""Fit the constants of a machine's `timing` to traced steps; predict each model from the others.
+"""Fit the constants of a machine's `timing` to measured steps; predict each case from the others.
 
-    python benchmarks/fit_machine.py --artifacts DIR --ir DIR --traces DIR [--iterations 4]
+    python benchmarks/fit_machine.py [--iterations 4] [--json FILE]
 
-Gauss-Newton on logarithms. Residuals are, of traced steps, what each operator adds, measured
-against simulated, as a part of the step, and the step; of other fitted cases the step at the middle
-of the measured positions. A weak prior keeps constants that nothing decides where they were.
-Leaving a model out takes its residuals away and goes one more step from the optimum of all. Prints
-the constants for mpkir/machines/*.json.
+Gauss-Newton on logarithms. Residuals are, of each fitted case of simulated_cases.json, the step's
+error; of a traced one also what each operator has on the critical path, as a part of the step. A
+weak prior keeps constants that nothing decides where they were. Leaving a case out takes its
+residuals away and goes one more step from the optimum of all. Prints the constants for
+mpkir/machines/*.json; `hop_us.flag` is one of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from measured_steps import Measured, arguments, read_measured, simulated_operators
+from measured_steps import MACHINE, Measured, operators_on_path, read_measured
 
 from mpkir.analysis.plan import Plan
 from mpkir.analysis.simulator import play
-from mpkir.machine import Timing, machine_named
+from mpkir.machine import Machine, machine_named
 
 Floats = npt.NDArray[np.float64]
 
+FLAG = "hop_us.flag"
 FITTED = (
     "dram_latency",
     "l2_latency",
     "l2_bandwidth",
     "prepare",
-    "products",
-    "stage",
+    "element",
     "task",
     "plain",
     "attention",
     "chunk",
-    "join",
+    "merge",
     "body",
     "release",
-    "code_bandwidth",
+    FLAG,
 )
 STEP = 0.08
 """Of the difference quotients."""
-PRIOR = 0.03
-"""What a factor of e from where a constant was weighs: as much as 3 % of a step."""
-WEIGHT = 2.0
-"""Of a residual that is a part of the step."""
+PRIOR = 0.01
+"""What a factor of e from where a constant was weighs: as much as 1 % of a step."""
+
+
+def on_machine(plan: Plan, constants: Floats) -> Plan:
+    """The plan on a machine with these constants (logarithms, in the order of FITTED)."""
+    values = dict(zip(FITTED, np.exp(constants).tolist(), strict=True))
+    hops = replace(plan.machine.hops, flag=values.pop(FLAG))
+    timing = replace(plan.machine.timing, **values)
+    return replace(plan, machine=replace(plan.machine, timing=timing, hops=hops))
+
+
+def constants_of(machine: Machine) -> Floats:
+    """What `on_machine` takes."""
+    return np.log([machine.hops.flag if n == FLAG else getattr(machine.timing, n) for n in FITTED])
+
+
+def residuals_of(each: Measured, constants: Floats) -> list[float]:
+    """Of a case: its step's error, then its operators'."""
+    played = play(on_machine(each.plan, constants))
+    found = [played.step / each.step - 1]
+    path = operators_on_path(played)
+    found += [(path.get(name, 0.0) - wanted) / each.step for name, wanted in each.path.items()]
+    return found
+
+
+_measured: list[Measured] = []
+"""In a process of the pool, which cannot be sent modules."""
+
+
+def _residuals(number: int, constants: Floats) -> list[float]:
+    return residuals_of(_measured[number], constants)
 
 
 class Fit:
-    """Residuals of all models as a function of the constants' logarithms."""
+    """Residuals of all cases as a function of the constants' logarithms."""
 
-    def __init__(self, measured: list[Measured], timing: Timing) -> None:
-        self.measured = [each for each in measured if each.fitted]
-        self.plans = [
-            each.plan if each.end is not None else each.at(each.position) for each in self.measured
+    def __init__(self, measured: Sequence[Measured], prior: Floats, pool: ProcessPoolExecutor):
+        self.fitted = [number for number, each in enumerate(measured) if each.fitted]
+        self.prior, self.pool = prior, pool
+        self.owner: list[int] = []
+        """The number of the case that each residual is of."""
+
+    def residuals(self, points: Sequence[Floats]) -> list[Floats]:
+        """At each of some points."""
+        jobs = [
+            [self.pool.submit(_residuals, number, point) for number in self.fitted]
+            for point in points
         ]
-        self.prior = np.log([getattr(timing, name) for name in FITTED])
-        self.models: list[str] = []
-        """Whose each residual is."""
-
-    @staticmethod
-    def at(plan: Plan, constants: Floats) -> Plan:
-        """The plan on a machine with these constants."""
-        values = dict(zip(FITTED, np.exp(constants).tolist(), strict=True))
-        timing = replace(plan.machine.timing, **values)
-        return replace(plan, machine=replace(plan.machine, timing=timing))
-
-    def residuals(self, constants: Floats) -> Floats:
-        """Of every operator of every model, and of every step."""
-        found: list[float] = []
-        self.models = []
-        for each, plan in zip(self.measured, self.plans, strict=True):
-            moved = self.at(plan, constants)
-            if each.end is None:
-                found.append(WEIGHT * (play(moved).step / each.step - 1))
-            else:
-                operators, step = simulated_operators(play(moved, 1))
-                wanted, traced = each.operators(each.end), float(each.end.max())
-                found += [WEIGHT * (operators[k] - wanted[k]) / traced for k in wanted]
-                found.append(WEIGHT * (step / traced - 1))
-            self.models += [each.model] * (len(found) - len(self.models))
-        return np.array([*found, *(PRIOR * (constants - self.prior))])
+        result: list[Floats] = []
+        for point, each in zip(points, jobs, strict=True):
+            found = [job.result() for job in each]
+            self.owner = [
+                number for number, part in zip(self.fitted, found, strict=True) for _ in part
+            ]
+            flat = [value for part in found for value in part]
+            result.append(np.array([*flat, *(PRIOR * (point - self.prior))]))
+        return result
 
     def jacobian(self, constants: Floats, residuals: Floats) -> Floats:
         """By difference quotients."""
-        columns: list[Floats] = []
-        for i in range(len(constants)):
-            moved = constants.copy()
-            moved[i] += STEP
-            columns.append((self.residuals(moved) - residuals) / STEP)
-        return np.stack(columns, axis=1)
-
-    def error(self, each: Measured, constants: Floats) -> float:
-        """Of the step at the middle of the measured positions, as part of it."""
-        return play(self.at(each.at(each.position), constants)).step / each.step - 1
+        moved = constants + STEP * np.eye(len(constants))
+        columns = self.residuals(list(moved))
+        return np.stack([(each - residuals) / STEP for each in columns], axis=1)
 
 
 def step_from(jacobian: Floats, residuals: Floats, damping: float = 1e-4) -> Floats:
@@ -105,46 +121,64 @@ def step_from(jacobian: Floats, residuals: Floats, damping: float = 1e-4) -> Flo
 
 
 def main() -> None:
-    """Fit, then leave each model out in turn."""
-    parser = arguments(__doc__.splitlines()[0])
+    """Fit, then leave each case out in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    measured = read_measured(given)
-    fit = Fit(measured, machine_named(given.machine).timing)
-    constants = fit.prior.copy()
-    residuals = fit.residuals(constants)
-    jacobian = fit.jacobian(constants, residuals)
-    for _ in range(given.iterations):
-        for damping in (1e-4, 1e-2, 1.0):
-            moved = constants + step_from(jacobian, residuals, damping)
-            found = fit.residuals(moved)
-            if found @ found < residuals @ residuals:
-                constants, residuals = moved, found
-                break
+    measured = read_measured([])
+    _measured.extend(measured)
+    # Forked, so that the processes have the modules.
+    with ProcessPoolExecutor(given.processes, mp_context=get_context("fork")) as pool:
+        fit = Fit(measured, constants_of(machine_named(MACHINE)), pool)
+        constants = fit.prior.copy()
+        (residuals,) = fit.residuals([constants])
         print(f"squares {residuals @ residuals:.5f}", flush=True)
         jacobian = fit.jacobian(constants, residuals)
-
-    def values(of: Floats) -> dict[str, float]:
-        return {name: float(f"{v:.3g}") for name, v in zip(FITTED, np.exp(of), strict=True)}
-
-    errors: list[dict[str, object]] = []
-    for each in measured:
-        kept = np.ones(len(residuals), bool)
-        kept[: len(fit.models)] = np.array(fit.models) != each.model
-        without = constants + step_from(jacobian[kept], residuals[kept])
-        record = {
-            "model": each.model,
-            "configuration": each.configuration,
-            "error": round(fit.error(each, constants), 4),
-            "error_left_out": round(fit.error(each, without), 4),
-            "timing_left_out": values(without),
-        }
-        errors.append(record)
-        print(record, flush=True)
-    text = json.dumps({"timing": values(constants), "errors": errors}, indent=1)
+        for _ in range(given.iterations):
+            for damping in (1e-4, 1e-2, 1.0):
+                moved = constants + step_from(jacobian, residuals, damping)
+                (found,) = fit.residuals([moved])
+                if found @ found < residuals @ residuals:
+                    constants, residuals = moved, found
+                    break
+            print(f"squares {residuals @ residuals:.5f} {_values(constants)}", flush=True)
+            jacobian = fit.jacobian(constants, residuals)
+        errors = _errors(measured, fit, constants, residuals, jacobian)
+    text = json.dumps({"timing": _values(constants), "errors": errors}, indent=1)
     print(text)
     if given.json is not None:
         given.json.write_text(text + "\n", encoding="utf-8")
+
+
+def _errors(
+    measured: Sequence[Measured],
+    fit: Fit,
+    constants: Floats,
+    residuals: Floats,
+    jacobian: Floats,
+) -> list[dict[str, object]]:
+    """Of every case, with all and with its own measurements left out."""
+    errors: list[dict[str, object]] = []
+    for number, each in enumerate(measured):
+        kept = np.ones(len(residuals), bool)
+        kept[: len(fit.owner)] = np.array(fit.owner) != number
+        without = constants + step_from(jacobian[kept], residuals[kept])
+        (error, *_), (left_out, *_) = fit.pool.map(_residuals, [number] * 2, [constants, without])
+        record: dict[str, object] = {
+            "model": each.model,
+            "configuration": each.configuration,
+            "error": round(error, 4),
+            "error_left_out": round(left_out, 4) if each.fitted else None,
+        }
+        errors.append(record)
+        print(record, flush=True)
+    return errors
+
+
+def _values(constants: Floats) -> dict[str, float]:
+    return {name: float(f"{v:.3g}") for name, v in zip(FITTED, np.exp(constants), strict=True)}
 
 
 if __name__ == "__main__":

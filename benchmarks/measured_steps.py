@@ -1,152 +1,149 @@
-"""Measured steps and the schedules that ran, for the simulator to be held against.
+"""Measured steps, for the simulator to be held against.
 
-simulated_cases.json lists them; their milliseconds come from the results of decoding. A case that
-was `scheduled` before takes its schedule from MODEL.mlir in a folder of IR (`mpk compile
---dump-dir`, the last file), any other is compiled anew. A case with a `trace` plays the table of
-ARTIFACTS/trace/MODEL beside TRACES/trace/MODEL.npz (benchmarks/trace_decode.py).
+simulated_cases.json lists them: a model, maybe an ablation of `mpk bench`, and which record of
+benchmarks/results says how long a step took. Each is compiled anew, so the results must be of
+kernels that today's compiler still makes. A case with a `trace` has a record of `mpk trace`, too,
+which says by operator what the critical path was made of.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from models import CAPACITY, configurations
+from models import CAPACITY
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.cost import cost_of
-from mpkir.analysis.operators import advances, by_operator
+from mpkir.analysis.critical_path import path_by_operator
 from mpkir.analysis.plan import Plan, plan_of
 from mpkir.analysis.simulator import Simulation
-from mpkir.analysis.task_times import Floats
-from mpkir.machine import Machine, machine_named
+from mpkir.frontend import decode_step
+from mpkir.machine import machine_named
+from mpkir.passes.verify_schedule import VerifySchedulePass
 from mpkir.pipeline import lower
-from mpkir.runtime.artifact import TABLE, read_manifest
-from mpkir.runtime.table import Table
-from mpkir.tools.simulation import DEFAULT_POLICY, plan_of_table, read_trace
-from mpkir.tools.sources import module_of
+from mpkir.tools.ablations import DEFAULT, ablation_named
+from mpkir.tools.bench.models import model_source
+from mpkir.tools.variants import model_without_values
 
 CASES = Path(__file__).with_name("simulated_cases.json")
 RESULTS = Path(__file__).parent / "results"
-TRACED = 158
-"""Position of a traced step: the last of a launch from 32."""
+MACHINE = "h100"
+FIRST = 32
+"""Position of a measured launch's first step, where a case does not say."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """A model's step as it ran."""
 
-    model: str
-    configuration: str
-    policy: str
-    fitted: bool
-    """Constants are fitted to it."""
+    case: dict[str, Any]
     module: ModuleOp
     plan: Plan
-    """At the traced position, on the machine as the measured code used it."""
-    end: Floats | None
-    """Of each task in the traced step, microseconds from its first task's event."""
+    """In the middle of the measured positions."""
     step: float
-    """Microseconds, the median over many positions, without tracing."""
-    position: int
-    """In the middle of these."""
+    """Microseconds, the median over these."""
+    path: dict[str, float]
+    """Microseconds that each operator had on the critical path of a traced step, as a part of an
+    untraced one; none if it was not traced."""
 
-    def operators(self, end: Floats) -> dict[str, float]:
-        """Microseconds that each operator added to a step whose tasks ended then."""
-        return by_operator(self.plan.graph.families, advances(end, self.plan.graph.offsets))
+    @property
+    def model(self) -> str:
+        return self.case["model"]
 
-    def at(self, position: int) -> Plan:
-        """The plan at another position."""
-        costs = tuple(cost_of(family, position) for family in self.plan.graph.families)
-        return replace(self.plan, costs=costs)
+    @property
+    def fitted(self) -> bool:
+        """Whether constants are fitted to it."""
+        return self.case["fitted"]
 
-
-def simulated_operators(played: Simulation) -> tuple[dict[str, float], float]:
-    """What `Measured.operators` and the traced step are, of a simulation."""
-    end = played.end - float(played.ready.min(initial=0.0))
-    graph = played.plan.graph
-    return by_operator(graph.families, advances(end, graph.offsets)), float(end.max())
-
-
-def machine_of(case: dict[str, Any], machine: Machine) -> Machine:
-    """The machine with what was different of it when the case was measured."""
-    return replace(
-        machine,
-        tiles=replace(machine.tiles, attention_chunk=case["attention_chunk"]),
-        timing=replace(machine.timing, unrolled=case["unrolled"]),
-    )
+    @property
+    def configuration(self) -> str:
+        """What is not as by default."""
+        said = [self.case.get("variant", "")]
+        said += [f"batch {self.case['batch']}"] if "batch" in self.case else []
+        said += [f"position {self.case['first']}"] if "first" in self.case else []
+        return ", ".join(filter(None, said))
 
 
-def scheduled_module(case: dict[str, Any], machine: Machine, ir: Path) -> ModuleOp:
-    """The case's schedule, read or made."""
-    if case.get("scheduled"):
-        return module_of(str(ir / f"{case['model']}.mlir"), None).module
-    with TemporaryDirectory() as folder:
-        configurations()[case["model"]].save_pretrained(folder)
-        module = module_of(str(Path(folder) / "config.json"), CAPACITY).module
-    lower(module, machine, policy=case.get("policy", DEFAULT_POLICY))
-    return module
+def operators_on_path(played: Simulation) -> dict[str, float]:
+    """What `Measured.path` is, of a simulation."""
+    return {name: each.time for name, each in path_by_operator(played).items()}
 
 
 def record_of(case: dict[str, Any]) -> dict[str, Any]:
     """What was measured of a case."""
-    # The machine model is fitted to the kernels of that time.
-    is_variant = "variant" in case
-    name = "decode-variants-h100.json" if is_variant else "decode-h100-earlier.json"
+    first = case.get("first", FIRST)
     return next(
         record
-        for record in json.loads((RESULTS / name).read_text(encoding="utf-8"))
-        if record["system"] == "mpkir-megakernel"
+        for record in _records(case["results"])
+        if record["benchmark"] == "decode"
+        and record["system"] == "mpkir-megakernel"
         and record["model"] == case["model"]
-        and record.get("variant") == case.get("variant")
+        and record.get("variant", "") == case.get("variant", "")
+        and record["positions"][0] == first
+        and record["batch"] == case.get("batch", 1)
+        and record["capacity"] == case.get("capacity", CAPACITY)
     )
 
 
-def read_measured(given: argparse.Namespace) -> list[Measured]:
-    """The measured steps that options name."""
+def _records(name: str) -> list[dict[str, Any]]:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def _traced_path(case: dict[str, Any]) -> dict[str, float]:
+    if "trace" not in case:
+        return {}
+    record = next(
+        each
+        for each in _records(case["trace"])
+        if each["model"] == case["model"] and "critical_path" in each
+    )
+    untraced = record["untraced_step_us"] / sum(e["us"] for e in record["critical_path"].values())
+    return {name: each["us"] * untraced for name, each in record["critical_path"].items()}
+
+
+def scheduled_module(case: dict[str, Any]) -> ModuleOp:
+    """The case's program, not proven safe again."""
+    name = case.get("variant", "")
+    variant = (ablation_named(name) if name else DEFAULT).variant
+    unproven = replace(variant, tuned=False, without=(*variant.without, VerifySchedulePass.name))
+    model = model_without_values(model_source(case["model"]))
+    module = decode_step(model, case.get("capacity", CAPACITY), batch=case.get("batch", 1))
+    lower(module, variant.machine_of(machine_named(MACHINE)), variant=unproven)
+    return module
+
+
+def measured_of(case: dict[str, Any]) -> Measured:
+    """The case's program, and what was measured of it."""
+    name = case.get("variant", "")
+    machine = (ablation_named(name) if name else DEFAULT).variant.machine_of(machine_named(MACHINE))
+    record = record_of(case)
+    position = sum(record["positions"]) // 2
+    module = scheduled_module(case)
+    plan = plan_of(module, machine, position)
+    return Measured(case, module, plan, record["ms"] * 1e3, _traced_path(case))
+
+
+def read_measured(models: list[str]) -> list[Measured]:
+    """The cases of these models, or all. A program of several cases is compiled once."""
     found: list[Measured] = []
     for case in json.loads(CASES.read_text(encoding="utf-8")):
-        model, configuration = case["model"], case["configuration"]
-        if given.models and model not in given.models:
+        if models and case["model"] not in models:
             continue
-        machine = machine_of(case, machine_named(given.machine))
-        module = scheduled_module(case, machine, given.ir)
-        plan, end = plan_of(module, machine, TRACED), None
-        if "trace" in case:
-            artifact = given.artifacts / case["trace"] / model
-            table = Table.load(artifact / TABLE, read_manifest(artifact).names)
-            plan, rows = plan_of_table(plan, table)
-            end = np.zeros(len(rows))
-            end[rows] = read_trace(given.traces / case["trace"] / f"{model}.npz")
-        record = record_of(case)
-        first, last = record["positions"]
-        measured = Measured(
-            model,
-            configuration,
-            case.get("policy", DEFAULT_POLICY),
-            end is not None or case.get("fitted", False),
-            module,
-            plan,
-            end,
-            record["ms"] * 1e3,
-            (first + last) // 2,
-        )
-        found.append(measured)
+        same = [each for each in found if _program(each.case) == _program(case)]
+        if same:
+            record = record_of(case)
+            graph, position = same[0].plan.graph, sum(record["positions"]) // 2
+            costs = tuple(cost_of(family, position) for family in graph.families)
+            plan = replace(same[0].plan, costs=costs)
+            step, path = record["ms"] * 1e3, _traced_path(case)
+            found.append(Measured(case, same[0].module, plan, step, path))
+        else:
+            found.append(measured_of(case))
     return found
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
-    """The options that say where measurements are."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("models", nargs="*")
-    parser.add_argument("--artifacts", type=Path, required=True)
-    parser.add_argument("--ir", type=Path, required=True)
-    parser.add_argument("--traces", type=Path, required=True)
-    parser.add_argument("--machine", default="h100")
-    parser.add_argument("--json", type=Path)
-    return parser
+def _program(case: dict[str, Any]) -> tuple[object, ...]:
+    return tuple(case.get(key) for key in ("model", "variant", "capacity", "batch"))

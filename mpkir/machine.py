@@ -102,20 +102,29 @@ class Timing:
     prepare: float = 0.2
     """A streaming task's start beside that read: norms, a place in the queue."""
     products: float = 100
-    """Weights out of the ring, multiplied."""
+    """Weights out of the ring that are not packed, multiplied."""
     stage: float = 0.05
     """Each stage beside that."""
+    packed_stage: float = 0.17
+    """Each stage of packed weights: a latency of tensor cores and barriers, for all its bytes."""
+    element: float = 0.3
+    """Each element of its input that a lane polls after the one before: only a product of packed
+    weights polls all at once."""
     task: float = 0.35
-    """A streaming task beside its stages: joining sums, results on their way."""
+    """A streaming task beside its stages: places of the queue, sums handed to the publisher."""
+    publish: float = 0.2
+    """Its results, from sums to stores, beside the next task."""
     plain: float = 1.7
     """Reads of a body that is neither a streaming product nor attention."""
     attention: float = 20
     """Arithmetic of attention, in 1e9 operations a second."""
-    chunk: float = 2.0
-    """The start of an attention chunk that has rows: norm and rotation of its queries, the first
-    rows from memory, the sums of its warps joined."""
-    join: float = 0.15
-    """Each part that a merge of split attention joins: a load that waits for the one before."""
+    chunk: float = 1.0
+    """Of an attention chunk that has rows, once its queries are there: their norm and rotation, the
+    sums of its warps joined."""
+    merge: float = 0.5
+    """A merge of split attention, all its parts asked for at once."""
+    join: float = 0.02
+    """Each part that a merge of split attention joins."""
     body: float = 0.1
     """A body that does not stream, beside its reads and arithmetic."""
     release: float = 0.65

@@ -71,6 +71,10 @@ class FamilyCost:
     """In how many copies (a number)."""
     stage_bytes: int
     """Of a whole stage."""
+    is_packed: bool
+    """Whether these weights lie as tensor cores take them."""
+    columns: int
+    """Of a row of them (a number)."""
     dram: Ints
     """Read past the ring from DRAM: states, and weights that no earlier task of the family reads.
     """
@@ -78,6 +82,8 @@ class FamilyCost:
     """Read from L2, the same for all tasks: once for those that follow each other on a worker."""
     inputs: frozenset[str]
     """The buffers of activations that these come from."""
+    is_polled: bool
+    """Whether some of what it reads carries marks."""
     own: Ints
     """Read from L2 by this task: activations, and weights that an earlier task has read."""
     written: Ints
@@ -97,10 +103,12 @@ class FamilyCost:
 
 
 def element_bits(access: Access) -> int:
-    """Bits of an element of the buffer; an index counts as 64."""
+    """Bits of an element of the buffer as it lies in memory, in a flagged one with its mark; an
+    index counts as 64."""
     assert isinstance(access.buffer.result.type, MemRefType)
     element = access.buffer.result.type.get_element_type()
-    return element.bitwidth if isinstance(element, FixedBitwidthType) else 64
+    bits = element.bitwidth if isinstance(element, FixedBitwidthType) else 64
+    return bits if access.buffer.flagged is None else 2 * bits
 
 
 def cost_of(family: Family, position: int | None = None) -> FamilyCost:
@@ -108,7 +116,8 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
     zero = np.zeros(family.size, np.int64)
     stream = family.op.stream
     streamed, dram, own, written = zero.copy(), zero.copy(), zero.copy(), zero.copy()
-    stages, stage_bytes, common = zero.copy(), 0, 0
+    stages, stage_bytes, columns, common = zero.copy(), 0, 0, 0
+    is_packed = is_polled = False
     inputs: set[str] = set()
     used = _used(family, position)
     for number, access in enumerate(family.accesses):
@@ -117,11 +126,14 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         sizes = boxes.high - boxes.low if use is None else use.sizes(boxes.low, boxes.high)
         elements = np.bincount(boxes.tasks, sizes.prod(axis=1), family.size).astype(np.int64)
         size = (elements * element_bits(access) + 7) // 8
+        is_polled |= not access.is_write and access.buffer.flagged is not None
         if access.is_write:
             written += size
         elif stream is not None and number in stream.reads:
             rows, parts = stream.rows.data, stream.parts.data
-            row_bytes = access.shape[1] * element_bits(access) // 8
+            columns = access.shape[1]
+            row_bytes = columns * element_bits(access) // 8
+            is_packed = access.buffer.packed is not None
             streamed += size
             stages += -(-(size // row_bytes) // rows) * parts
             stage_bytes = rows * row_bytes // parts
@@ -145,9 +157,12 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         streamed,
         stages,
         stage_bytes,
+        is_packed,
+        columns,
         dram,
         common,
         frozenset(inputs),
+        is_polled,
         own,
         written,
         _flops(family, rows),

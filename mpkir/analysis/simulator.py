@@ -134,6 +134,8 @@ class _Worker:
     starved: float = 0.0
     waiting: bool = False
     """For weights to land or its own reads from DRAM."""
+    asked: bool = False
+    """It has begun to read from DRAM what its present task needs."""
     reads_done: float = -1.0
     landed: list[float] = field(default_factory=list[float])
     used: int = 0
@@ -236,6 +238,7 @@ class _Run:
         self.work: list[float] = [x for each in times for x in each.work.tolist()]
         self.dram: list[float] = [x for each in times for x in each.dram.tolist()]
         self.does_stream = [each.streams for each in times]
+        self.look = [each.look for each in times]
         self.prepare = [each.prepare for each in times]
         self.again = [each.again for each in times]
         self.inputs = [each.inputs for each in times]
@@ -387,6 +390,7 @@ class _Run:
             each = tasks[at]
             index = step * self.tasks + each
             if not state.begun:
+                self.ask_early(worker, each)
                 if not self.see_event(worker, each, index):
                     return
                 self.begin(worker, each, index)
@@ -398,6 +402,13 @@ class _Run:
             state.begun = False
             state.place += 1
             self.raise_counter(each, index, todo)
+
+    def ask_early(self, worker: int, each: int) -> None:
+        """A task that only looks for marks asks for its cache's rows before."""
+        state = self.workers[worker]
+        if self.dram[each] > 0 and self.looks[each] and self.wait[each] < 0 and not state.asked:
+            state.asked = True
+            self.wake(max(state.now, state.published), worker, self.dram[each])
 
     def see_event(self, worker: int, each: int, index: int) -> bool:
         """The dispatcher's part, and looking for flags; False if something has not come."""
@@ -441,6 +452,8 @@ class _Run:
             self.before[index] = step * self.tasks + tasks[at]
         state.now = max(state.ready, free)
         self.ready[index], self.start[index] = state.ready, state.now
+        if is_new:
+            state.now = max(state.ready, free + self.look[family])
         self.ran_on[index] = worker
         state.begun, state.run, state.starved = True, run, 0.0
         state.run_ready = state.ready
@@ -452,8 +465,9 @@ class _Run:
                 and self.inputs[family] == self.inputs[previous]
             )
             state.now += self.again[family] if is_held else self.prepare[family]
-        if self.dram[each] > 0:
+        if self.dram[each] > 0 and not state.asked:
             self.wake(state.now, worker, self.dram[each])
+        state.asked = False
 
     def fetch_code(self, state: _Worker, family: int) -> float:
         """How long a body's instructions take to come; none if they are at hand."""
@@ -490,7 +504,8 @@ class _Run:
         state.chunk = 0
         self.starved[index] = state.starved
         self.busy[index] = state.now - self.start[index] - state.starved
-        state.published = max(state.now, state.published) + self.release(each)
+        publish = self.timing.publish + self.release(each)
+        state.published = max(state.now, state.published) + publish
         self.end[index] = state.published
         return True
 

@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mpkir.analysis.cost import FamilyCost, Loop
-from mpkir.machine import Machine
+from mpkir.machine import Machine, Timing
+
+LANES = 128
+"""That share a row of an input whose elements are polled one after the other."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,8 +29,11 @@ class FamilyTimes:
     """Of the tasks of a family; arrays are [tasks]."""
 
     streams: bool
+    look: float
+    """From asking for what carries marks, if it is there, to having it; 0 where nothing does."""
     prepare: float
-    """A streaming task's start, once for a run of tasks with one input."""
+    """A streaming task's start once its input has begun to come, once for a run of tasks with one
+    input."""
     again: float
     """The same right after a run of other tasks with that input, which the worker then holds."""
     inputs: frozenset[str]
@@ -49,16 +55,21 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
     body = (cost.loop, streamed, cost.stage_bytes, cost.common, int(cost.written.max(initial=0)))
     code = float(timing.code_of_body)
     prepare = again = 0.0
+    look = timing.l2_latency if cost.is_polled else 0.0
     match cost.loop:
         case Loop.JOIN:
             work, dram, code = zero, zero, 0.0
         case Loop.STREAM:
             again = timing.prepare
-            prepare = again + timing.l2_latency + cost.common / (timing.l2_bandwidth * KILO)
-            products = cost.streamed / (timing.products * KILO)
-            work, dram = timing.task + cost.stages * timing.stage + products, zero
-            unrolled = streamed if streamed <= timing.unrolled else cost.stage_bytes
-            code += timing.code_of_weights * unrolled
+            prepare = again + cost.common / (timing.l2_bandwidth * KILO)
+            if not cost.is_polled:
+                prepare += timing.l2_latency
+            elif not cost.is_packed:
+                prepare += timing.element * cost.columns / LANES
+            work, dram = timing.task + _products(cost, timing), zero
+            if not cost.is_packed:
+                unrolled = streamed if streamed <= timing.unrolled else cost.stage_bytes
+                code += timing.code_of_weights * unrolled
         case Loop.DIRECT:
             reads = (cost.common + cost.own) / (timing.l2_bandwidth * KILO)
             products = cost.dram / (timing.products * KILO)
@@ -66,13 +77,22 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
             dram = cost.dram.astype(np.float64)
         case Loop.ATTENTION:
             chunk = timing.chunk * (cost.rows > 0) + cost.flops / (timing.attention * KILO)
-            work = timing.body + chunk + timing.join * cost.joined
+            merge = timing.merge + timing.join * cost.joined if cost.joined else 0.0
+            work = timing.body + chunk + merge
             dram = cost.dram.astype(np.float64)
         case Loop.REDUCE | Loop.MAP:
             touched = np.maximum(cost.own + cost.dram, cost.written)
-            work, dram = timing.body + touched / (timing.plain * KILO), zero
+            work, dram = timing.body + timing.l2_latency + touched / (timing.plain * KILO), zero
     does_stream = cost.loop is Loop.STREAM
-    return FamilyTimes(does_stream, prepare, again, cost.inputs, work, dram, code, body)
+    return FamilyTimes(does_stream, look, prepare, again, cost.inputs, work, dram, code, body)
+
+
+def _products(cost: FamilyCost, timing: Timing) -> Floats:
+    """Of each task, all stages there."""
+    stages = cost.stages.astype(np.float64)
+    if cost.is_packed:
+        return stages * timing.packed_stage
+    return stages * timing.stage + cost.streamed / (timing.products * KILO)
 
 
 def total_bytes(costs: Sequence[FamilyCost]) -> int:

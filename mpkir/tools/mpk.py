@@ -385,6 +385,9 @@ def tune(
     position: Annotated[int, typer.Option(help="Position of the first measured step.")] = 32,
     steps: Annotated[int, typer.Option(help="Dependent steps in one launch.")] = 127,
     runs: Annotated[int, typer.Option(help="Timed launches of each candidate.")] = 10,
+    repeats: Annotated[
+        int, typer.Option(help="Launches of each that have to give the same bits.")
+    ] = 3,
     budget: Annotated[int, typer.Option(help="Most programs to simulate.")] = 60,
     proposals: Annotated[int, typer.Option(help="Of them to measure.")] = 4,
     also: Annotated[
@@ -406,6 +409,9 @@ def tune(
     into: Annotated[
         Path | None, typer.Option(help="Keep it in this file, not in the cache directory.")
     ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Append the adopted measurements to this results file.")
+    ] = None,
     show: Annotated[bool, typer.Option("--show", help="Show what is kept for the target.")] = False,
     load_plugin: Plugins = None,
     debug: Debug = False,
@@ -425,7 +431,7 @@ def tune(
     from mpkir.tools.tune import command
 
     if adopt is not None:
-        command.adopt(adopt, into)
+        command.adopt(adopt, into, json)
     if show:
         command.show(target)
     if source is None:
@@ -440,6 +446,7 @@ def tune(
         position=position,
         steps=steps,
         runs=runs,
+        repeats=repeats,
         budget=budget,
         proposals=proposals,
         also=tuple(also or ()),

@@ -180,8 +180,22 @@ def test_compiled_here_measured_there_adopted_here(here: Path, capsys: pytest.Ca
     default["ms"] = default["ms_min"] = 100.0
     Path("m.tune.json").write_text(json.dumps(measured))
     capsys.readouterr()
-    assert tune("--adopt", "m.tune.json", "--show", "-t", "cpu") is None
+    # Measurements and candidates of before are not written over.
+    assert "are there already" in tune(
+        "candidates/tiny.tune.json", *steps, "--measured", "m.tune.json"
+    )
+    assert "are there already" in tune(*model, *searched, *steps, "--compile-to", "candidates")
+    assert json.loads(Path("m.tune.json").read_text()) == measured
+    assert "nothing was measured" in tune(
+        "--adopt", "candidates/tiny.tune.json", "--json", "r.json"
+    )
+    assert not Path("r.json").exists()
+    capsys.readouterr()
+    adopted = ("--adopt", "m.tune.json", "--json", "r.json", "--show", "-t", "cpu")
+    assert tune(*adopted) is None
     assert "max_rows=8" in capsys.readouterr().out
+    records = json.loads(Path("r.json").read_text())
+    assert [each.get("variant", "") for each in records] == ["", "max_rows=8"]
     (choice,) = tuned.choices("cpu").values()
     assert choice.variant.machine == (("tiles.max_rows", 8),)
     assert choice.found["default_ms"] == 100.0

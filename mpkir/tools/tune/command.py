@@ -9,7 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
+from mpkir.tools.bench import append_records
 from mpkir.tools.bench.models import ModelSource, model_source
 from mpkir.tools.bench.session import Settings
 from mpkir.tools.display import StageDisplay
@@ -31,6 +33,7 @@ class Options:
     position: int = 32
     steps: int = 127
     runs: int = 10
+    repeats: int = 3
     budget: int = 60
     proposals: int = 4
     also: tuple[str, ...] = ()
@@ -49,6 +52,7 @@ class Options:
             positions=(self.position,),
             steps=self.steps,
             runs=self.runs,
+            repeats=self.repeats,
         )
 
     @property
@@ -62,6 +66,8 @@ def run(source: str, options: Options) -> None:
 
     Raises MpkirError; what was kept before stays as it is then.
     """
+    if options.measured_to is not None:
+        _refuse_existing(options.measured_to, "measurements")
     with StageDisplay() as display:
         if source.endswith(SUFFIX):
             found = _measure_file(Path(source), options, display)
@@ -74,13 +80,35 @@ def run(source: str, options: Options) -> None:
         print(keep(found, options.into))
 
 
-def adopt(path: Path, into: Path | None) -> None:
-    """Keep what the measurements in a file decide."""
-    print(keep(read_tuning(path), into))
+def adopt(path: Path, into: Path | None, json: Path | None = None) -> None:
+    """Keep what the measurements in a file decide; their records are appended to `json`."""
+    tuning = read_tuning(path)
+    records = [dict(each.measured) for each in tuning.candidates if each.measured]
+    if not records:
+        raise MpkirError(
+            "nothing was measured of these candidates",
+            where=str(path),
+            hint=f"run `mpk tune {path} --measured FILE` where the GPU is, and adopt FILE",
+        )
+    if json is not None:
+        append_records(json, records)
+    print(keep(tuning, into))
+
+
+def _refuse_existing(path: Path, what: str) -> None:
+    """MpkirError for a file that an earlier run has left."""
+    if path.exists():
+        raise MpkirError(
+            f"{what} are there already",
+            where=str(path),
+            hint="name another file, or remove this one",
+        )
 
 
 def _tune(source: ModelSource, options: Options, display: StageDisplay) -> Tuning:
     settings = options.settings
+    if options.compile_to is not None:
+        _refuse_existing(options.compile_to / f"{source.name}{SUFFIX}", "candidates")
     if not options.simulate_only and options.compile_to is None:
         _ = settings.device  # says so if there is none, before the search
     tuning = _propose(source, options, display)
@@ -140,6 +168,7 @@ def _measure_file(path: Path, options: Options, display: StageDisplay) -> Tuning
         positions=(options.position,),
         steps=options.steps,
         runs=options.runs,
+        repeats=options.repeats,
     )
     return measured(tuning, source, programs, settings, display.note, display.progress)
 

@@ -27,6 +27,7 @@ class Dimension:
 
 DIMENSIONS = (
     Dimension("tiles.max_rows", (8, 16, 32, 64, 128)),
+    Dimension("tiles.row_multiple", (8, 16, 32), on_gpu=True),
     Dimension("handoffs", (("counter",), ("counter", "flag")), on_gpu=True),
     Dimension("tiles.attention_chunk", (16, 32, 64, 128, 256, 512)),
     Dimension("ring.in_flight", (1, 2, 3, 4, 6), on_gpu=True),
