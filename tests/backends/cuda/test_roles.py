@@ -18,7 +18,7 @@ import pytest
 
 from mpkir.runtime.build_cuda import INCLUDE
 from mpkir.runtime.hang import Hang
-from mpkir.runtime.launch import Control, GpuLaunchArgs, Stand
+from mpkir.runtime.launch import Answer, Control, GpuLaunchArgs, Stand
 from mpkir.runtime.queues import dynamic_part, looked_up, queue_words
 from mpkir.runtime.table import Table, TableNames, TaskField, build_table
 
@@ -101,8 +101,12 @@ class Running:
         self.expected = [0] * net.sizes()[-1]
 
     def run(self, position: int, steps: int, watchdog: float = 20.0) -> int:
+        self.answer = Answer(stop_at=steps)
         self.control = Control(
-            stop_at=steps, events=len(self.counters), stands=ctypes.addressof(self.stands)
+            stop_at=2**31 - 1,
+            events=len(self.counters),
+            stands=ctypes.addressof(self.stands),
+            answer=ctypes.addressof(self.answer),
         )
         args = GpuLaunchArgs(
             self.pointers.ctypes.data,
@@ -119,7 +123,8 @@ class Running:
             self.tasks.ctypes.data,
         )
         fault = self.library.mpk_run(ctypes.byref(args), self.net.workers)
-        done = min(self.control.stop_at, steps)
+        assert self.answer.fault == fault
+        done = min(self.answer.stop_at, steps)
         self.epoch += done
         self.done = done
         return done if fault == 0 else -fault

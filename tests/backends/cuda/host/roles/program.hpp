@@ -36,8 +36,10 @@ struct Plain {
     mpk::compute_sync();
     const i64 result = make(work, *total, work.at<i64>(1)[work.index]);
     if (!first) work.at<i64>(2)[1 + work.index] = result;  // the other warp stores
-    if (first && work.family == stop_family && result % stop_modulus == 0)
+    if (first && work.family == stop_family && result % stop_modulus == 0) {
       __atomic_store_n(&args.control->stop_at, work.step + 1, __ATOMIC_RELAXED);
+      args.control->tell_stop(work.step + 1);
+    }
   }
 };
 
