@@ -31,6 +31,12 @@ struct Ring {
   }
 };
 
+// A piece of a weight that one slot takes.
+struct Stage {
+  const char* source;
+  int bytes;
+};
+
 // A place in the ring, and the parity of the round it is in.
 template <int SLOTS>
 struct RingCursor {
@@ -55,7 +61,7 @@ struct Loader {
   int lane;
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
-  int in_flight = 0;
+  int in_flight = 0, limit = IN_FLIGHT;
   StageMarks marks;
   u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
@@ -98,8 +104,8 @@ struct Loader {
       if (__any_sync(0xffffffffu, leave)) return false;
     }
     marks.has_slot();
-    const bool lands = in_flight == IN_FLIGHT;
-    if (lands) land_one();
+    int landed = 0;
+    for (; in_flight >= limit; ++landed) land_one();
     char* target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
 #if __CUDA_ARCH__ >= 900
@@ -120,7 +126,7 @@ struct Loader {
                  : "memory");
 #endif
     __syncwarp();
-    if (lands) marks.landed();
+    for (; landed > 0; --landed) marks.landed();
     marks.issued(bytes);
     ++in_flight;
     next.advance();

@@ -21,6 +21,9 @@
 #include "queue.cuh"
 #include "ring.cuh"
 #include "trace.cuh"
+#ifdef MPK_WEIGHTS_AHEAD
+#include "ahead.cuh"
+#endif
 
 namespace mpk {
 
@@ -309,10 +312,16 @@ struct LoadVisitor {
   }
 };
 
+#ifdef MPK_WEIGHTS_AHEAD
 template <class P>
-__device__ __forceinline__ bool load_batch(Shared<P>& s,
-                                           Loader<Layout<P>::SLOTS, P::in_flight>& loader,
-                                           Lookup& next, QueueCursor& queue) {
+using LoaderOf = AheadLoader<P, Layout<P>::SLOTS>;
+#else
+template <class P>
+using LoaderOf = Loader<Layout<P>::SLOTS, P::in_flight>;
+#endif
+
+template <class P>
+__device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lookup& next, QueueCursor& queue) {
   // Fill the batch's entries, one lane each.
   const int entry = queue.entry + loader.lane;
   while (!__all_sync(0xffffffffu, loader.lane >= BATCH || s.queue.empty[entry].passed(queue.parity ^ 1))) {
@@ -332,7 +341,10 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s,
     if (i == BATCH / 2) next.read_operands();
     if (work.body < 0) return false;
     loader.marks.begin(work);
-    LoadVisitor<Loader<Layout<P>::SLOTS, P::in_flight>> visitor{loader, work};
+#ifdef MPK_WEIGHTS_AHEAD
+    loader.begin(queue.entry, queue.entry - i + BATCH);
+#endif
+    LoadVisitor<LoaderOf<P>> visitor{loader, work};
     P::dispatch(work.body, visitor);
     if (!visitor.alive) return false;
     queue.advance();
@@ -342,7 +354,11 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s,
 
 template <class P>
 __device__ __forceinline__ void loader_role(Shared<P>& s, const LaunchArgs& args, int lane) {
-  Loader<Layout<P>::SLOTS, P::in_flight> loader(s.ring, s.leave, lane);
+#ifdef MPK_WEIGHTS_AHEAD
+  LoaderOf<P> loader(s.ring, s.queue, s.leave, lane);
+#else
+  LoaderOf<P> loader(s.ring, s.leave, lane);
+#endif
   Lookup next(args, P::tokens, lane % BATCH);
   QueueCursor queue;
   next.read_task();
