@@ -98,7 +98,8 @@ class CudaProgram:
                 answer=self._answer.data_ptr(),
             )
             self._fresh = torch.frombuffer(bytearray(control), dtype=torch.int32)
-            self._control = self._fresh.to(self.device)
+            self._control = torch.empty_like(self._fresh, device=self.device)
+            self._start_afresh()
             self._queues = torch.zeros(
                 (table.worker_count, queue_words(table)), dtype=torch.int64, device=self.device
             )
