@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.manifest import MANIFEST, FileRecord, Manifest
+from mpkir.runtime.manifest import MANIFEST, FileRecord, Manifest, Place
 from mpkir.runtime.table import Table
 from mpkir.runtime.table_text import disassemble
-from mpkir.runtime.weights import TensorFiles, check_record, record_of, write_tensors
+from mpkir.runtime.weights import TensorFiles, check_record, check_size, record_of, write_tensors
 
 TABLE = "table"
 TABLE_TEXT = "table.mpkt"
@@ -112,10 +112,11 @@ def write_artifact(
     return Artifact(path, manifest, table)
 
 
-def load_artifact(path: str | Path) -> Artifact:
+def load_artifact(path: str | Path, place: Place = Place()) -> Artifact:
     """Read and check an artifact: its manifest, each file's hash, and the table.
 
-    The weights are checked too. Raises MpkirError at the first thing that is not as it was written.
+    The weights are checked too; where several ranks load it, each checks some of the files, and
+    that the others are there. Raises MpkirError at the first thing that is not as it was written.
     """
     path = Path(os.path.abspath(path))
     manifest = read_manifest(path)
@@ -125,7 +126,11 @@ def load_artifact(path: str | Path) -> Artifact:
             raise MpkirError(
                 f"it lists no file {name!r}", where=str(path / MANIFEST), hint=_COMPILE_AGAIN
             )
-    _check_files({path / name: at for name, at in manifest.weight_files.items()}, _FETCH_AGAIN)
+    weights = {path / name: at for name, at in manifest.weight_files.items()}
+    for file, at in weights.items():
+        check_size(file, at, _FETCH_AGAIN)
+    mine = list(weights.items())[place.rank :: place.ranks]
+    _check_files(dict(mine), _FETCH_AGAIN)
     table = Table.load(path / TABLE, manifest.names, manifest.ranks, manifest.peer_events)
     if table.worker_count != manifest.target.workers:
         raise MpkirError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -17,6 +16,7 @@ from mpkir.runtime.manifest import (
     TAGGED_BYTES,
     Buffer,
     Part,
+    Place,
 )
 from mpkir.runtime.weights import TensorFiles
 
@@ -70,14 +70,6 @@ def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:
     return tensor.fill_(buffer.initial or 0)
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which of several ranks this is."""
-
-    rank: int = 0
-    ranks: int = 1
-
-
 def bind(
     buffer: Buffer,
     tensors: Mapping[str, torch.Tensor],
@@ -119,7 +111,7 @@ def _fill(
 ) -> None:
     """Copy what a rank has of a tensor to its rows of a buffer."""
     shape, shard = tuple(memory.shape), part.shard
-    number = 0 if shard is None else shard.part(place.rank, place.ranks)
+    number = 0 if shard is None else shard.part(place)
     whole = shape if shard is None else shard.whole(shape)
     rows_of = _rows_of(buffer, part.source, whole, tensors)
     dim = 0 if shard is None else shard.dim

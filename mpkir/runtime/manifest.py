@@ -73,6 +73,14 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Which of several ranks this is."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+@dataclass(frozen=True)
 class Shard:
     """One of `of` equal parts of a tensor along dimension `dim`: what one rank has of it.
 
@@ -82,9 +90,9 @@ class Shard:
     dim: int
     of: int
 
-    def part(self, rank: int, ranks: int) -> int:
+    def part(self, place: Place) -> int:
         """Which part a rank has."""
-        return rank * self.of // ranks
+        return place.rank * self.of // place.ranks
 
     def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the tensor of which a rank has one part of `shape`."""
@@ -115,7 +123,7 @@ class Buffer:
     flagged  each element is one word that holds the value and the number of the step that wrote it
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
     parts    what fills a joined weight or constant instead of one source, row after row
-    shard    of a weight, constant or output: which part of the tensor every rank has
+    shard    unless it is scratch or an input: which part of the tensor every rank has
     exchange scratch at the same place of every rank's heap: ranks write it for each other, row r
              (index of dimension 0) by rank r
     """
@@ -330,9 +338,9 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
 def _check_shards(buffer: Buffer, where: str) -> None:
     shards = [part.shard for part in buffer.parts]
     if buffer.shard is not None:
-        if buffer.kind not in ("weight", "constant", "output") or buffer.parts:
+        if buffer.kind in ("scratch", "input") or buffer.parts:
             raise MpkirError(
-                "only outputs, and weights and constants without parts, are a shard", where=where
+                "no scratch or input is a shard; of a joined weight each part is", where=where
             )
         shards.append(buffer.shard)
     for shard in shards:

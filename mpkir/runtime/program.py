@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,13 +11,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.artifact import Artifact, load_artifact
-from mpkir.runtime.buffers import Place, allocate, bind, check_fits, values_of
+from mpkir.runtime.artifact import Artifact, load_artifact, read_manifest
+from mpkir.runtime.buffers import allocate, bind, check_fits, values_of
 from mpkir.runtime.host import check_host
-from mpkir.runtime.manifest import Buffer, Signature, Target
+from mpkir.runtime.manifest import Buffer, Manifest, Place, Signature, Target
 from mpkir.runtime.origins import flagged_writers, origins_of
 from mpkir.runtime.ranks.agreement import check_agreement
-from mpkir.runtime.ranks.group import Group
+from mpkir.runtime.ranks.group import Group, telling
 from mpkir.runtime.ranks.memory import PeerMemory
 from mpkir.runtime.ranks.outputs import gathered
 
@@ -55,14 +56,22 @@ class Program:
         self.artifact = artifact
         self.manifest = artifact.manifest
         self.table = artifact.table
-        if self.manifest.ranks > 1 and group is None:
-            group = Group.join(self.manifest.ranks)
-        self.group = group if self.manifest.ranks > 1 else None
+        self.group = _group_for(self.manifest, group)
         """The ranks that run it, if there are several."""
+        with telling(self.group):
+            self._load(weights, device, beside)
+
+    def _load(
+        self,
+        weights: Mapping[str, torch.Tensor] | None,
+        device: torch.device | str | None,
+        beside: Program | None,
+    ) -> None:
         if device is None and self.group is not None and self.manifest.target.kind == "cuda":
             device = torch.device("cuda", self.group.number_on_host)
         self.device = _device_of(self.manifest.target, device)
-        check_host(self.manifest.target, self.device, str(artifact.path))
+        check_host(self.manifest.target, self.device, str(self.artifact.path))
+        artifact = self.artifact
         weights = artifact.weights() if weights is None else weights
         self._peers: PeerMemory | None = None
         if self.group is not None:
@@ -198,7 +207,21 @@ def load(
 
     Raises MpkirError if anything in it is missing, changed, or made for another machine.
     """
-    return Program(load_artifact(path), weights, device, group=group)
+    group = _group_for(read_manifest(Path(os.path.abspath(path))), group)
+    with telling(group):
+        artifact = load_artifact(path, Place() if group is None else group.place_on_host)
+    return Program(artifact, weights, device, group=group)
+
+
+def _group_for(manifest: Manifest, group: Group | None) -> Group | None:
+    """The ranks that run a program: None if it is one, those of the environment if not given."""
+    if manifest.ranks == 1:
+        return None
+    if group is None:
+        return Group.join(manifest.ranks)
+    if group.ranks != manifest.ranks:
+        raise MpkirError(f"{group.ranks} ranks run a program that is for {manifest.ranks}")
+    return group
 
 
 def _device_of(target: Target, device: torch.device | str | None) -> torch.device:

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from mpkir.errors import MpkirError
 from mpkir.runtime.manifest import FileRecord
 
+_CHANGED = "the file has changed since the artifact was written"
+
 
 def record_of(path: Path) -> FileRecord:
     """Size and sha256 of a file."""
@@ -23,14 +25,24 @@ def record_of(path: Path) -> FileRecord:
 
 def check_record(path: Path, wanted: FileRecord, hint: str) -> None:
     """Raise MpkirError unless `path` has the content it had when the artifact was written."""
+    check_size(path, wanted, hint)
+    try:
+        if record_of(path).sha256 == wanted.sha256:
+            return
+        what = _CHANGED
+    except OSError as error:
+        what = f"the file cannot be read ({error.strerror})"
+    raise MpkirError(what, where=str(path), hint=hint)
+
+
+def check_size(path: Path, wanted: FileRecord, hint: str) -> None:
+    """Raise MpkirError unless `path` is there and as long as when the artifact was written."""
     try:
         size = path.stat().st_size
-        if size < wanted.size:
-            what = f"the file was truncated: it has {size} bytes of {wanted.size}"
-        elif size != wanted.size or record_of(path).sha256 != wanted.sha256:
-            what = "the file has changed since the artifact was written"
-        else:
+        if size == wanted.size:
             return
+        cut = f"the file was truncated: it has {size} bytes of {wanted.size}"
+        what = cut if size < wanted.size else _CHANGED
     except FileNotFoundError:
         what = "the file is missing"
     except OSError as error:

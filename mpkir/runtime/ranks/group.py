@@ -11,7 +11,8 @@ from __future__ import annotations
 import atexit
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic, sleep
 from typing import NoReturn
@@ -19,6 +20,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.manifest import Place
 from mpkir.runtime.ranks.heartbeat import Heartbeat
 from mpkir.runtime.ranks.identity import Identity
 
@@ -82,6 +84,13 @@ class Group:
         """How many lower ranks its host has. Number 0 does what a host needs once."""
         own = self.members[self.rank]
         return sum((m.host, m.machine) == (own.host, own.machine) for m in self.members[: own.rank])
+
+    @property
+    def place_on_host(self) -> Place:
+        """Which of its host's ranks this is."""
+        own = self.members[self.rank]
+        same = sum((m.host, m.machine) == (own.host, own.machine) for m in self.members)
+        return Place(self.number_on_host, same)
 
     @property
     def process_group(self) -> dist.ProcessGroup:
@@ -230,6 +239,17 @@ class Group:
             hint="see what it said last, and start all again",
         )
         return self._broken
+
+
+@contextmanager
+def telling(group: Group | None) -> Iterator[None]:
+    """Tell the other ranks of an error, so that they need not wait for this one."""
+    try:
+        yield
+    except MpkirError as error:
+        if group is None:
+            raise
+        raise group.fail(error)
 
 
 def _store(rank: int) -> dist.Store:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mpkir.runtime.manifest import Shard
+from mpkir.runtime.manifest import Place, Shard
 from mpkir.runtime.ranks.group import Group
 
 
@@ -14,6 +14,6 @@ def gathered(group: Group, shard: Shard, part: torch.Tensor) -> torch.Tensor:
     parts: list[torch.Tensor] = []
     for rank, data in enumerate(group.gather(own.view(-1).view(torch.uint8).numpy().tobytes())):
         # Neighbours have the same part where there are fewer than ranks.
-        if shard.part(rank, group.ranks) == len(parts):
+        if shard.part(Place(rank, group.ranks)) == len(parts):
             parts.append(torch.frombuffer(bytearray(data), dtype=own.dtype).view(own.shape))
     return torch.cat(parts, shard.dim)
