@@ -48,6 +48,10 @@ class Ring:
     slot_bytes: int
     in_flight: int
     """Stages asked for and not landed yet, at most."""
+    ease: int = 0
+    """While no more than so many slots are free, the loader takes its time."""
+    pace: int = 0
+    """Clock cycles from one stage to the next then."""
     packed: bool = False
     """Whether weights are packed at load into blocks for tensor cores."""
 

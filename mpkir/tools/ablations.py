@@ -68,6 +68,18 @@ TABLE: tuple[Switch, ...] = (
         _machine("ring.in_flight"),
     ),
     Switch(
+        "pace",
+        "clock cycles from stage to stage while the ring is nearly full; 0: as fast as it goes",
+        "5 % slower without where a model is small: the stream then runs just when everybody polls",
+        _machine("ring.pace"),
+    ),
+    Switch(
+        "ease",
+        "the ring counts as nearly full with at most N slots free",
+        "a few per cent either way",
+        _machine("ring.ease"),
+    ),
+    Switch(
         "slots",
         "a ring of N stages: how far the loader runs ahead",
         "slower the fewer there are: the stream stops at every dependency",

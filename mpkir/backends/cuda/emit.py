@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mpkir.backends.body import Body
 from mpkir.backends.cuda.body_printer import BodyPrinter
 from mpkir.backends.cuda.operators import print_members
+from mpkir.dialects.mesh import ranks_of
 from mpkir.machine import Machine
 
 _NAMED_FAMILIES = 4
@@ -37,15 +38,18 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     Raises MpkirError, naming the operator, its shapes and where it comes from, for a body without
     a form on a GPU.
     """
+    ranks = ranks_of(bodies[0].op) if bodies else 1
     printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
+        *([f"#define MPK_RANKS {ranks}"] if ranks > 1 else []),
         *printed,
         "struct program {",
         f"  static constexpr int tokens = {tokens_per_step};",
         f"  static constexpr int shared_bytes = {machine.shared_memory};",
         f"  static constexpr int ring_slots = {machine.ring.slots};",
         f"  static constexpr int in_flight = {machine.ring.in_flight};",
+        f"  static constexpr int ease = {machine.ring.ease}, pace = {machine.ring.pace};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",
         "",

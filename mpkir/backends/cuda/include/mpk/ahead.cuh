@@ -35,8 +35,8 @@ struct StageVisitor {
 };
 
 template <class P, int SLOTS>
-struct AheadLoader : Loader<SLOTS, P::in_flight> {
-  using Base = Loader<SLOTS, P::in_flight>;
+struct AheadLoader : Loader<SLOTS, P::in_flight, P::ease, P::pace> {
+  using Base = Loader<SLOTS, P::in_flight, P::ease, P::pace>;
   static constexpr int MOST = MPK_WEIGHTS_AHEAD;
   static constexpr int MORE = 2;  // stages in flight that come from L2
   static_assert(P::in_flight + MORE < SLOTS, "a stage in flight needs a slot of its own");

@@ -190,11 +190,6 @@ struct PackedLinear {
           return first + i / LANE_REQUESTS < T &&
                  column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp) >= 0;
         };
-#ifdef MPK_OFTEN
-        if constexpr (PAUSE == 0 && T == 1)
-          await_often<EACH>(work, address, exists, fetched);
-        else
-#endif
         await_all<EACH>(work, address, exists, fetched, PAUSE);
 #pragma unroll
         for (int i = 0; i < TOKENS * LANE_REQUESTS; ++i)

@@ -2,7 +2,10 @@
 //
 // A stage is at most SLOT bytes. `full` completes when the bytes of a stage have landed, `empty`
 // when all compute warps have read it. The loader keeps at most IN_FLIGHT stages issued and not
-// landed: deeper queues in the memory system only delay everybody's polls and activations.
+// landed: deeper queues in the memory system only delay everybody's polls and activations. For the
+// same reason it takes its time while the ring is nearly full: at most EASE slots free, a stage every
+// PACE clock cycles. What a stage leaves room for is so not asked for just when everybody waits for
+// what that stage computed.
 #pragma once
 #include "sync.cuh"
 #include "trace.cuh"
@@ -52,7 +55,7 @@ struct RingCursor {
 };
 
 // The loader's state. All 32 lanes call every method together.
-template <int SLOTS, int IN_FLIGHT>
+template <int SLOTS, int IN_FLIGHT, int EASE = 0, int PACE = 0>
 struct Loader {
   static_assert(IN_FLIGHT < SLOTS, "a stage in flight needs a slot of its own");
 
@@ -62,6 +65,7 @@ struct Loader {
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
   int in_flight = 0, limit = IN_FLIGHT;
+  u32 issued_at = 0;  // clock cycles
   StageMarks marks;
   u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
@@ -96,6 +100,20 @@ struct Loader {
     return ring.empty[next.slot].passed(next.parity ^ 1);
   }
 
+  // Whether no more than EASE slots, the next among them, are free.
+  __device__ __forceinline__ bool nearly_full() {
+    const int ahead = next.slot + EASE;
+    const bool wraps = ahead >= SLOTS;
+    return !ring.empty[wraps ? ahead - SLOTS : ahead].passed_now(next.parity ^ u32(wraps) ^ 1);
+  }
+  __device__ __forceinline__ void keep_pace() {
+    if constexpr (PACE > 0 && EASE > 0 && EASE < SLOTS) {
+      while (cycles() - issued_at < u32(PACE) && nearly_full()) {
+      }
+      issued_at = cycles();
+    }
+  }
+
   // Starts the copy of one stage; false if the worker gives up meanwhile. bytes % 16 == 0.
   __device__ __forceinline__ bool issue(const char* source, int bytes) {
     marks.asked();
@@ -106,6 +124,7 @@ struct Loader {
     marks.has_slot();
     int landed = 0;
     for (; in_flight >= limit; ++landed) land_one();
+    keep_pace();
     char* target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
 #if __CUDA_ARCH__ >= 900

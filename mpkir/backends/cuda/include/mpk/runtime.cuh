@@ -317,7 +317,7 @@ template <class P>
 using LoaderOf = AheadLoader<P, Layout<P>::SLOTS>;
 #else
 template <class P>
-using LoaderOf = Loader<Layout<P>::SLOTS, P::in_flight>;
+using LoaderOf = Loader<Layout<P>::SLOTS, P::in_flight, P::ease, P::pace>;
 #endif
 
 template <class P>

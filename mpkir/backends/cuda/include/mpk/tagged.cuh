@@ -210,40 +210,6 @@ __device__ __forceinline__ void await_all(const Work& work, Address address, Exi
   }
 }
 
-// The same with two requests for everything under way, half a round trip apart, so that what comes is
-// seen sooner; for few groups.
-constexpr int HALF_TRIP = 300;  // clock cycles
-template <int N, int COUNT, class X, class Address, class Exists>
-__device__ __forceinline__ void await_often(const Work& work, Address address, Exists exists,
-                                            Fetched<X, N> (&group)[COUNT]) {
-  Fetched<X, N> other[COUNT];
-  const auto request = [&](Fetched<X, N>(&into)[COUNT]) {
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-      if (exists(i)) into[i].request(address(i));
-  };
-  const auto arrived = [&](const Fetched<X, N>(&from)[COUNT]) {
-    bool all = true;
-#pragma unroll
-    for (int i = 0; i < COUNT; ++i) all &= !exists(i) || from[i].arrived(work.tag);
-    return all;
-  };
-  request(group);
-  const u32 start = cycles();
-  while (cycles() - start < HALF_TRIP) {
-  }
-  request(other);
-  for (u32 polls = 1;; ++polls) {
-    if (arrived(group)) return;
-    request(group);
-    if (arrived(other)) break;
-    request(other);
-    if (gives_up(work, polls)) return;
-  }
-#pragma unroll
-  for (int i = 0; i < COUNT; ++i) group[i] = other[i];
-}
-
 // What an element's word holds in the step of a task.
 template <class T, class V>
 __device__ __forceinline__ decltype(Tagged<T>::word) tagged_word(V v, const Work& work) {
