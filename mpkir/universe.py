@@ -54,6 +54,7 @@ _SCHEDULERS = {
     "hybrid": "mpkir.passes.scheduling.hybrid:Hybrid",
     "list": "mpkir.passes.scheduling.list_schedule:ListSchedule",
     "round-robin": "mpkir.passes.scheduling.round_robin:RoundRobin",
+    "idle-first": "mpkir.passes.scheduling.round_robin:IdleFirst",
 }
 
 

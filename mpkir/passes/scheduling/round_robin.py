@@ -1,4 +1,5 @@
-"""round-robin: the next task goes to the next worker, on over operators."""
+"""round-robin: the next task goes to the next worker, on over operators; idle-first: with one
+exception."""
 
 from __future__ import annotations
 
@@ -25,14 +26,29 @@ class RoundRobin(Policy):
     in between do not disturb the balance of bytes. Every device has turns of its own.
     """
 
+    goes_back = False
+    """Whether a family that streams nothing and has fewer tasks than the last such family goes to
+    the workers of that one's last tasks. The tasks of a split attention have fewer rows the later
+    they are: at a short context those that merge them then were idle before."""
+
     def schedule(self, problem: Problem) -> list[Placement]:
         turn: dict[tuple[int, bool], int] = {}
+        before: dict[tuple[int, bool], int] = {}
         placed: list[Placement] = []
         for number, family in enumerate(problem.graph.families):
             home = problem.graph.home(family, problem.workers)
             kind = (home.start, _streams_weights(family))
             first = turn.get(kind, 0)
+            if self.goes_back and not kind[1] and family.size < before.get(kind, 0):
+                first -= family.size
+            before[kind] = family.size
             workers = home.start + (first + np.arange(family.size)) % len(home)
             turn[kind] = (first + family.size) % len(home)
             placed.append(Placement(workers, np.full(family.size, number, np.int64)))
         return placed
+
+
+class IdleFirst(RoundRobin):
+    """Round robin in which small tasks go to workers that had little to do."""
+
+    goes_back = True
