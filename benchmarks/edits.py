@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, ModuleOp, i64
+from xdsl.dialects.builtin import ArrayAttr, DenseArrayBase, i64
 from xdsl.ir import Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.utils.exceptions import VerifyException
@@ -38,19 +38,6 @@ class Edits:
         put(value)
         self.changed.append(op)
         self._undo.append(lambda: put(old))
-
-    def attribute(self, module: ModuleOp, name: str, value: Any) -> None:
-        """Set an attribute of the module."""
-        old = module.attributes.get(name)
-        module.attributes[name] = value
-
-        def back() -> None:
-            if old is None:
-                del module.attributes[name]
-            else:
-                module.attributes[name] = old
-
-        self._undo.append(back)
 
     def operand(self, op: Operation, at: int, value: SSAValue) -> None:
         """Let an op use another value."""

@@ -38,6 +38,7 @@ from mpkir.backends.interpreter.families import Family
 from mpkir.backends.interpreter.orders import Order
 from mpkir.backends.interpreter.symbolic import Shapes, SymbolicProgram
 from mpkir.dialects import task
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 from mpkir.passes.verify_schedule import VerifySchedulePass
 from mpkir.pipeline import context
@@ -57,7 +58,7 @@ class Player:
         self.module = module
         self.shapes = Shapes(module)
         self.families: dict[task.GridOp, tuple[ArrayAttr[Any], tuple[Any, ...], Family]] = {}
-        self.atoms = Atoms(self.current())
+        self.atoms = Atoms(self.current(), ranks_of(module))
 
     def current(self) -> list[Family]:
         """The families as they are now."""
@@ -73,7 +74,7 @@ class Player:
     def failure(self, seed: int, *, new_boxes: bool) -> str | None:
         """What fails in some order of execution, if anything."""
         families = self.current()
-        atoms = Atoms(families) if new_boxes else self.atoms
+        atoms = Atoms(families, ranks_of(self.module)) if new_boxes else self.atoms
         try:
             program = SymbolicProgram(self.module, families, atoms)
             program.check(_orders(program, seed))
@@ -166,13 +167,12 @@ def _reason(why: str) -> str:
         "must not run": "a worker that may begin a step too early",
         "by flag": "a flag that does not tell writes apart",
         "needs the hand-off": "a hand-off that does not reach",
-        "released by": "a dynamic task that any device may run",
+        "may be on another": "a dynamic task that any rank may run",
         "hands over locally": "a hand-off that does not reach",
         "stream": "a stage of the ring",
         "a stage of": "a stage of the ring",
         "in place": "places of a list with a gap",
         "stopped the loop": "a task that may run after the stop",
-        "another device": "memory out of reach",
         "keeps what the host wrote": "a write to a constant",
         "before its first element": "an element before the first",
     }

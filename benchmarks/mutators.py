@@ -19,6 +19,7 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 
 from mpkir.dialects import event, task, tensor
 from mpkir.dialects.event import EdgeAttr, Handoff, HandoffAttr
+from mpkir.dialects.mesh import ranks_of
 
 
 class Mutators:
@@ -30,7 +31,7 @@ class Mutators:
         self.events = [op for op in module.walk() if isinstance(op, event.TensorOp)]
         self.rings = [op for op in module.walk() if isinstance(op, task.RingOp)]
         self.buffers = [op for op in module.walk() if isinstance(op, task.BufferOp)]
-        views = [op for op in module.walk() if isinstance(op, task.ViewOp)]
+        views = [op for op in module.walk() if isinstance(op, task.ViewOp | task.MineOp)]
         self.values = [op.result for op in (*self.buffers, *views)]
         self._parts: dict[tuple[task.GridOp, int], list[task.GridOp]] = {}
         self.kinds: dict[str, Callable[[random.Random, Edits], None]] = {
@@ -53,7 +54,7 @@ class Mutators:
             "make dynamic or static": self.change_dynamic,
             "change a stream": self.change_stream,
             "change the ring": self.change_ring,
-            "change a device": self.change_device,
+            "change what crosses ranks": self.change_ranks,
         }
 
     def mutate(self, kind: str, rng: random.Random) -> Edits | None:
@@ -413,18 +414,25 @@ class Mutators:
         edits.text += f" {name} {new}"
         edits.set(ring, name, IntegerAttr(new, i64))
 
-    # --- devices
+    # --- ranks
 
-    def change_device(self, rng: random.Random, edits: Edits) -> None:
-        if "mpk.devices" not in self.module.attributes:
+    def change_ranks(self, rng: random.Random, edits: Edits) -> None:
+        ranks = ranks_of(self.module)
+        if ranks == 1:
             raise _NothingToDo
-        if rng.random() < 0.05:
-            edits.text += " one for all"
-            edits.attribute(self.module, "mpk.devices", IntegerAttr(1, i64))
+        if rng.random() < 0.5:
+            buffer = _choice(rng, self.buffers)
+            edits.text += f" tags of {buffer.sym.data}"
+            edits.set(buffer, "flagged", UnitAttr() if buffer.flagged is None else None)
             return
-        buffer = _choice(rng, self.buffers)
-        edits.text += f" {buffer.sym.data}"
-        edits.set(buffer, "device", IntegerAttr(1 - buffer.device.value.data, i64))
+        op = _choice(rng, self.events)
+        each = op.local_arrivals(ranks)
+        kind = Handoff.COUNTER if op.handoff.data is Handoff.PEER else Handoff.PEER
+        if kind is Handoff.PEER:
+            each = [ranks * n for n in each]
+        edits.text += f" @{op.sym_name.data} {kind.value}"
+        edits.set(op, "handoff", HandoffAttr(kind))
+        edits.set(op, "arrivals", DenseArrayBase.from_list(i64, each))
 
 
 class _NothingToDo(Exception):

@@ -14,7 +14,8 @@ from xdsl.parser import Parser
 from xdsl.passes import PassPipeline
 from xdsl.universe import Universe
 
-from mpkir.dialects import event
+from mpkir.analysis.families import WORKERS
+from mpkir.dialects import event, task
 from mpkir.dialects.event import Handoff, HandoffAttr
 from mpkir.frontend import decode_step
 from mpkir.machine import machine_named
@@ -43,7 +44,7 @@ def families() -> dict[str, str]:
     return {
         "smollm2": f"SmolLM2-135M's decode step, {LAYERS} of 30 layers, all else as it is",
         "fork-join": "benchmarks/graphs/fork-join.mlir: three branches, two joins, a state",
-        "two-gpu": "benchmarks/graphs/two-gpu.mlir: an all-reduce between two devices",
+        "two-gpu": "benchmarks/graphs/two-gpu.mlir: an all-reduce between two ranks",
     }
 
 
@@ -95,19 +96,29 @@ def _two_gpu() -> Iterator[Scheduled]:
     yield Scheduled("two-gpu, counters", _parse("two-gpu"))
     flags = _parse("two-gpu")
     for op in flags.walk():
-        if isinstance(op, event.TensorOp) and op.sym_name.data in ("h0", "h1"):
+        if isinstance(op, event.TensorOp) and op.sym_name.data == "h":
             op.handoff = HandoffAttr(Handoff.FLAG)
     yield Scheduled("two-gpu, flags", flags)
-    for policy in policy_names():
-        if policy == "dynamic":
-            # It gives out tasks that both devices release, which is no schedule.
-            continue
-        peers = _parse("two-gpu")
-        for op in peers.walk():
-            if isinstance(op, event.TensorOp) and op.handoff.data is Handoff.LOCAL:
-                op.handoff = HandoffAttr(Handoff.COUNTER)
-        for workers in (4, 6):
-            yield _placed(peers, f"two-gpu, {workers} workers, {policy}", workers, policy)
+    tasks = _parse("two-gpu")
+    _forget_events(tasks)
+    for name, before in (("counters", ""), ("tags", "mpk-choose-handoffs,")):
+        lowered = tasks.clone()
+        _run(lowered, before + LOWERING)
+        for workers in (2, 3):
+            for policy in ("round-robin", "list"):
+                title = f"two-gpu, {name}, {workers} workers, {policy}"
+                yield _placed(lowered, title, workers, policy)
+
+
+def _forget_events(module: ModuleOp) -> None:
+    """Take a schedule back to the tasks alone."""
+    for op in list(module.walk()):
+        if isinstance(op, event.TensorOp | task.RingOp):
+            op.detach()
+            op.erase()
+        elif isinstance(op, task.GridOp):
+            op.waits = op.signals = op.workers = op.slots = op.stream = None
+    del module.attributes[WORKERS]
 
 
 def _placed(module: ModuleOp, name: str, workers: int, policy: str) -> Scheduled:

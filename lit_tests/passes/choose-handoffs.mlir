@@ -52,7 +52,8 @@ func.func @step() {
 
 // -----
 
-// Tiles that overlap would write an element twice; a module for several devices keeps its counters.
+// Tiles that overlap would write an element twice; what ranks write into each other's memory is
+// flagged like anything else.
 
 // CHECK-LABEL: func.func @twice
 // CHECK:         mpk_task.buffer scratch "x" : memref<8xf32>
@@ -72,19 +73,20 @@ func.func @twice() {
 
 // -----
 
-// CHECK-LABEL: mpk.devices = 2
-// CHECK:         mpk_task.buffer scratch "x" : memref<8xf32>
-module attributes {mpk.devices = 2} {
-  func.func @devices() {
-    %x = mpk_task.buffer scratch "x" : memref<8xf32>
-    %y = mpk_task.buffer output "y" : memref<8xf32>
-    mpk_task.grid @first [2] writes(%x : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] {
+// CHECK-LABEL: mpk.mesh
+// CHECK:         mpk_task.buffer scratch "x" exchange flagged : memref<2x8xf32>
+module attributes {mpk.mesh = {tp = 2}} {
+  func.func @ranks() {
+    %x = mpk_task.buffer scratch "x" exchange : memref<2x8xf32>
+    %own = mpk_task.mine %x : memref<2x8xf32> to memref<8xf32>
+    %y = mpk_task.buffer output "y" : memref<2x8xf32>
+    mpk_task.grid @first [2] writes(%own : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (d0 * 4)>, [4]>] {
       %0 = mpk_tensor.full 1.0 : f32 : tensor<4xf32>
       mpk_task.yield %0 : tensor<4xf32>
     }
-    mpk_task.grid @second [1] reads(%x : memref<8xf32>) writes(%y : memref<8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0)>, [8]>, #mpk_task.region<affine_map<(d0) -> (0)>, [8]>] {
-    ^bb0(%0 : tensor<8xf32>):
-      mpk_task.yield %0 : tensor<8xf32>
+    mpk_task.grid @second [1] reads(%x : memref<2x8xf32>) writes(%y : memref<2x8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [2, 8]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [2, 8]>] {
+    ^bb0(%0 : tensor<2x8xf32>):
+      mpk_task.yield %0 : tensor<2x8xf32>
     }
     func.return
   }

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.dialects.builtin import MemRefType
 
-from mpkir.analysis.families import Access, Family, Ints
+from mpkir.analysis.families import Access, Family, Ints, crosses_ranks
 from mpkir.analysis.live_pairs import live_pairs
 from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
 from mpkir.dialects import task
@@ -64,6 +64,11 @@ class Overlap:
     hazard: Hazard
     earlier_box: Ints
     later_box: Ints
+
+    @property
+    def crosses_ranks(self) -> bool:
+        """Whether the tasks of all ranks conflict, each with each; else those of one."""
+        return crosses_ranks(self.earlier.access, self.later.access)
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,6 +37,8 @@ class EventUse:
     signals: tuple[Use, ...]
     flags: tuple[FlagEdge, ...] = ()
     """Through flagged buffers, without a counter."""
+    peers: frozenset[int] = frozenset()
+    """Counters that the tasks of all ranks signal."""
 
     @property
     def released(self) -> int:
@@ -143,7 +145,7 @@ class EventUse:
         for use in self.signals:
             signal[offsets[use.family] : offsets[use.family + 1]] = use.counter
         order = np.lexsort((slot, worker))
-        return Listed(worker[order], wait[order], lag[order], signal[order])
+        return Listed(worker[order], wait[order], lag[order], signal[order], self.peers)
 
 
 def _most(uses: Sequence[Use]) -> int:
@@ -170,10 +172,13 @@ def event_use_of(module: ModuleOp, families: tuple[Family, ...]) -> EventUse | N
     """The events of a module's families; None if it has none."""
     first: dict[str, int] = {}
     counters = 0
+    peers: set[int] = set()
     for op in module.walk():
         if isinstance(op, event.TensorOp):
-            first[op.sym_name.data] = counters
-            counters += op.counters.value.data
+            begin, counters = counters, counters + op.counters.value.data
+            first[op.sym_name.data] = begin
+            if op.handoff.data is event.Handoff.PEER:
+                peers.update(range(begin, counters))
     if not counters:
         return None
 
@@ -197,4 +202,5 @@ def event_use_of(module: ModuleOp, families: tuple[Family, ...]) -> EventUse | N
         tuple(use for n in numbers for use in uses(n, families[n].op.waits)),
         tuple(use for n in numbers for use in uses(n, families[n].op.signals)),
         tuple(flag_edges_of(families)),
+        frozenset(peers),
     )

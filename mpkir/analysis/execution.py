@@ -3,7 +3,8 @@
 Two facts make most of them needless. Every wait needs all arrivals of its counter, so an event
 cannot fire before a worker's last task that signals it is done: that task signals for all of them,
 and the event fires no later. And what a worker has waited for it knows from then on: a wait for an
-event that fired before one that the worker has seen in this step brings nothing. Program order
+event that fired before one that the worker has seen in this step brings nothing. That the tasks of
+other ranks have signalled is known only through a wait for the very event. Program order
 alone is not counted as knowledge, so a result is still handed over through memory by an event.
 """
 
@@ -31,6 +32,8 @@ class Listed:
     """0: the counter of this step; 1: that of the step before."""
     signal: Ints
     """Counter that a task signals, or -1."""
+    peers: frozenset[int] = frozenset()
+    """Counters that the tasks of all ranks signal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +74,8 @@ class _Run:
     """One step of all workers, with what each knows from the events that it has seen.
 
     Knowledge is a row of numbers: how many tasks of each worker are done, which events of the step
-    before have been seen, and which events that tasks without a worker signal.
+    before have been seen, which of those between peers, and which events that tasks without a
+    worker signal.
     """
 
     def __init__(self, tasks: Listed, amounts: Ints) -> None:
@@ -93,7 +97,9 @@ class _Run:
         given = np.unique(tasks.signal[(tasks.signal >= 0) & (tasks.worker < 0)])
         self.late = {c: self.placed + i for i, c in enumerate(late.tolist())}
         self.given = {c: self.placed + len(late) + i for i, c in enumerate(given.tolist())}
-        width = self.placed + len(late) + len(given)
+        between = len(late) + len(given)
+        self.peers = {c: self.placed + between + i for i, c in enumerate(sorted(tasks.peers))}
+        width = self.placed + between + len(tasks.peers)
         self.fired = np.zeros((counters, width), np.int32)
         self.known = np.zeros((len(self.lists), width), np.int32)
         self.place = [0] * len(self.lists)
@@ -162,4 +168,7 @@ class _Run:
         else:
             is_new = bool((self.fired[counter] > known).any())
             np.maximum(known, self.fired[counter], out=known)
+            if counter in self.peers:
+                is_new |= not known[self.peers[counter]]
+                known[self.peers[counter]] = 1
         return is_new or worker >= self.placed

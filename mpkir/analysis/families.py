@@ -32,7 +32,9 @@ class Access:
     """One operand of a family: its buffer, the view through which it is seen, the boxes touched.
 
     Element (i, j, ..) of the view is element `offset + i * strides[0] + j * strides[1] + ..` of the
-    buffer; a stride of 0 repeats elements.
+    buffer; a stride of 0 repeats elements. What is written through `mpk_task.mine` has one
+    dimension more, the first, of which a task touches everything: all ranks' tasks together write
+    all rows, in every memory.
     """
 
     buffer: task.BufferOp
@@ -41,6 +43,16 @@ class Access:
     offset: int
     box: task.RegionAttr
     is_write: bool
+    is_mine: bool = False
+    """Written in every rank's memory."""
+
+
+def crosses_ranks(earlier: Access, later: Access) -> bool:
+    """Whether two accesses of a buffer that conflict do so on all ranks, each with each: what one
+    writes into all memories is read in all. Two writes are each into the own row.
+    """
+    is_exchange = earlier.buffer.exchange is not None
+    return is_exchange and not (earlier.is_write and later.is_write)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +119,18 @@ def _accesses(op: task.GridOp) -> Iterator[Access]:
     for number, (value, box) in enumerate(zip((*reads, *writes), op.boxes.data, strict=True)):
         type = task.memref_type_of(value)
         strides, offset = task.layout_of(type)
-        yield Access(buffer_of(value), type.get_shape(), strides, offset, box, number >= len(reads))
+        buffer, shape, mine = buffer_of(value), type.get_shape(), task.is_mine(value)
+        if mine:
+            ranks = task.memref_type_of(buffer.result).get_shape()[0]
+            shape, strides = (ranks, *shape), (task.row_elements(buffer), *strides)
+            box = _in_all_rows(box, ranks)
+        yield Access(buffer, shape, strides, offset, box, number >= len(reads), mine)
+
+
+def _in_all_rows(box: task.RegionAttr, ranks: int) -> task.RegionAttr:
+    map = box.offsets.data
+    offsets = AffineMap(map.num_dims, map.num_symbols, (AffineExpr.constant(0), *map.results))
+    return task.RegionAttr(offsets, (ranks, *box.shape))
 
 
 def families_of(module: ModuleOp) -> tuple[Family, ...]:

@@ -52,6 +52,11 @@ class FlagEdge:
     later: Family
     groups: Groups
 
+    @property
+    def crosses_ranks(self) -> bool:
+        """Whether the readers of any rank look at what the tasks of all ranks have written."""
+        return self.buffer.exchange is not None
+
 
 def is_flagged(access: Access) -> bool:
     """Whether an access is to a flagged buffer."""
@@ -137,6 +142,7 @@ def family_edges(edge: FlagEdge) -> list[FamilyEdge]:
                 np.where(earlier < 0, count, earlier),
                 np.where(later < 0, count + 1, later),
                 count + 2,
+                edge.crosses_ranks,
             )
         )
     return result

@@ -34,12 +34,6 @@ def check_flagged(schedule: Schedule, touches: Touches, done: HappensBefore) -> 
 
 def _check_tasks(schedule: Schedule, buffer: BufferOp, touches: Sequence[Touch]) -> None:
     name = buffer.sym.data
-    if schedule.devices > 1:
-        raise schedule_error(
-            f"{name!r} is flagged, and the module runs on {schedule.devices} devices: tags reach "
-            "one",
-            "leave out mpk-choose-handoffs",
-        )
     for touch in touches:
         if touch.family.op.dynamic is not None:
             raise schedule_error(

@@ -1,8 +1,8 @@
-"""What each way of handing over relies on: the same worker, the same device, tags that tell writes
+"""What each way of handing over relies on: the same worker, the same rank, tags that tell writes
 apart.
 
 `local` needs all who signal and wait on one worker, in its order. `counter` and `flag` reach one
-device, `peer` all. A flag is the data itself: every element of a tagged buffer carries the number
+rank, `peer` all. A flag is the data itself: every element of a tagged buffer carries the number
 of the step that wrote it, and a waiter looks at the elements that it reads until all carry the
 step's number. So a waiter must read, of each task that it waits for, something that no other write
 of that step can be taken for.
@@ -25,81 +25,20 @@ from mpkir.dialects.task import BufferKind
 
 
 def check_reach(schedule: Schedule) -> None:
-    """Raise MpkirError where a hand-off or an access reaches further than it can."""
-    if schedule.devices == 1:
-        device = np.zeros(schedule.tasks, np.int64)
-    else:
-        device = _devices(schedule)
-    _check_buffers(schedule, device)
-    far = ~schedule.having(Handoff.PEER)
-    found = _apart(schedule, far, device)
-    if found is not None:
-        counter, source, waiter = found
-        kind = schedule.handoffs[counter].value
+    """Raise MpkirError where a hand-off reaches further than it can.
+
+    That tasks of different ranks meet between peers only is a matter of their order: nothing else
+    says anything of another rank (`happens_before`).
+    """
+    dynamic = [family for family in schedule.families if family.op.dynamic is not None]
+    if schedule.ranks > 1 and dynamic:
+        first = schedule.describe(schedule.tasks_of(dynamic[0])[0])
         raise schedule_error(
-            f"{schedule.describe(source)} on device {device[source]} and "
-            f"{schedule.describe(waiter)} on device {device[waiter]} meet at "
-            f"{schedule.counters[counter]}, whose hand-off is {kind!r}",
-            f"the edge from {schedule.label(source)} to {schedule.label(waiter)} needs the "
-            "hand-off 'peer'",
+            f"{first} is given out when its event fires, and {schedule.ranks} ranks run the "
+            "module: who fires it may be on another",
+            "give it a worker",
         )
     _check_local(schedule)
-
-
-def _devices(schedule: Schedule) -> Ints:
-    """The device of each task: its worker's; for a dynamic one, that of those who release it."""
-    each = schedule.workers // schedule.devices
-    device = np.where(schedule.worker < 0, -1, schedule.worker // each)
-    signals, waits = schedule.all_signals, schedule.all_waits
-    while (unknown := np.flatnonzero(device < 0)).size:
-        of_counter = np.full(len(schedule.counters), -1)
-        of_counter[signals.counter] = device[signals.task]
-        before = device.copy()
-        asked = np.isin(waits.task, unknown) & (waits.lag == 0)
-        np.maximum.at(device, waits.task[asked], of_counter[waits.counter[asked]])
-        if np.array_equal(before, device):
-            # They wait for each other: a deadlock, which is found where it is looked for.
-            device[unknown] = 0
-    _check_releases(schedule, device)
-    return device
-
-
-def _check_releases(schedule: Schedule, device: Ints) -> None:
-    """A dynamic task runs where its event completes: who signals that is on one device."""
-    waits, signals = schedule.all_waits, schedule.all_signals
-    dynamic = (schedule.worker[waits.task] < 0) & (waits.lag == 0)
-    for counter, task in zip(waits.counter[dynamic], waits.task[dynamic], strict=True):
-        sources = signals.task[signals.counter == counter]
-        other = sources[device[sources] != device[task]]
-        if len(other):
-            raise schedule_error(
-                f"{schedule.describe(int(task))} is released by {schedule.counters[counter]}, "
-                f"which {schedule.describe(int(other[0]))} on device {device[other[0]]} may "
-                f"complete, and others on device {device[task]}: no device is its own",
-                "give it a worker",
-            )
-
-
-def _check_buffers(schedule: Schedule, device: Ints) -> None:
-    for family in schedule.families:
-        tasks = schedule.tasks_of(family)
-        for access in family.accesses:
-            home, buffer = access.buffer.device.value.data, access.buffer.sym.data
-            if home >= schedule.devices:
-                raise schedule_error(
-                    f"{buffer!r} lies on device {home}, of {schedule.devices} devices"
-                )
-            if access.is_write:
-                continue
-            foreign = np.flatnonzero(device[tasks.start : tasks.stop] != home)
-            if len(foreign):
-                at = tasks[int(foreign[0])]
-                raise schedule_error(
-                    f"{schedule.describe(at)} on device {device[at]} reads {buffer!r}, which lies "
-                    f"on device {home}",
-                    "a task writes the memory of another device, it does not read it: let the "
-                    "other device's task write a buffer of this one",
-                )
 
 
 def _apart(
@@ -206,8 +145,9 @@ class Flags:
                         "make the hand-off 'counter'",
                     )
                 seen: list[set[int]] = [set() for _ in range(family.size)]
+                # What other ranks write has no owner here; flagged buffers are how they hand over.
                 for buffer, each in touches.items():
-                    if buffer.kind.data is BufferKind.SCRATCH:
+                    if buffer.kind.data is BufferKind.SCRATCH and buffer.exchange is None:
                         self.look(family, wait.counter, wait.lag, each, seen)
                 for index, counter in enumerate(wait.counter.tolist()):
                     sources = schedule.all_signals.of(counter).tolist()

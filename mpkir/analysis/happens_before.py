@@ -10,6 +10,11 @@ signals are done, for all who can tell, at once: when the counters that they sig
 They make one *group*. Groups of which each is done before the next begins share a component (a
 chain), so that the clocks of a model stay as wide as its layers are, not as long.
 
+Ranks are all alike, so one stands for all, and a clock has two halves: what is done of the own
+rank's workers, and what is done of those of every rank. Only hand-offs between ranks, by `peer`
+events and flagged exchange buffers, pass something on from the first half to the second: whoever
+waits for them waits for the same tasks of all ranks. What is done everywhere is done here.
+
 Two relations are told apart where hand-offs by flags are about. *Done before*: the earlier task has
 read and computed, which is what a write must know before it destroys an operand. *Seen by*: all
 that the earlier task wrote is visible. A flag is the data itself, with no release and no acquire:
@@ -42,7 +47,7 @@ class HappensBefore:
     schedule: Schedule
     clocks: Clocks
     """[step, task, component]: how many tasks of a worker, or groups of a chain, of both steps, are
-    done before a task ends."""
+    done before a task ends. Of several ranks: of a worker of the own rank, then of every rank."""
     fired: Clocks
     """[step, counter, component]: the same for when all signals of a counter have come."""
     component: Ints
@@ -50,20 +55,29 @@ class HappensBefore:
     position: Ints
     """[step, task]: what that component has to reach."""
 
-    def ordered(self, earlier: Ints, later: Ints, step: int = 0) -> npt.NDArray[np.bool_]:
-        """For pairs of tasks, the earlier ones in step 0, whether they happen in that order."""
-        seen = self.clocks[step, later, self.component[0, earlier]]
+    def ordered(
+        self, earlier: Ints, later: Ints, step: int = 0, everywhere: bool = False
+    ) -> npt.NDArray[np.bool_]:
+        """For pairs of tasks, the earlier ones in step 0, whether they happen in that order, on
+        one rank or `everywhere`: the earlier one of every rank before the later one of any.
+        """
+        seen = self.clocks[step, later, self.places(earlier, everywhere)]
         return seen >= self.position[0, earlier]
 
-    def needed(self, tasks: Ints) -> Ints:
+    def places(self, tasks: Ints, everywhere: bool) -> Ints:
+        """The components of clocks that count these tasks of step 0."""
+        on_all = everywhere and self.schedule.ranks > 1
+        return self.component[0, tasks] + (self.schedule.workers if on_all else 0)
+
+    def needed(self, tasks: Ints, everywhere: bool = False) -> Ints:
         """The least clock of who comes after all of these tasks of step 0."""
         wanted = np.zeros(self.clocks.shape[2], np.int64)
-        np.maximum.at(wanted, self.component[0, tasks], self.position[0, tasks])
+        np.maximum.at(wanted, self.places(tasks, everywhere), self.position[0, tasks])
         return wanted
 
-    def follows(self, tasks: Ints) -> npt.NDArray[np.bool_]:
+    def follows(self, tasks: Ints, everywhere: bool = False) -> npt.NDArray[np.bool_]:
         """For each task whether it starts in step 1 only when all of these of step 0 are done."""
-        return (self.clocks[1] >= self.needed(tasks)).all(axis=1)
+        return (self.clocks[1] >= self.needed(tasks, everywhere)).all(axis=1)
 
 
 def happens_before(schedule: Schedule, *, through_flags: bool = True) -> HappensBefore:
@@ -112,6 +126,8 @@ class _Run:
         tasks, workers = schedule.tasks, schedule.workers
         self.schedule = schedule
         self.joins = [through_flags or h is not Handoff.FLAG for h in schedule.handoffs]
+        self.crosses = [schedule.ranks > 1 and h is Handoff.PEER for h in schedule.handoffs]
+        """Whether who waits for a counter waits for the tasks of every rank."""
         self.waits = _per_task(schedule, schedule.waits)
         self.signals = _per_task(schedule, schedule.signals)
         self.sources: list[Ints] = []
@@ -122,6 +138,8 @@ class _Run:
         """Of each task of whose flagged elements nobody sees all, but some do together: they."""
         self.seen_parts_of: dict[int, list[int]] = {}
         """For each of those readers such tasks."""
+        self.seen_everywhere: set[int] = set()
+        """Those of these tasks whose elements lie in an exchange buffer: of all ranks."""
         self.add_flags(through_flags)
         counters = len(schedule.counters) + len(self.sources)
         self.signallers: list[list[int]] = [[] for _ in schedule.counters]
@@ -129,8 +147,9 @@ class _Run:
             for counter, _ in signals:
                 self.signallers[counter].append(task)
         self.groups = self.all_groups()
-        self.clocks = np.zeros((STEPS, tasks, workers), np.int32)
-        self.fired = np.zeros((STEPS, counters, workers), np.int32)
+        width = workers if schedule.ranks == 1 else 2 * workers
+        self.clocks = np.zeros((STEPS, tasks, width), np.int32)
+        self.fired = np.zeros((STEPS, counters, width), np.int32)
         self.component = np.tile(schedule.worker, (STEPS, 1))
         lengths = np.array([len(tasks) for tasks in schedule.lists], np.int64)
         steps = np.arange(STEPS)[:, None]
@@ -140,7 +159,7 @@ class _Run:
         self.blocked: dict[tuple[int, int], list[int]] = {}
         self.lists: list[list[int]] = [each.tolist() for each in schedule.lists]
         self.place = [0] * workers
-        self.clock = np.zeros((workers, workers), np.int32)
+        self.clock = np.zeros((workers, width), np.int32)
         self.chains: list[int] = []
         """How many groups each chain has; its component is that many after the workers'."""
         self.waiting = set(range(workers, workers + len(self.groups)))
@@ -169,6 +188,7 @@ class _Run:
                     self.sources.append(sources)
                     self.buffers.append(flag.buffer.sym.data)
                     self.joins.append(joins and is_whole)
+                    self.crosses.append(flag.crosses_ranks)
                     counter += 1
                 targets = (groups.target + begin).tolist()
                 for task, group in zip(targets, groups.target_group.tolist(), strict=True):
@@ -191,6 +211,10 @@ class _Run:
             if alone.all():
                 continue
             begin = schedule.tasks_of(family).start
+            across = [flag for flag in flags if flag.crosses_ranks]
+            self.seen_everywhere |= set(
+                (np.flatnonzero(seen_in_parts(family, across)) + begin).tolist()
+            )
             for task in np.flatnonzero(seen_in_parts(family, flags) & ~alone).tolist():
                 readers = np.unique(np.concatenate([_readers(schedule, f, task) for f in flags]))
                 self.readers[begin + task] = readers
@@ -215,13 +239,23 @@ class _Run:
             frontier = [task for task in sorted(found - seen) if self.is_before(step, task, clock)]
             seen |= set(frontier)
             for task in frontier:
-                np.maximum(clock, self.clocks[step, task], out=clock)
+                known = self.clocks[step, task]
+                if task in self.seen_everywhere or self.is_before(step, task, clock, True):
+                    known = self.on_all_ranks(known)
+                np.maximum(clock, known, out=clock)
 
-    def is_before(self, step: int, task: int, clock: Clocks) -> bool:
+    def is_before(self, step: int, task: int, clock: Clocks, everywhere: bool = False) -> bool:
         """Whether all who have seen a part of what a task flags are done by then."""
         readers = self.readers[task]
-        places = self.component[step, readers]
+        if everywhere and self.schedule.ranks == 1:
+            return False
+        places = self.component[step, readers] + (self.schedule.workers if everywhere else 0)
         return bool((clock[places] >= self.position[step, readers]).all())
+
+    def on_all_ranks(self, clock: Clocks) -> Clocks:
+        """What is known to be done when a task with this clock is, on every rank."""
+        own = clock[: self.schedule.workers]
+        return np.concatenate([own, own])
 
     def name(self, counter: int) -> str:
         """What a task waits for, for messages."""
@@ -319,7 +353,8 @@ class _Run:
     ) -> None:
         """Raise counters; who waited for one that has fired is ready."""
         for counter, _ in signals:
-            np.maximum(self.fired[step, counter], clock, out=self.fired[step, counter])
+            known = self.on_all_ranks(clock) if self.crosses[counter] else clock
+            np.maximum(self.fired[step, counter], known, out=self.fired[step, counter])
             self.missing[step][counter] -= times
             if not self.missing[step][counter]:
                 self.add_seen_in_parts(step, counter)

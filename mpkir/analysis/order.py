@@ -1,7 +1,9 @@
 """Reachability among the tasks of families, by classes: tasks in the same edges are one node.
 
 An edge of families splits both into groups; a task of the later family follows every task of the
-earlier one in its group.
+earlier one in its group. Of several ranks, which are all alike, an edge may lead from the tasks of
+every rank to those of any. A node then has two bits: the tasks of the own rank are before, and
+those of all ranks are. Only such an edge turns the first into the second.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ class FamilyEdge:
     """Group of each task of the earlier family; [its tasks]."""
     later_group: Ints
     groups: int
+    crosses_ranks: bool = False
 
 
 def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[bool]:
@@ -47,6 +50,7 @@ def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[b
     direct: dict[int, list[int]] = {}
     reached: dict[int, list[int]] = {}
     result = [False] * len(edges)
+    stride = 1 + any(edge.crosses_ranks for edge in edges)
     for family, representatives in enumerate(representative):
         into = incoming[family]
         slots.release_before(family)
@@ -77,15 +81,26 @@ def redundant_edges(sizes: Sequence[int], edges: Sequence[FamilyEdge]) -> list[b
             )
         for e in into:
             del direct[e], reached[e]
-        begin = slots.take(family, len(representatives))
+        begin = slots.take(family, stride * len(representatives))
         for e in outgoing[family]:
             direct[e] = [0] * edges[e].groups
             reached[e] = [0] * edges[e].groups
             groups = edges[e].earlier_group[representatives].tolist()
-            for node, (at, group) in enumerate(zip(kind, groups, strict=True), begin):
-                direct[e][group] |= 1 << node
-                reached[e][group] |= 1 << node | before[at]
+            for node, (at, group) in enumerate(zip(kind, groups, strict=True)):
+                direct[e][group] |= 1 << (begin + stride * node)
+                reached[e][group] |= 1 << (begin + stride * node) | before[at]
+            if edges[e].crosses_ranks:
+                direct[e] = [on_all_ranks(bits) for bits in direct[e]]
+                reached[e] = [on_all_ranks(bits) for bits in reached[e]]
     return result
+
+
+def on_all_ranks(bits: int) -> int:
+    """What is known to be done when tasks that know this are, on every rank: pairs of bits, the
+    own rank's first.
+    """
+    own = bits & (1 << (bits.bit_length() + 1) // 2 * 2) // 3
+    return bits | own << 1
 
 
 class _Slots:

@@ -23,7 +23,7 @@ from mpkir.analysis.dependence import (
     touches_of_buffer,
 )
 from mpkir.analysis.element_sets import ElementSet, elements_of
-from mpkir.analysis.families import Access, Family
+from mpkir.analysis.families import Access, Family, crosses_ranks
 from mpkir.analysis.live_pairs import E, Place, live_pairs
 from mpkir.analysis.regions import common_shape
 from mpkir.analysis.relation import Relation, relation_of, union
@@ -95,6 +95,12 @@ class Meeting:
         """What orders the two."""
         given = self.accesses.given
         return hazard_of(given[self.earlier][1], given[self.later][1])
+
+    @property
+    def crosses_ranks(self) -> bool:
+        """Whether the tasks of all ranks meet, each with each; else those of one."""
+        given = self.accesses.given
+        return crosses_ranks(given[self.earlier][1], given[self.later][1])
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,7 +117,8 @@ def executed_waits_and_signals(graph: TaskGraph, worker: Ints, slot: Ints) -> Ex
     wait, lag = _single(graph, graph.waits, "wait for")
     signal, _ = _single(graph, graph.signals, "signal")
     order = np.lexsort((slot, np.where(worker < 0, np.iinfo(np.int64).max, worker)))
-    found = executed_of(Listed(worker[order], wait[order], lag[order], signal[order]))
+    listed = Listed(worker[order], wait[order], lag[order], signal[order], graph.peers)
+    found = executed_of(listed)
     waits, amount = np.zeros(len(wait), np.bool_), np.zeros(len(wait), np.int64)
     waits[order], amount[order] = found.waits, found.amounts
     return Executed(np.where(waits, wait, -1), lag, np.where(amount > 0, signal, -1), amount)

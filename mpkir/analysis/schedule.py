@@ -13,9 +13,9 @@ from xdsl.dialects.builtin import IntegerAttr, ModuleOp
 from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
 from mpkir.analysis.flag_edges import FlagEdge, flag_edges_of
 from mpkir.analysis.naming import operator_text
-from mpkir.analysis.task_graph import DEVICES
 from mpkir.dialects import event
 from mpkir.dialects.event import Handoff
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 
 
@@ -48,13 +48,17 @@ class Uses:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """The tasks of a module with everything that orders them, in arrays over all tasks."""
+    """The tasks of a module with everything that orders them, in arrays over all tasks.
+
+    Each of several ranks runs all of it; a task stands for one on every rank.
+    """
 
     families: tuple[Family, ...]
     offsets: Ints
     """First task of each family; one more at the end."""
+    ranks: int
     workers: int
-    devices: int
+    """Of each rank."""
     worker: Ints
     """Of each task; -1 for a dynamic one."""
     slot: Ints
@@ -67,7 +71,7 @@ class Schedule:
     counters: tuple[str, ...]
     """Names, like `e7[3]`."""
     arrivals: Ints
-    """Of each counter in a step."""
+    """Of each counter in a step, from tasks of one rank."""
     handoffs: tuple[Handoff, ...]
     """Of each counter."""
     flags: tuple[FlagEdge, ...] = ()
@@ -128,9 +132,7 @@ def schedule_of(module: ModuleOp) -> Schedule:
     families = families_of(module)
     sizes = np.array([family.size for family in families], np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    workers, devices = _number(module, WORKERS), _number(module, DEVICES, 1)
-    if workers % devices:
-        raise schedule_error(f"{workers} workers cannot be shared equally by {devices} devices")
+    workers, ranks = _workers(module), ranks_of(module)
     events = [op for op in module.walk() if isinstance(op, event.TensorOp)]
     first: dict[str, tuple[int, int]] = {}
     names: list[str] = []
@@ -142,15 +144,15 @@ def schedule_of(module: ModuleOp) -> Schedule:
     schedule = Schedule(
         families,
         offsets,
+        ranks,
         workers,
-        devices,
         worker,
         slot,
         [],
         [_edges(f, f.op.waits.data if f.op.waits else (), first) for f in families],
         [_edges(f, f.op.signals.data if f.op.signals else (), first) for f in families],
         tuple(names),
-        np.array([each for op in events for each in op.arrivals_of_each], np.int64),
+        np.array([each for op in events for each in op.local_arrivals(ranks)], np.int64),
         tuple(op.handoff.data for op in events for _ in range(op.counters.value.data)),
         tuple(flag_edges_of(families)),
     )
@@ -158,12 +160,10 @@ def schedule_of(module: ModuleOp) -> Schedule:
     return schedule
 
 
-def _number(module: ModuleOp, name: str, default: int | None = None) -> int:
-    attribute = module.attributes.get(name)
-    if attribute is None and default is not None:
-        return default
+def _workers(module: ModuleOp) -> int:
+    attribute = module.attributes.get(WORKERS)
     if not isinstance(attribute, IntegerAttr) or attribute.value.data < 1:
-        raise schedule_error(f"the module does not say how many {name[4:]} run it ({name})")
+        raise schedule_error(f"the module does not say how many workers run it ({WORKERS})")
     return attribute.value.data
 
 

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
 from mpkir.analysis.flag_edges import FlagEdge, flag_edges_of
 from mpkir.dialects import event
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
-
-DEVICES = "mpk.devices"
-"""Attribute of a module for several GPUs: how many; without it, one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,14 +35,11 @@ class TaskGraph:
     """Of each family."""
     signals: tuple[tuple[Edge, ...], ...]
     arrivals: Ints
-    """Of each counter in a step."""
+    """Of each counter in a step, from tasks of one rank."""
     handoffs: tuple[event.Handoff, ...]
     """Of each counter."""
     counters: tuple[str, ...]
     """Names, like `e7[3]`."""
-    devices: tuple[int, ...]
-    """On whose workers each family runs."""
-    device_count: int
     flags: tuple[FlagEdge, ...] = ()
     """Who waits for whom by flagged buffers, without a counter."""
 
@@ -53,15 +48,15 @@ class TaskGraph:
         """Number of tasks in a step."""
         return int(self.offsets[-1])
 
+    @property
+    def peers(self) -> frozenset[int]:
+        """Counters that the tasks of all ranks signal."""
+        peer = event.Handoff.PEER
+        return frozenset(c for c, handoff in enumerate(self.handoffs) if handoff is peer)
+
     def family_of(self, task: int) -> Family:
         """The family of a task by its number in linear order."""
         return self.families[int(np.searchsorted(self.offsets, task, side="right")) - 1]
-
-    def home(self, family: Family, workers: int) -> range:
-        """Workers of the family's device, of `workers` in all."""
-        each = workers // self.device_count
-        device = self.devices[family.number]
-        return range(device * each, (device + 1) * each)
 
 
 def task_graph_of(module: ModuleOp) -> TaskGraph:
@@ -71,18 +66,18 @@ def task_graph_of(module: ModuleOp) -> TaskGraph:
     """
     families = families_of(module)
     sizes = [family.size for family in families]
+    ranks = ranks_of(module)
     first: dict[str, int] = {}
     names: list[str] = []
     arrivals: list[int] = []
     handoffs: list[event.Handoff] = []
     for op in module.walk():
         if isinstance(op, event.TensorOp):
-            symbol, each = op.sym_name.data, op.arrivals_of_each
+            symbol, each = op.sym_name.data, op.local_arrivals(ranks)
             first[symbol] = len(arrivals)
             names += [f"{symbol}[{i}]" for i in range(len(each))]
             arrivals += each
             handoffs += [op.handoff.data] * len(each)
-    count = module.attributes.get(DEVICES)
     return TaskGraph(
         families,
         np.concatenate([[0], np.cumsum(np.array(sizes, np.int64))]).astype(np.int64),
@@ -91,8 +86,6 @@ def task_graph_of(module: ModuleOp) -> TaskGraph:
         np.array(arrivals, np.int64),
         tuple(handoffs),
         tuple(names),
-        tuple(_device(family) for family in families),
-        count.value.data if isinstance(count, IntegerAttr) else 1,
         tuple(flag_edges_of(families)),
     )
 
@@ -107,12 +100,3 @@ def _edges(
         index = evaluate(edge.index.data, family.coordinates)[:, 0]
         result.append(Edge(first[edge.symbol] + index, edge.lag.data))
     return tuple(result)
-
-
-def _device(family: Family) -> int:
-    """The device of what the tasks read; what they write may lie on another."""
-    for access in family.accesses:
-        device = access.buffer.properties.get("device")
-        if isinstance(device, IntegerAttr):
-            return device.value.data
-    return 0

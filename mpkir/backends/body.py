@@ -39,6 +39,12 @@ class Operand:
     """Whether each element carries the number of the step that wrote it."""
     is_packed: bool = False
     """Whether a weight lies as blocks for tensor cores."""
+    is_exchange: bool = False
+    """Whether it is a buffer that ranks write into each other's memory."""
+    row: int | None = None
+    """Of an operand written through `mpk_task.mine`: elements of a rank's row of the buffer. Shape,
+    strides and origin are within the row; element e of rank r's row is the buffer's
+    `r * row + e`, and is stored in the memory of every rank."""
 
     @property
     def is_plain(self) -> bool:
@@ -87,6 +93,8 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
                 origin,
                 task.buffer_of(value).flagged is not None,
                 task.buffer_of(value).packed is not None,
+                task.buffer_of(value).exchange is not None,
+                task.row_elements(task.buffer_of(value)) if task.is_mine(value) else None,
             )
         )
     return tuple(result)
@@ -102,6 +110,9 @@ def _code_key(op: task.GridOp) -> str:
         printer.print_attribute(box)
         printer.print_string(" flagged " if task.buffer_of(value).flagged is not None else " ")
         printer.print_string("packed " if task.buffer_of(value).packed is not None else "")
+        if task.buffer_of(value).exchange is not None:
+            row = task.row_elements(task.buffer_of(value)) if task.is_mine(value) else ""
+            printer.print_string(f"exchange {row} ")
     if op.stream is not None:
         printer.print_attribute(op.stream)
     printer.print_region(_without_name_hints(op))

@@ -40,12 +40,15 @@ from xdsl.traits import SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
+from mpkir.dialects.mesh import ranks_around
+
 
 class Handoff(StrEnum):
     """How data goes from the signalling to the waiting task.
 
     local: same worker, program order is enough; counter: a counter in global memory, release and
-    acquire; flag: the data carries its own mark; peer: a counter or flag in another GPU's memory.
+    acquire; flag: the data carries its own mark; peer: between ranks, a counter in the memory of
+    each, which a signal raises in all of them.
     """
 
     LOCAL = auto()
@@ -133,7 +136,8 @@ class TensorOp(IRDLOperation):
     mpk_event.tensor @e7 counters 16 arrivals [64] handoff counter
     ```
 
-    `arrivals` has one number for all counters or one for each. Where counters order more pairs of
+    `arrivals` has one number for all counters or one for each; those of a hand-off between peers
+    come from the tasks of all ranks. Where counters order more pairs of
     tasks than conflict, `orders 48 where 32 conflict` says how many of both.
     """
 
@@ -180,6 +184,12 @@ class TensorOp(IRDLOperation):
         given = tuple(int(n) for n in self.arrivals.get_values())
         return given * self.counters.value.data if len(given) == 1 else given
 
+    def local_arrivals(self, ranks: int) -> tuple[int, ...]:
+        """Arrivals of every counter that come from the tasks of one rank, of so many."""
+        if self.handoff.data is not Handoff.PEER:
+            return self.arrivals_of_each
+        return tuple(arrivals // ranks for arrivals in self.arrivals_of_each)
+
     def verify_(self) -> None:
         counters = self.counters.value.data
         if counters < 1:
@@ -190,6 +200,12 @@ class TensorOp(IRDLOperation):
             )
         if min(self.arrivals.get_values()) < 1:
             raise VerifyException("event needs at least one arrival")
+        ranks = ranks_around(self) or 1
+        if self.handoff.data is Handoff.PEER and any(n % ranks for n in self.arrivals.get_values()):
+            raise VerifyException(
+                f"arrivals from {ranks} ranks alike are a multiple of that, got "
+                f"{', '.join(map(str, self.arrivals.get_values()))}"
+            )
         if (self.ordered is None) != (self.conflicting is None):
             raise VerifyException("pairs that an event tensor orders go with those that conflict")
         if self.ordered is not None and self.conflicting is not None:

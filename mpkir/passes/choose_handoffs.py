@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from xdsl.context import Context
-from xdsl.dialects.builtin import IntegerAttr, ModuleOp, UnitAttr
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.dependence import Touch, touches_of_buffer
 from mpkir.analysis.families import Access, Family, families_of
-from mpkir.analysis.task_graph import DEVICES
 from mpkir.dialects import task, tensor
 
 READERS: dict[type[Operation], tuple[str, ...]] = {
@@ -60,15 +59,12 @@ class ChooseHandoffsPass(ModulePass):
 
     A buffer qualifies if its elements are bf16, f16 or f32, each written once a step, before it is
     read, by tasks whose operators write element by element, and read by tasks whose operators look
-    at all of what they read. Modules for several devices are left alone.
+    at all of what they read. Exchange buffers qualify like others.
     """
 
     name = "mpk-choose-handoffs"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        devices = op.attributes.get(DEVICES)
-        if isinstance(devices, IntegerAttr) and devices.value.data > 1:
-            return
         users: dict[task.BufferOp, list[tuple[Family, int]]] = {}
         for family in families_of(op):
             for number, access in enumerate(family.accesses):

@@ -81,7 +81,7 @@ class _Eliminator:
         missing = [
             (node, counter)
             for node, counter in self.order.uses(tie)
-            if not told[counter] >> node & 1
+            if not told[counter] & self.order.bit(node)
         ]
         return not missing or (
             not tensor.lag and all(self.all_waiters_know(tensor, *each) for each in missing)
@@ -89,7 +89,8 @@ class _Eliminator:
 
     def all_waiters_know(self, tensor: Tensor, node: int, counter: int) -> bool:
         """Whether whoever waits for a counter knows by other waits that a class is done."""
-        return all(known >> node & 1 for known in self.waiters_known(tensor, counter))
+        asked = self.order.passed_on(tensor, self.order.bit(node))
+        return all(not asked & ~known for known in self.waiters_known(tensor, counter))
 
     def waiters_known(self, tensor: Tensor, counter: int) -> Iterator[int]:
         """What each class that waits for a counter knows by its other waits."""

@@ -21,6 +21,7 @@ from mpkir.analysis.families import Family, Ints, evaluate, families_of
 from mpkir.analysis.flag_edges import flagged_pairs
 from mpkir.analysis.labels import fit
 from mpkir.dialects import event
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 
 
@@ -70,7 +71,7 @@ class Tensor:
 
     @property
     def arrivals(self) -> Ints:
-        """Signals of each counter in a step."""
+        """Signals of each counter in a step, by tasks of one rank."""
         return self._uses(self.signals)
 
     @property
@@ -220,7 +221,8 @@ class EventGraph:
             if any(map is None for map in maps):
                 tensor.coarsen(np.zeros(tensor.counters, np.int64))
                 maps = [tie.map(1) for tie in tensor.ties]
-            arrivals = tensor.arrivals.tolist()
+            ranks = ranks_of(module) if tensor.handoff is event.Handoff.PEER else 1
+            arrivals = (ranks * tensor.arrivals).tolist()
             each = arrivals[0] if len(set(arrivals)) == 1 else arrivals
             ops.append(
                 event.TensorOp(tensor.name, tensor.counters, each, tensor.handoff, tensor.coarsened)

@@ -1,7 +1,8 @@
 """Which tasks come before which by a graph's events, by classes: tasks in the same ties are one.
 
-Sets of classes are bits of an integer. The firing of an event of the step before is a bit of its
-own, so that waits across steps compare like the others.
+Sets of classes are bits of an integer; where ranks wait for each other, a class has two, its tasks
+on the own rank and those on all (`mpkir.analysis.order`). The firing of an event of the step before
+is a bit of its own, so that waits across steps compare like the others.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from mpkir.analysis.families import Family, Ints
+from mpkir.analysis.order import on_all_ranks
+from mpkir.dialects.event import Handoff
 from mpkir.passes.event_graph import EventGraph, Tensor, Tie
 
 
@@ -33,10 +36,12 @@ class EventOrder:
             self._first[family] = len(self.sizes)
             self._classes[family], sizes = _classes(family.size, ties[family])
             self.sizes += sizes
+        self._stride = 1 + any(t.handoff is Handoff.PEER for t in graph.tensors)
+        self._classes_end = self._stride * len(self.sizes)
         self.before: list[int] = [0] * len(self.sizes)
         """Of each class the classes before it."""
         self._last: dict[Tensor, list[int]] = {}
-        tokens = len(self.sizes)
+        tokens = self._classes_end
         told = {tensor: [0] * tensor.counters for tensor in graph.tensors}
         for tensor in graph.tensors:
             if tensor.lag:
@@ -51,7 +56,21 @@ class EventOrder:
             for tensor, tie in signals[family]:
                 if not tensor.lag:
                     for node, counter in self.uses(tie):
-                        told[tensor][counter] |= 1 << node | self.before[node]
+                        known = self.bit(node) | self.before[node]
+                        told[tensor][counter] |= self.passed_on(tensor, known)
+
+    def bit(self, node: int) -> int:
+        """A class, on the own rank."""
+        return 1 << self._stride * node
+
+    def passed_on(self, tensor: Tensor, known: int) -> int:
+        """What those know who wait for tasks that know this, by a tensor: between peers, for the
+        tasks of all ranks.
+        """
+        if tensor.handoff is not Handoff.PEER:
+            return known
+        classes = known & ((1 << self._classes_end) - 1)
+        return known | on_all_ranks(classes)
 
     def uses(self, tie: Tie) -> Iterator[tuple[int, int]]:
         """Each class of a tie's family with its counter."""
@@ -63,7 +82,7 @@ class EventOrder:
         result = [0] * tensor.counters
         for tie in tensor.signals:
             for node, counter in self.uses(tie):
-                result[counter] |= 1 << node | self.before[node]
+                result[counter] |= self.passed_on(tensor, self.bit(node) | self.before[node])
         return result
 
     def signallers(self, tensor: Tensor) -> list[int]:
@@ -71,7 +90,7 @@ class EventOrder:
         result = [0] * tensor.counters
         for tie in tensor.signals:
             for node, counter in self.uses(tie):
-                result[counter] |= 1 << node
+                result[counter] |= self.passed_on(tensor, self.bit(node))
         return result
 
     def told(self, tensor: Tensor) -> list[int]:
@@ -83,8 +102,9 @@ class EventOrder:
         return self._last[tensor] if tensor.lag else self.signallers(tensor)
 
     def pairs(self) -> int:
-        """How many pairs of tasks are ordered."""
-        sizes = np.array(self.sizes, np.int64)
+        """How many pairs of tasks of a rank are ordered."""
+        sizes = np.zeros(self._classes_end, np.int64)
+        sizes[:: self._stride] = self.sizes
         length = -(-len(sizes) // 8)
         mask = (1 << len(sizes)) - 1
         total = 0

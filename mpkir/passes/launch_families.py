@@ -54,9 +54,9 @@ class LaunchFamiliesPass(ModulePass):
         if not families:
             return
         schedule = schedule_of(op)
-        if schedule.devices > 1:
+        if schedule.ranks > 1:
             raise MpkirError(
-                f"the module is for {schedule.devices} devices, a kernel runs on one",
+                f"the module is for {schedule.ranks} ranks, which nothing lets wait for each other",
                 where=self.name,
                 hint="compile for a persistent kernel",
             )

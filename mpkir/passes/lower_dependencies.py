@@ -12,7 +12,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.ir.affine import AffineConstantExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from mpkir.analysis.counters import Counters
+from mpkir.analysis.counters import Arrivals, Counters
 from mpkir.analysis.dependence import Hazard
 from mpkir.analysis.families import Family, Ints, evaluate, families_of
 from mpkir.analysis.flag_closure import FamilyLink, WholeFamilies, seen_in_parts
@@ -21,6 +21,7 @@ from mpkir.analysis.labels import constant_map
 from mpkir.analysis.order import FamilyEdge, redundant_edges
 from mpkir.analysis.orderings import Meeting, Ordering, orderings_of
 from mpkir.dialects import event
+from mpkir.dialects.mesh import ranks_of
 
 END = "end"
 """The event that fires when all tasks of a step are done."""
@@ -38,6 +39,8 @@ class _Dependence:
     counters: Counters
     protects_only: bool
     """The later family writes what the earlier has read, and that is all."""
+    crosses_ranks: bool
+    """The tasks of any rank wait for those of all."""
 
     @classmethod
     def of(cls, ordering: Ordering) -> _Dependence:
@@ -47,6 +50,7 @@ class _Dependence:
             ordering.later,
             ordering.counters,
             ordering.hazards is Hazard.WRITE_AFTER_READ,
+            any(meeting.crosses_ranks for meeting in ordering.meetings),
         )
 
     @property
@@ -57,7 +61,8 @@ class _Dependence:
         if signals is None or waits is None:
             return None
         count = self.counters.counters
-        return FamilyEdge(self.earlier.number, self.later.number, signals, waits, count)
+        earlier, later = self.earlier.number, self.later.number
+        return FamilyEdge(earlier, later, signals, waits, count, self.crosses_ranks)
 
     def followed(self) -> npt.NDArray[np.bool_] | None:
         """For each task of the earlier family whether somebody waits for its counter; None for
@@ -83,17 +88,28 @@ class _Dependence:
             followed is not None and bool(followed.all()),
         )
 
-    def tensor(self, name: str) -> event.TensorOp:
+    def tensor(self, name: str, ranks: int) -> event.TensorOp:
         """Its event tensor."""
         counters = self.counters
         return event.TensorOp(
             name,
             counters.counters,
-            counters.arrivals,
+            _of_all(counters.arrivals, ranks) if self.crosses_ranks else counters.arrivals,
+            _handoff(self.crosses_ranks),
             coarsened=(counters.ordered, counters.needed)
             if counters.ordered > counters.needed
             else None,
         )
+
+
+def _of_all(arrivals: Arrivals, ranks: int) -> Arrivals:
+    if isinstance(arrivals, int):
+        return ranks * arrivals
+    return tuple(ranks * each for each in arrivals)
+
+
+def _handoff(crosses_ranks: bool) -> event.Handoff:
+    return event.Handoff.PEER if crosses_ranks else event.Handoff.COUNTER
 
 
 def _counter_of_each(family: Family, map: AffineMap) -> Ints:
@@ -157,10 +173,10 @@ def _without_protected(
     """
     links = [each.link for each in dependences if not each.protects_only]
     whole = WholeFamilies(families, links, flags)
-    before = {d.later: whole.before(d.later.number) for d in dependences if d.protects_only}
-    return [
-        d for d in dependences if not d.protects_only or d.earlier.number not in before[d.later]
-    ]
+    # Which families are over is known of the own rank.
+    protected = {d for d in dependences if d.protects_only and not d.crosses_ranks}
+    before = {d.later: whole.before(d.later.number) for d in protected}
+    return [d for d in dependences if d not in protected or d.earlier.number not in before[d.later]]
 
 
 def _without_flags(ordering: Ordering) -> Ordering | None:
@@ -200,6 +216,10 @@ class LowerDependenciesPass(ModulePass):
     Families that nobody in the step has to precede wait for the end of the step before, which all
     families signal of which some task precedes nobody.
 
+    What one rank writes and all read is ordered between peers: by events that the tasks of all
+    ranks signal. So is the end of a step, of several ranks: nobody writes over what another still
+    reads.
+
     Who reads a flagged buffer waits for its elements and needs no event for that; such an edge
     keeps writes behind reads, but does not make other memory visible. Families that wait only so
     wait for the end of the step before too: a step that must not run never begins.
@@ -214,18 +234,19 @@ class LowerDependenciesPass(ModulePass):
         waits: dict[Family, list[event.EdgeAttr]] = {family: [] for family in families}
         signals: dict[Family, list[event.EdgeAttr]] = {family: [] for family in families}
         tensors: list[event.TensorOp] = []
-        flags = flag_edges_of(families)
+        flags, ranks = flag_edges_of(families), ranks_of(op)
         needed = _needed(families, flags)
         for number, dependence in enumerate(needed):
             name = f"e{number}"
-            tensors.append(dependence.tensor(name))
+            tensors.append(dependence.tensor(name, ranks))
             signal, wait = dependence.counters.signal, dependence.counters.wait
             signals[dependence.earlier].append(event.EdgeAttr(name, signal))
             waits[dependence.later].append(event.EdgeAttr(name, wait))
 
         sources = [family for family in families if not waits[family]]
         sinks = [family for family in families if not _all_followed(family, needed, flags)]
-        tensors.append(event.TensorOp(END, 1, sum(family.size for family in sinks)))
+        last = ranks * sum(family.size for family in sinks)
+        tensors.append(event.TensorOp(END, 1, last, _handoff(ranks > 1)))
         for family in sources:
             waits[family].append(event.EdgeAttr(END, constant_map(len(family.op.grid)), 1))
         for family in sinks:

@@ -73,7 +73,7 @@ class ScheduleTasksPass(ModulePass):
             raise MpkirError(error.what, where=self.name, hint=error.hint) from None
         graph = task_graph_of(op)
         machine = machine_named(self.machine, workers=self.workers)
-        workers = machine.workers * (1 if self.workers else graph.device_count)
+        workers = machine.workers
         costs = tuple(cost_of(family) for family in graph.families)
         placed = policy.schedule(Problem(graph, costs, machine, workers))
         for family, each, slots in zip(

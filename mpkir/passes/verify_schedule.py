@@ -54,10 +54,13 @@ class _Proof:
         first, second = _VERBS[overlap.hazard]
         buffer = overlap.later.access.buffer.sym.data
         a, b = self.schedule.label(earlier), self.schedule.label(later)
+        away, how = "", ""
+        if overlap.crosses_ranks:
+            away, how = " of another rank", ", with the hand-off 'peer',"
         return schedule_error(
-            f"race {steps}: {self.schedule.describe(earlier)} {first} {buffer!r} and "
+            f"race {steps}: {self.schedule.describe(earlier)}{away} {first} {buffer!r} and "
             f"{self.schedule.describe(later)} {second} the same elements, but nothing orders them",
-            f"an edge from {a} to {b} is missing",
+            f"an edge from {a} to {b}{how} is missing",
         )
 
     def steps_stay_apart(self) -> None:
@@ -119,7 +122,8 @@ class _Proof:
                 if overlap is None:
                     continue
                 a, b = _pairs(overlap)
-                apart = np.flatnonzero(a != b)
+                # The same task of another rank is another task.
+                apart = np.flatnonzero((a != b) | overlap.crosses_ranks)
                 if len(apart):
                     begin = int(self.schedule.offsets[later.family.number])
                     i, j = int(a[apart[0]]) + begin, int(b[apart[0]]) + begin
@@ -129,11 +133,12 @@ class _Proof:
         """Conflicting tasks of consecutive steps happen step after step. `follows`: each task of a
         step begins when all of the step before are done.
         """
-        if follows and is_flagged(touches[0].access):
+        is_exchange = touches[0].access.buffer.exchange is not None
+        if follows and is_flagged(touches[0].access) and not is_exchange:
             return
         for earlier in touches:
             for later in touches:
-                if follows and not earlier.access.is_write:
+                if follows and not earlier.access.is_write and not is_exchange:
                     continue
                 overlap = overlap_of(earlier, later)
                 if overlap is not None:
@@ -156,7 +161,8 @@ class _Proof:
         order = self.done if needs_done else self.seen
         for a, b in self.groups(overlap):
             # What all of `b` have seen against the last of `a` on each worker.
-            if (order.clocks[step, b].min(axis=0) >= order.needed(a)).all():
+            needed = order.needed(a, overlap.crosses_ranks)
+            if (order.clocks[step, b].min(axis=0) >= needed).all():
                 continue
             for task in b:
                 late = np.flatnonzero(self.open(overlap, a, np.full(len(a), task), step))
@@ -168,9 +174,12 @@ class _Proof:
 
     def open(self, overlap: Overlap, a: Ints, b: Ints, step: int) -> npt.NDArray[np.bool_]:
         """Which pairs of conflicting tasks nothing orders."""
+        across = overlap.crosses_ranks
         if overlap.hazard is Hazard.WRITE_AFTER_READ or is_flagged(overlap.later.access):
-            return ~self.done.ordered(a, b, step)
-        result = ~self.seen.ordered(a, b, step)
+            return ~self.done.ordered(a, b, step, across)
+        result = ~self.seen.ordered(a, b, step, across)
+        if across:
+            return result
         if self.flags is not None and overlap.hazard is Hazard.READ_AFTER_WRITE:
             result &= ~self.flags.carry(a, b, step)
         return result
@@ -250,9 +259,10 @@ class VerifySchedulePass(ModulePass):
     Conflicting tasks are ordered as their grids are, within a step and from step to step, by means
     that reach as far as they have to; no task waits for ever; every counter gets the signals it
     expects, each in its step; what a task reads has been written; every stage of the ring is used
-    once. Elements of flagged buffers are written once a step, and each worker's first task waits
-    for the end of the step before. A violation is an error that names the tasks, their operators,
-    where they come from in the model, and the missing edge.
+    once. What ranks write into each other's memory is ordered between all of them, by hand-offs
+    that cross ranks. Elements of flagged buffers are written once a step, and each worker's first
+    task waits for the end of the step before. A violation is an error that names the tasks, their
+    operators, where they come from in the model, and the missing edge.
     """
 
     name = "mpk-verify-schedule"
@@ -280,7 +290,8 @@ class VerifySchedulePass(ModulePass):
         every = np.arange(schedule.tasks)
         all_seen = bool(seen.follows(every).all())
         all_done = all_seen or bool(done.follows(every).all())
-        for each in touches.values():
+        everywhere = bool(seen.follows(every, everywhere=True).all())
+        for buffer, each in touches.items():
             proof.within_families(each)
-            if not all_seen:
+            if not (everywhere if buffer.exchange is not None else all_seen):
                 proof.across_steps(each, all_done)

@@ -48,7 +48,7 @@
 // -----
 %x = "test.op"() : () -> (memref<8xbf16>)
 %y = mpk_task.view %x : memref<8xbf16> to memref<4xbf16>
-// CHECK: a view is of a buffer or of another view
+// CHECK: a view is of a buffer, of a rank's row or of another view
 
 // -----
 %x = mpk_task.buffer scratch "x" : memref<4xbf16, strided<[2]>>

@@ -1,7 +1,8 @@
 """Memory in *atoms*: the largest sets of a buffer's elements that no task touches in part.
 
 All tasks of a step touch the same boxes every step, so that facts about elements (who wrote them
-last) can be kept for atoms, a few for each task, without loss.
+last) can be kept for atoms, a few for each task, without loss. The memories of several ranks have
+atoms alike, one after another.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ class Atoms:
     buffers: list[str]
     """The buffer of each atom."""
 
-    def __init__(self, families: Sequence[Family]):
+    def __init__(self, families: Sequence[Family], ranks: int = 1):
+        """`families`: of one rank, of so many."""
         self.buffers = []
+        self._ranks = ranks
         self._sizes: list[int] = []
         self._labels: dict[str, Ints] = {}
         for family in families:
@@ -50,18 +53,21 @@ class Atoms:
                     size = prod(task.memref_type_of(buffer_of(value).result).get_shape())
                     self._labels[name] = np.full(size, self._add(name, size), np.int32)
         self._split_all(families)
+        self._each = len(self.buffers)
+        """Atoms of one rank."""
+        self.buffers *= ranks
 
-    def touched(self, family: Family, index: int) -> Touched:
-        """The atoms of one task."""
-        return Touched(
-            self._atoms_in(_reads(family, index)), self._atoms_in(_writes(family, index))
-        )
+    def touched(self, family: Family, index: int, rank: int = 0) -> Touched:
+        """The atoms of one task of a rank."""
+        reads = self._atoms_in(_reads(family, index), rank)
+        return Touched(reads, self._atoms_in(_writes(family, index), rank))
 
-    def _atoms_in(self, boxes: _Boxes) -> Ints:
+    def _atoms_in(self, boxes: _Boxes, rank: int) -> Ints:
         found = [
-            _labels_in(self._labels[name], value, box).reshape(-1)
+            _labels_in(self._labels[name], value, box, rank).reshape(-1) + self._each * memory
             for name, value, box in boxes
             if name in self._labels
+            for memory in (range(self._ranks) if task.is_mine(value) else (rank,))
         ]
         return np.unique(np.concatenate(found)) if found else np.empty(0, np.int32)
 
@@ -70,10 +76,13 @@ class Atoms:
         for family in families:
             for index in range(family.size):
                 for name, value, box in (*_reads(family, index), *_writes(family, index)):
-                    key = (name, value.type, *((s.start, s.stop) for s in box.inside))
+                    mine = task.is_mine(value)
+                    key = (name, value.type, mine, *((s.start, s.stop) for s in box.inside))
                     if name in self._labels and key not in seen:
                         seen.add(key)
-                        self._split(name, _labels_in(self._labels[name], value, box))
+                        for rank in range(self._ranks if mine else 1):
+                            labels = _labels_in(self._labels[name], value, box, rank)
+                            self._split(name, labels)
 
     def _split(self, name: str, labels: Ints) -> None:
         """Cut every atom that this box (a view of its labels) touches in part."""
@@ -89,14 +98,14 @@ class Atoms:
         return len(self.buffers) - 1
 
 
-def _labels_in(labels: Ints, value: SSAValue, box: Box) -> Ints:
-    """A view of the labels of the elements of a box, each element once."""
+def _labels_in(labels: Ints, value: SSAValue, box: Box, rank: int) -> Ints:
+    """A view of the labels of the elements of a box, as a rank sees it, each element once."""
     strides, _ = task.layout_of(task.memref_type_of(value))
     once = (
         part if stride else slice(part.start, min(part.start + 1, part.stop))
         for part, stride in zip(box.inside, strides, strict=True)
     )
-    return as_view(labels, value)[tuple(once)]
+    return as_view(labels, value, rank)[tuple(once)]
 
 
 def _reads(family: Family, index: int) -> Iterator[tuple[str, SSAValue, Box]]:

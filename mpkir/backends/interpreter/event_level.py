@@ -18,11 +18,12 @@ from xdsl.dialects.builtin import ModuleOp
 from mpkir.backends.interpreter.atoms import Atoms, Touched
 from mpkir.backends.interpreter.families import families_of, tokens_per_step
 from mpkir.backends.interpreter.kernels import Scalars
-from mpkir.backends.interpreter.memory import Memory
+from mpkir.backends.interpreter.memory import Memory, give_back
 from mpkir.backends.interpreter.orders import Order
 from mpkir.backends.interpreter.play import Play, uses_flags
 from mpkir.backends.interpreter.schedule import PlannedTask, Schedule
 from mpkir.backends.interpreter.values import Array
+from mpkir.dialects.mesh import ranks_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,12 @@ class EventProgram:
     """A module at event level with its weights, ready to run."""
 
     def __init__(self, module: ModuleOp, weights: Mapping[str, Array]):
-        self._memory = Memory(module, weights)
-        self._schedule = Schedule.of(module, families_of(module, self._memory))
+        ranks = ranks_of(module)
+        self._memories = [Memory(module, weights, rank) for rank in range(ranks)]
+        families = [families_of(module, each, self._memories) for each in self._memories]
+        self._schedule = Schedule.of(module, families[0])
+        self._bound = [dict(zip(self._schedule.families, each, strict=True)) for each in families]
+        """Of each rank, by the first's, its families."""
         self._tokens = tokens_per_step(module)
         self._atoms: Atoms | None = None
         self._touched: dict[int, Touched] = {}
@@ -57,19 +62,20 @@ class EventProgram:
         order: Order = "random",
     ) -> Run:
         """Run `steps` steps from `position`; see `run_steps`."""
-        self._memory.load(states, inputs)
-        self._memory.poison()
+        for memory in self._memories:
+            memory.load(states, inputs)
+            memory.poison()
         tasks = [planned for worker in self._schedule.workers for planned in worker]
         if self._atoms is None and (check_races or uses_flags(self._schedule)):
-            self._atoms = Atoms(self._schedule.families)
+            self._atoms = Atoms(self._schedule.families, self._schedule.ranks)
             self._touched = {
-                planned.order: self._atoms.touched(planned.family, planned.index)
+                planned.order: self._atoms.touched(planned.family, planned.index, planned.rank)
                 for planned in tasks
             }
 
         def execute(planned: PlannedTask, step: int) -> bool:
             scalars = Scalars(position + step * self._tokens)
-            planned.family.run(planned.index, scalars)
+            self._bound[planned.rank][planned.family].run(planned.index, scalars)
             return scalars.stop
 
         play = Play(
@@ -81,12 +87,11 @@ class EventProgram:
             atoms=self._atoms,
             touched=self._touched,
             check_races=check_races,
-            scratch=self._memory.scratch(),
+            scratch=self._memories[0].scratch(),
         )
         with np.errstate(all="ignore"):
             play.run()
-        self._memory.store(states)
-        return Run(self._memory.outputs(), play.steps_done)
+        return Run(give_back(self._memories, states), play.steps_done)
 
 
 def run_steps(

@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
 from mpkir.backends.interpreter.kernels import Scalars, block_kernel
-from mpkir.backends.interpreter.memory import Memory
+from mpkir.backends.interpreter.memory import Memory, as_view
 from mpkir.backends.interpreter.values import Array
 from mpkir.dialects import task
 from mpkir.dialects import tensor as t
@@ -64,9 +64,10 @@ class Access:
 
 
 class Family:
-    """A `mpk_task.grid` bound to arrays."""
+    """A `mpk_task.grid` bound to arrays: those of a rank, and those of all, whose `memories` are
+    given in their order, for what it writes through `mpk_task.mine`."""
 
-    def __init__(self, op: task.GridOp, memory: Memory):
+    def __init__(self, op: task.GridOp, memory: Memory, memories: Sequence[Memory] = ()):
         self.op = op
         self.name = op.sym_name.data
         self.size = op.size
@@ -74,6 +75,14 @@ class Family:
         self.write_buffers = tuple(task.buffer_of(value).sym.data for value in op.writes)
         self.reads = tuple(memory.view(value) for value in op.reads)
         self.writes = tuple(memory.view(value) for value in op.writes)
+        self._others = [
+            (number, as_view(other.arrays[self.write_buffers[number]], value, memory.rank))
+            for number, value in enumerate(op.writes)
+            if task.is_mine(value)
+            for other in memories
+            if other is not memory
+        ]
+        """Where else a write goes: its number, and another rank's array."""
         self._outside = tuple(map(_outside, op.body.block.args))
         self._boxes = (op.read_boxes, op.write_boxes)
         self._kernel = block_kernel(op.body.block)
@@ -111,6 +120,8 @@ class Family:
             results = tuple(r if r.base is None else r.copy() for r in results)
         for box, array, result in zip(access.writes, self.writes, results, strict=True):
             box.write(array, result)
+        for number, array in self._others:
+            access.writes[number].write(array, results[number])
 
 
 def _outside(tile: SSAValue) -> float:
@@ -119,9 +130,12 @@ def _outside(tile: SSAValue) -> float:
     return -np.inf if chosen else 0.0
 
 
-def families_of(module: ModuleOp, memory: Memory) -> tuple[Family, ...]:
-    """Every family of a module, in program order."""
-    return tuple(Family(op, memory) for op in module.walk() if isinstance(op, task.GridOp))
+def families_of(
+    module: ModuleOp, memory: Memory, memories: Sequence[Memory] = ()
+) -> tuple[Family, ...]:
+    """Every family of a module, in program order, on a rank's memory (`memories`: all ranks')."""
+    grids = (op for op in module.walk() if isinstance(op, task.GridOp))
+    return tuple(Family(op, memory, memories) for op in grids)
 
 
 def tokens_per_step(module: ModuleOp) -> int:

@@ -1,9 +1,9 @@
 """Hand-off by flags, played: every element carries the step that wrote it, and waiters look.
 
 A waiter goes on when all elements that it looks at carry the tag it wants: those that it reads of
-scratch buffers that the signallers of its counter write. Whose tag it is cannot be told; but what
-another device has written is not seen to have come. Of flagged buffers every task looks at all that
-it reads, for the tag of its own step.
+scratch buffers that the signallers of its counter write, on its own rank: what ranks exchange is
+handed over by flagged buffers or events only. Whose tag it is cannot be told. Of flagged buffers
+every task looks at all that it reads, for the tag of its own step.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ class Tags:
     def __init__(self, schedule: Schedule, atoms: Atoms, touched: dict[int, Touched]) -> None:
         self._tag = np.full(len(atoms.buffers), -1)
         self._writer = np.full(len(atoms.buffers), -1)
-        self._device = np.full(len(atoms.buffers), -1)
         names = np.array(atoms.buffers)
         tasks = [planned for worker in schedule.workers for planned in worker]
         carried: dict[int, set[str]] = {}
         for planned in tasks:
             buffers = map(buffer_of, planned.family.op.writes)
-            scratch = {b.sym.data for b in buffers if b.kind.data is BufferKind.SCRATCH}
+            scratch = {
+                b.sym.data
+                for b in buffers
+                if b.kind.data is BufferKind.SCRATCH and b.exchange is None
+            }
             for counter in planned.marks:
                 carried.setdefault(counter, set()).update(scratch)
         self._looked: dict[tuple[int, int], Ints] = {}
@@ -60,8 +63,7 @@ class Tags:
             if step < lag:
                 continue
             atoms = self._looked[planned.order, counter]
-            here = self._device[atoms] == planned.device
-            if len(absent := atoms[~here | (self._tag[atoms] != step - lag)]):
+            if len(absent := atoms[self._tag[atoms] != step - lag]):
                 return int(absent[0])
         polled = self._polled[planned.order]
         absent = polled[self._tag[polled] != step]
@@ -90,4 +92,3 @@ class Tags:
         """A task has written these atoms."""
         self._tag[atoms] = step
         self._writer[atoms] = planned.order
-        self._device[atoms] = planned.device

@@ -193,6 +193,9 @@ class Play:
         to its next task while the one before still runs.
         """
         for worker, at in enumerate(self._step):
+            if self._rank(worker) != planned.rank:
+                # Its own task stops it: all ranks append the same token.
+                continue
             if at > step + 1 or (at == step + 1 and self._next[worker] > 0):
                 raise MpkirError(
                     f"{planned.label} stops the loop after step {step}, but worker {worker} has "
@@ -201,7 +204,8 @@ class Play:
                 )
         if step + 1 < len(self._signalled):
             for worker, tasks in enumerate(self._schedule.workers):
-                if tasks and self._would_look(tasks[0], step + 1):
+                mine = self._rank(worker) == planned.rank
+                if mine and tasks and self._would_look(tasks[0], step + 1):
                     raise MpkirError(
                         f"{planned.label} stops the loop after step {step}, but {tasks[0].label} "
                         f"on worker {worker} may look already for tags of step {step + 1}, which "
@@ -243,10 +247,21 @@ class Play:
         )
 
     def _where(self, worker: int) -> str:
-        return f"{self._task(worker).label} of step {self._step[worker]} on worker {worker}"
+        label, step = self._task(worker).label, self._step[worker]
+        return f"{label} of step {step} on {self._worker(worker)}"
+
+    def _rank(self, worker: int) -> int:
+        return worker * self._schedule.ranks // len(self._schedule.workers)
+
+    def _worker(self, worker: int) -> str:
+        """A worker's name for a message."""
+        if self._schedule.ranks == 1:
+            return f"worker {worker}"
+        each = len(self._schedule.workers) // self._schedule.ranks
+        return f"worker {worker % each} of rank {worker // each}"
 
     def _describe(self, worker: int, count: int) -> str:
         """Name the `count`-th task (from 1) that a worker runs in this launch."""
         tasks = self._schedule.workers[worker]
         step, at = divmod(count - 1, len(tasks))
-        return f"{tasks[at].label} of step {step} on worker {worker}"
+        return f"{tasks[at].label} of step {step} on {self._worker(worker)}"

@@ -1,8 +1,9 @@
 """Who runs which task when, and what it waits for: an event-level program's schedule, expanded.
 
-A counter is as many *cells* as there are places that cannot see each other's: one for each worker
-if the hand-off is local, one for each device if it is a counter, one in all if it is between peers.
-A task raises and waits for the cell of its own place. Flags have no cells (see `flags`).
+Every rank runs the same schedule with workers of its own. A counter is as many *cells* as there are
+places that cannot see each other's: one for each worker if the hand-off is local, one for each rank
+if it is a counter, one in all if it is between peers. A task raises and waits for the cell of its
+own place. Flags have no cells (see `flags`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import DenseArrayBase, ModuleOp
 
 from mpkir.backends.interpreter.families import Family
 from mpkir.backends.interpreter.ring import Ring, ring_of
 from mpkir.dialects import event, task
 from mpkir.dialects.event import Handoff
+from mpkir.dialects.mesh import ranks_of
 from mpkir.dialects.task import BufferKind, buffer_of
 from mpkir.errors import MpkirError
 
@@ -35,8 +37,9 @@ class PlannedTask:
     marks: tuple[int, ...]
     """Counters signalled by flag."""
     order: int
-    """Place in program order: producers before their consumers."""
-    device: int
+    """Place in program order, in which a task stands on each rank before the next: producers
+    before their consumers."""
+    rank: int
     fault: str | None
     """What it does that no machine lets it do."""
     may_stop: bool
@@ -52,8 +55,10 @@ class Schedule:
     """All tasks by worker, and all counters."""
 
     families: tuple[Family, ...]
+    """Those of one rank; a planned task's is one of them, whatever its rank."""
+    ranks: int
     workers: tuple[tuple[PlannedTask, ...], ...]
-    """The lists of the workers, then one of one task for each dynamic task."""
+    """Of each rank the lists of its workers, then one of one task for each dynamic task."""
     arrivals: tuple[int, ...]
     """Of each cell in a step."""
     cells: tuple[str, ...]
@@ -65,30 +70,38 @@ class Schedule:
     def of(cls, module: ModuleOp, families: tuple[Family, ...]) -> Schedule:
         """Read the schedule of a module. MpkirError where its edges and placements do not fit
         together."""
-        counters = _Counters()
+        ranks = ranks_of(module)
+        counters = _Counters(ranks)
         for op in module.walk():
             if isinstance(op, event.TensorOp):
                 counters.add(op)
-        drafts = [
-            _Draft(family, index, counters) for family in families for index in range(family.size)
-        ]
-        counters.check_signals(drafts)
-        lists = _by_worker(families, drafts)
         ring = ring_of(module)
-        _place(lists, module, counters)
-        cells = _Cells(counters)
-        number = {id(draft): order for order, draft in enumerate(drafts)}
         faults = {family.name: _fault(family.op, ring) for family in families}
-        workers = tuple(
-            tuple(
-                _planned(draft, number[id(draft)], cells, faults[draft.family.name])
-                for draft in tasks
-            )
-            for tasks in lists
-        )
+        cells = _Cells(counters)
+        workers: list[tuple[PlannedTask, ...]] = []
+        for rank in range(ranks):
+            drafts = [
+                _Draft(family, index, counters, rank)
+                for family in families
+                for index in range(family.size)
+            ]
+            counters.check_signals(drafts)
+            number = {id(draft): order * ranks + rank for order, draft in enumerate(drafts)}
+            lists = _by_worker(families, drafts)
+            for worker, tasks in enumerate(lists, len(workers)):
+                for draft in tasks:
+                    draft.worker = worker
+            workers += [
+                tuple(
+                    _planned(draft, number[id(draft)], cells, faults[draft.family.name])
+                    for draft in tasks
+                )
+                for tasks in lists
+            ]
         return cls(
             families,
-            workers,
+            ranks,
+            tuple(workers),
             tuple(cells.arrivals),
             tuple(cells.names),
             tuple(counters.names),
@@ -99,7 +112,8 @@ class Schedule:
 class _Counters:
     """All counters, and for each how it hands over."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: int) -> None:
+        self.ranks = ranks
         self.first: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.names: list[str] = []
@@ -127,11 +141,11 @@ class _Counters:
 
     def check_signals(self, drafts: Sequence[_Draft]) -> None:
         """Each counter must get as many signals a step as it says, or it fires late, early or
-        never."""
+        never; `drafts` are one rank's, and all are alike."""
         signals = [0] * len(self.arrivals)
         for draft in drafts:
             for counter in draft.signals:
-                signals[counter] += 1
+                signals[counter] += self.ranks if self.handoffs[counter] is Handoff.PEER else 1
         for name, wanted, found in zip(self.names, self.arrivals, signals, strict=True):
             if wanted != found:
                 raise MpkirError(f"event {name} wants {wanted} arrivals a step and gets {found}")
@@ -140,15 +154,13 @@ class _Counters:
 class _Draft:
     """A task with its counters, not yet placed."""
 
-    def __init__(self, family: Family, index: int, counters: _Counters) -> None:
-        self.family, self.index = family, index
+    def __init__(self, family: Family, index: int, counters: _Counters, rank: int) -> None:
+        self.family, self.index, self.rank = family, index, rank
         at = family.op.coordinates(index)
         self.waits = [(counters.of(e, family, at), e.lag.data) for e in family.op.waits or ()]
         self.signals = [counters.of(e, family, at) for e in family.op.signals or ()]
         self.worker = 0
-        self.device = 0
-        self.is_anywhere = False
-        """Dynamic, and released on any of several devices."""
+        """Of those of all ranks."""
 
 
 class _Cells:
@@ -167,7 +179,7 @@ class _Cells:
         if handoff is Handoff.LOCAL:
             place = draft.worker
         elif handoff is Handoff.COUNTER:
-            place = draft.device
+            place = draft.rank
         if (counter, place) not in self._numbers:
             self._numbers[counter, place] = len(self.names)
             self.names.append(self.counters.names[counter])
@@ -183,6 +195,8 @@ def _planned(draft: _Draft, order: int, cells: _Cells, fault: str | None) -> Pla
     looks = tuple((c, lag) for c, lag in draft.waits if cells.is_flag(c))
     if looks and op.dynamic is not None:
         fault = fault or "is never released: nobody but a waiter looks at flags"
+    if cells.counters.ranks > 1 and op.dynamic is not None:
+        fault = fault or "runs on any rank, whichever completes its event"
     stops = (inner.properties.get("stop") for inner in op.body.block.ops)
     return PlannedTask(
         draft.family,
@@ -192,8 +206,8 @@ def _planned(draft: _Draft, order: int, cells: _Cells, fault: str | None) -> Pla
         looks,
         tuple(c for c in draft.signals if cells.is_flag(c)),
         order,
-        draft.device,
-        fault or _misplaced(draft),
+        draft.rank,
+        fault,
         any(isinstance(stop, DenseArrayBase) and bool(stop.data.data) for stop in stops),
     )
 
@@ -212,44 +226,6 @@ def _fault(op: task.GridOp, ring: Ring | None) -> str | None:
     if ring is None or op.dynamic is not None:
         return "streams its weights, which no loader brings"
     return ring.fault(op)
-
-
-def _misplaced(draft: _Draft) -> str | None:
-    """What a task does that is not possible on its device, if anything."""
-    if draft.is_anywhere:
-        return "runs on one of several devices, whichever completes its event"
-    for value in draft.family.op.reads:
-        if buffer_of(value).device.value.data != draft.device:
-            return f"reads {buffer_of(value).sym.data!r}, which lies on another device"
-    return None
-
-
-def _place(lists: Sequence[Sequence[_Draft]], module: ModuleOp, counters: _Counters) -> None:
-    """Tell every task its worker and its device."""
-    devices = module.attributes.get("mpk.devices")
-    count = devices.value.data if isinstance(devices, IntegerAttr) else 1
-    placed = module.attributes.get("mpk.workers")
-    workers = placed.value.data if isinstance(placed, IntegerAttr) else len(lists)
-    if workers % count:
-        raise MpkirError(f"{workers} workers cannot be shared equally by {count} devices")
-    devices_of: dict[int, set[int]] = {}
-    for worker, tasks in enumerate(lists):
-        for draft in tasks:
-            draft.worker = worker
-            if draft.family.op.dynamic is None:
-                draft.device = worker // (workers // count)
-                for counter in draft.signals:
-                    devices_of.setdefault(counter, set()).add(draft.device)
-    for tasks in lists:
-        for draft in tasks:
-            if draft.family.op.dynamic is not None:
-                # Whoever completes the event that releases it has the task on its device.
-                released = [devices_of.get(c, set[int]()) for c, lag in draft.waits if not lag]
-                found = set[int]().union(*released)
-                draft.device = min(found, default=0)
-                draft.is_anywhere = len(found) > 1
-                for counter in draft.signals:
-                    devices_of.setdefault(counter, set()).add(draft.device)
 
 
 def _by_worker(families: Sequence[Family], drafts: Sequence[_Draft]) -> list[list[_Draft]]:

@@ -31,6 +31,7 @@ class Shapes(Memory):
     """The buffers of a module without their contents."""
 
     def __init__(self, module: ModuleOp):
+        self.rank = 0
         self._buffers = {op.sym.data: op for op in module.walk() if isinstance(op, task.BufferOp)}
         self.arrays = {}
 
@@ -48,8 +49,8 @@ class SymbolicProgram:
     """A module at event level, of which the schedule counts and not the numbers."""
 
     def __init__(self, module: ModuleOp, families: Sequence[Family], atoms: Atoms) -> None:
-        """`families` are those of the module, in its order, on `Shapes`; `atoms` are theirs, or
-        finer. MpkirError where edges and placements do not fit together."""
+        """`families` are those of the module, in its order, on `Shapes`; `atoms` are theirs on all
+        ranks, or finer. MpkirError where edges and placements do not fit together."""
         self._schedule = Schedule.of(module, tuple(families))
         self._atoms = atoms
         self._scratch = Shapes(module).forgotten()
@@ -58,7 +59,8 @@ class SymbolicProgram:
             key=lambda planned: planned.order,
         )
         self._touched: dict[int, Touched] = {
-            planned.order: atoms.touched(planned.family, planned.index) for planned in self._tasks
+            planned.order: atoms.touched(planned.family, planned.index, planned.rank)
+            for planned in self._tasks
         }
         self._lists = {
             order: (touched.reads.tolist(), touched.writes.tolist())

@@ -1,4 +1,7 @@
-"""Runs a step program at task level: its families one after another, in program order."""
+"""Runs a step program at task level: its families one after another, in program order.
+
+All ranks run a family before any runs the next.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.backends.interpreter.families import families_of
 from mpkir.backends.interpreter.kernels import Scalars
-from mpkir.backends.interpreter.memory import Memory
+from mpkir.backends.interpreter.memory import Memory, give_back
 from mpkir.backends.interpreter.values import Array
+from mpkir.dialects.mesh import ranks_of
 
 
 class TaskProgram:
@@ -20,24 +24,25 @@ class TaskProgram:
     """Whether a stop token has been appended in the last step."""
 
     def __init__(self, module: ModuleOp, weights: Mapping[str, Array]):
-        self._memory = Memory(module, weights)
-        self._families = families_of(module, self._memory)
+        self._memories = [Memory(module, weights, rank) for rank in range(ranks_of(module))]
+        self._families = [families_of(module, memory, self._memories) for memory in self._memories]
         self.stopped = False
 
     def step(
         self, states: Mapping[str, Array], inputs: Mapping[str, Array], position: int
     ) -> dict[str, Array]:
         """One step at `position`: its outputs. `states` are updated in place when it ends."""
-        self._memory.load(states, inputs)
-        self._memory.poison()
+        for memory in self._memories:
+            memory.load(states, inputs)
+            memory.poison()
         scalars = Scalars(position)
         with np.errstate(all="ignore"):
-            for family in self._families:
-                for index in range(family.size):
-                    family.run(index, scalars)
-        self._memory.store(states)
+            for everywhere in zip(*self._families, strict=True):
+                for family in everywhere:
+                    for index in range(family.size):
+                        family.run(index, scalars)
         self.stopped = scalars.stop
-        return self._memory.outputs()
+        return give_back(self._memories, states)
 
 
 def run_step(
@@ -49,7 +54,8 @@ def run_step(
 ) -> dict[str, Array]:
     """Execute one step of a program at task level: its outputs, by name.
 
-    Arrays have the shapes and dtypes of the program's buffers (bf16 is ml_dtypes.bfloat16);
-    `states` are updated in place at the end. MpkirError if one is missing or does not fit.
+    Arrays are whole, whatever a rank has of them. They have the shapes and dtypes of the program's
+    buffers (bf16 is ml_dtypes.bfloat16); `states` are updated in place at the end. MpkirError if
+    one is missing or does not fit.
     """
     return TaskProgram(module, weights).step(states, inputs, position)

@@ -15,11 +15,14 @@ from mpkir.dialects.task.buffers import (
     BufferKind,
     BufferKindAttr,
     BufferOp,
+    MineOp,
     ViewOp,
     buffer_of,
+    is_mine,
     is_packable,
     layout_of,
     memref_type_of,
+    row_elements,
     row_major,
 )
 from mpkir.dialects.task.grids import GridOp, IndexOp, YieldOp
@@ -28,7 +31,7 @@ from mpkir.dialects.task.streams import RingOp, StreamAttr
 
 Task = Dialect(
     "mpk_task",
-    [BufferOp, ViewOp, RingOp, GridOp, IndexOp, YieldOp],
+    [BufferOp, ViewOp, MineOp, RingOp, GridOp, IndexOp, YieldOp],
     [BufferKindAttr, RegionAttr, StreamAttr],
 )
 
@@ -41,6 +44,7 @@ __all__ = [
     "BufferOp",
     "GridOp",
     "IndexOp",
+    "MineOp",
     "RegionAttr",
     "RingOp",
     "StreamAttr",
@@ -48,8 +52,10 @@ __all__ = [
     "ViewOp",
     "YieldOp",
     "buffer_of",
+    "is_mine",
     "is_packable",
     "layout_of",
     "memref_type_of",
+    "row_elements",
     "row_major",
 ]

@@ -40,7 +40,9 @@ from xdsl.traits import MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
+from mpkir.dialects.mesh import check_shards, ranks_around
 from mpkir.dialects.parts import PartsAttr
+from mpkir.dialects.shards import ShardAttr
 
 
 def memref_type_of(value: SSAValue) -> MemRefType[Attribute]:
@@ -76,10 +78,22 @@ def is_packable(shape: Sequence[int]) -> bool:
 
 def buffer_of(value: SSAValue) -> BufferOp:
     """The buffer behind a memref value, through views."""
-    while isinstance(owner := value.owner, ViewOp):
+    while isinstance(owner := value.owner, ViewOp | MineOp):
         value = owner.source
     assert isinstance(owner, BufferOp)
     return owner
+
+
+def is_mine(value: SSAValue) -> bool:
+    """Whether a memref value shows the row of the own rank in every rank's memory."""
+    while isinstance(owner := value.owner, ViewOp):
+        value = owner.source
+    return isinstance(owner, MineOp)
+
+
+def row_elements(buffer: BufferOp) -> int:
+    """Elements of one rank's row of an exchange buffer."""
+    return prod(memref_type_of(buffer.result).get_shape()[1:])
 
 
 class BufferKind(StrEnum):
@@ -109,17 +123,18 @@ class BufferKindAttr(EnumAttribute[BufferKind], SpacedOpaqueSyntaxAttribute):
 class BufferOp(IRDLOperation):
     """A contiguous row-major array in global memory; `initial` fills a state before the first step.
 
-    `device`: in whose memory it lies, where a module runs on several (`mpk.devices`). A task reads
-    buffers of the device it runs on, and writes these and those of others. `donated`: the program
+    `exchange`: it lies at the same place of every rank's memory (`mpk.mesh`), and has a row for
+    each: row r is what rank r has written, there and in the memories of all others, through
+    `mpk_task.mine`. `donated`: the program
     writes over the state that it was given, where it lies. `flagged`: every element of an
     activation carries the number of the step that wrote it, so that whoever reads it waits for the
     value itself and needs no event. `parts`: several tensors of the model fill a weight, row after
-    row.
+    row. `shard`: of a weight, a state or an output each rank has a part.
     `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
     ```mlir
     %k0 = mpk_task.buffer state "k0" initial 0 donated : memref<1x3x512x64xbf16>
-    %theirs = mpk_task.buffer scratch "part1" device 1 : memref<1x4096xf32>
+    %sums = mpk_task.buffer scratch "sums" exchange : memref<4x1x4096xf32>
     %h = mpk_task.buffer scratch "h" flagged : memref<1x8192xbf16>
     %qk = mpk_task.buffer weight "qk" parts <"q" : 64, "k" : 16> : memref<80x64xbf16>
     ```
@@ -130,29 +145,37 @@ class BufferOp(IRDLOperation):
     kind = prop_def(BufferKindAttr)
     sym = prop_def(StringAttr, prop_name="name")
     initial = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
-    device = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
+    exchange = opt_prop_def(UnitAttr)
     donated = opt_prop_def(UnitAttr)
     flagged = opt_prop_def(UnitAttr)
     parts = opt_prop_def(PartsAttr)
+    shard = opt_prop_def(ShardAttr)
     packed = opt_prop_def(UnitAttr)
     result = result_def(MemRefType.constr())
 
     traits = traits_def(MemoryWriteEffect())
 
     assembly_format = (
-        "$kind $name (`initial` $initial^)? (`device` $device^)? (`donated` $donated^)? "
-        "(`flagged` $flagged^)? (`parts` $parts^)? (`packed` $packed^)? attr-dict `:` type($result)"
+        "$kind $name (`initial` $initial^)? (`exchange` $exchange^)? (`donated` $donated^)? "
+        "(`flagged` $flagged^)? (`parts` $parts^)? (`shard` $shard^)? "
+        "(`packed` $packed^)? attr-dict `:` type($result)"
     )
 
     def __init__(
-        self, kind: BufferKind, name: str, type: Attribute, initial: int = 0, device: int = 0
+        self,
+        kind: BufferKind,
+        name: str,
+        type: Attribute,
+        initial: int = 0,
+        *,
+        exchange: bool = False,
     ):
         super().__init__(
             properties={
                 "kind": BufferKindAttr(kind),
                 "name": StringAttr(name),
                 "initial": IntegerAttr(initial, i64),
-                "device": IntegerAttr(device, i64),
+                "exchange": UnitAttr() if exchange else None,
             },
             result_types=[type],
         )
@@ -160,8 +183,8 @@ class BufferOp(IRDLOperation):
     def verify_(self) -> None:
         if not isinstance(memref_type_of(self.result).layout, NoneAttr):
             raise VerifyException(f"a buffer is row-major, got {self.result.type}")
-        if self.device.value.data < 0:
-            raise VerifyException(f"devices count from 0, got {self.device.value.data}")
+        if self.exchange is not None:
+            self._verify_exchange()
         if self.donated is not None and self.kind.data is not BufferKind.STATE:
             raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
         if self.flagged is not None:
@@ -172,8 +195,30 @@ class BufferOp(IRDLOperation):
                     f"only a weight has parts, not {self.kind.data.value} {self.sym}"
                 )
             self.parts.check_fills(memref_type_of(self.result).get_shape())
+        if self.shard is not None:
+            self._verify_shard(self.shard)
         if self.packed is not None:
             self._verify_packed()
+
+    def _verify_exchange(self) -> None:
+        if self.kind.data is not BufferKind.SCRATCH:
+            raise VerifyException(
+                f"ranks exchange activations, not {self.kind.data.value} {self.sym}"
+            )
+        shape, ranks = memref_type_of(self.result).get_shape(), ranks_around(self)
+        if len(shape) < 2 or ranks not in (None, shape[0]):
+            raise VerifyException(
+                f"an exchange buffer has a row for each of {ranks} ranks, got {self.result.type}"
+            )
+
+    def _verify_shard(self, shard: ShardAttr) -> None:
+        if self.parts is not None or self.kind.data in (BufferKind.INPUT, BufferKind.SCRATCH):
+            raise VerifyException(
+                f"of weights, states and outputs a rank has shards, of a joined weight each part; "
+                f"not of {self.kind.data.value} {self.sym}"
+            )
+        shard.check_rank(memref_type_of(self.result).get_shape())
+        check_shards(self, shard.of.data, self.sym.data)
 
     def _verify_packed(self) -> None:
         shape = memref_type_of(self.result).get_shape()
@@ -239,8 +284,8 @@ class ViewOp(IRDLOperation):
 
     def verify_(self) -> None:
         source, result = memref_type_of(self.source), memref_type_of(self.result)
-        if not isinstance(self.source.owner, ViewOp | BufferOp):
-            raise VerifyException("a view is of a buffer or of another view")
+        if not isinstance(self.source.owner, ViewOp | BufferOp | MineOp):
+            raise VerifyException("a view is of a buffer, of a rank's row or of another view")
         if source.get_element_type() != result.get_element_type():
             raise VerifyException(f"view keeps the type of elements, got {source} to {result}")
         shape = result.get_shape()
@@ -252,11 +297,51 @@ class ViewOp(IRDLOperation):
         last = offset + sum(
             (size - 1) * stride for size, stride in zip(shape, strides, strict=True)
         )
-        buffer = memref_type_of(buffer_of(self.source).result)
-        if last >= prod(buffer.get_shape()):
+        buffer = buffer_of(self.source)
+        mine = is_mine(self.source)
+        size = row_elements(buffer) if mine else prod(memref_type_of(buffer.result).get_shape())
+        if last >= size:
+            whole = f"a row of {buffer.result.type}" if mine else str(buffer.result.type)
+            raise VerifyException(f"view reaches element {last} of {whole}, which has {size}")
+
+
+@irdl_op_definition
+class MineOp(IRDLOperation):
+    """The row of the own rank of an exchange buffer, in the memory of every rank: what is stored
+    there is stored in all of them. Nobody reads through it.
+
+    Strides and offsets of views of it count elements of the row.
+
+    ```mlir
+    %own = mpk_task.mine %sums : memref<4x1x4096xf32> to memref<1x4096xf32>
+    ```
+    """
+
+    name = "mpk_task.mine"
+
+    source = operand_def(MemRefType.constr())
+    result = result_def(MemRefType.constr())
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$source attr-dict `:` type($source) `to` type($result)"
+
+    def __init__(self, source: SSAValue):
+        super().__init__(operands=[source], result_types=[_row_type(source)])
+
+    def verify_(self) -> None:
+        owner = self.source.owner
+        if not isinstance(owner, BufferOp) or owner.exchange is None:
+            raise VerifyException("a rank's own row is one of an exchange buffer")
+        if self.result.type != _row_type(self.source):
             raise VerifyException(
-                f"view reaches element {last} of {buffer}, which has {prod(buffer.get_shape())}"
+                f"a row of {self.source.type} is {_row_type(self.source)}, not {self.result.type}"
             )
+
+
+def _row_type(exchange: SSAValue) -> MemRefType[Attribute]:
+    type = memref_type_of(exchange)
+    return MemRefType(type.get_element_type(), type.get_shape()[1:])
 
 
 def _verify_layout(type: MemRefType[Attribute]) -> None:

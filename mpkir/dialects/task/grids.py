@@ -38,7 +38,7 @@ from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure, SymbolOpInterface
 from xdsl.utils.exceptions import VerifyException
 
 from mpkir.dialects.event import EdgeAttr
-from mpkir.dialects.task.buffers import BufferKind, buffer_of, layout_of, memref_type_of
+from mpkir.dialects.task.buffers import BufferKind, buffer_of, is_mine, layout_of, memref_type_of
 from mpkir.dialects.task.regions import RegionAttr
 from mpkir.dialects.task.streams import StreamAttr
 
@@ -191,8 +191,19 @@ class GridOp(IRDLOperation):
                 raise VerifyException(f"box {box} has not the rank of {value.type}")
             if box.offsets.data.num_dims != len(self.grid):
                 raise VerifyException(f"box {box} does not map a grid of rank {len(self.grid)}")
+        for value in reads:
+            if is_mine(value):
+                raise VerifyException(
+                    f"grid @{self.sym_name.data} reads through mpk_task.mine, which is written only"
+                )
         for value in writes:
             type = memref_type_of(value)
+            if buffer_of(value).exchange is not None and not is_mine(value):
+                raise VerifyException(
+                    f"grid @{self.sym_name.data} writes the exchange buffer "
+                    f"{buffer_of(value).sym} in its own memory only; a rank's row is written "
+                    "through mpk_task.mine"
+                )
             if (kind := buffer_of(value).kind.data) in (BufferKind.WEIGHT, BufferKind.INPUT):
                 raise VerifyException(
                     f"grid @{self.sym_name.data} writes {kind.value} {buffer_of(value).sym}, which "

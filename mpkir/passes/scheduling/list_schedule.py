@@ -63,14 +63,11 @@ class _Schedule:
                     heappush(ready, (-remaining[each], each))
         # What is left waits in a circle; schedule-tasks says so.
         return [
-            Placement(np.full(f.size, self._home(f.number)[0]), np.full(f.size, rank, np.int64))
+            Placement(np.zeros(f.size, np.int64), np.full(f.size, rank, np.int64))
             if each is None
             else each
             for f, each in zip(self.graph.families, placed, strict=True)
         ]
-
-    def _home(self, family: int) -> range:
-        return self.graph.home(self.graph.families[family], self.problem.workers)
 
     def _successors(self) -> tuple[list[list[int]], list[int]]:
         """For each family those that wait for it within a step, and how many it waits for."""
@@ -103,7 +100,7 @@ class _Schedule:
         for family in reversed(range(len(after))):
             times, cost = self.times[family], self.problem.costs[family]
             each = np.maximum(times.work, cost.bytes / self.share)
-            own = float(each.sum()) / len(self._home(family))
+            own = float(each.sum()) / self.problem.workers
             own = max(own, float(each.max(initial=0.0))) + times.prepare + self._handoff()
             result[family] = own + max((result[f] for f in after[family] if f > family), default=0)
         return result
@@ -128,7 +125,7 @@ class _Schedule:
         for edge in self.graph.signals[family]:
             told = edge.counter
         workers, end = np.empty(size, np.int64), np.empty(size)
-        first = np.ones(len(self._home(family)), np.bool_)
+        first = np.ones(self.problem.workers, np.bool_)
         # Tasks that one event lets go and that tell the same event, in the order of their release.
         kinds, kind = np.unique(np.stack([ready, told]), axis=1, return_inverse=True)
         for number in range(kinds.shape[1]):
@@ -156,28 +153,26 @@ class _Schedule:
         on, while any other has to publish first what it has done.
         """
         times, cost = self.times[family], self.problem.costs[family]
-        home = self._home(family)
-        mine = slice(home.start, home.stop)
+        count = self.problem.workers
         work = float(times.work[group].mean())
         load = float(cost.bytes[group].mean()) / self.share
-        told = self.tells[mine]
+        told = self.tells
         publish = np.where((told == tells) | (told < 0), 0.0, self.machine.timing.release)
-        computing = self.computing[mine]
-        loading = np.maximum(self.loading[mine], computing - self.ahead)
+        computing = self.computing
+        loading = np.maximum(self.loading, computing - self.ahead)
         begin = np.maximum(ready, computing + publish) + times.prepare * first
-        most = -(-len(group) // len(home)) + 2
+        most = -(-len(group) // count) + 2
         turns = np.arange(1, most + 1)[:, None]
         ends = np.maximum(begin + turns * work, loading + turns * load + work)
         # Of equal ends first who has read least, then by number.
-        read = np.broadcast_to(self.loading[mine], ends.shape)
+        read = np.broadcast_to(self.loading, ends.shape)
         order = np.lexsort((read.ravel(), ends.round(3).ravel()))[: len(group)]
-        workers = order % len(home)
-        counts = np.bincount(workers, minlength=len(home))
+        workers = order % count
+        counts = np.bincount(workers, minlength=count)
         used = np.flatnonzero(counts)
         last = np.maximum(begin + counts * work, loading + counts * load + work)[used]
-        state = home.start + used
-        self.computing[state] = last
-        self.loading[state] = loading[used] + counts[used] * load
-        self.tells[state] = tells
+        self.computing[used] = last
+        self.loading[used] = loading[used] + counts[used] * load
+        self.tells[used] = tells
         first[used] = False
-        return home.start + workers, ends.ravel()[order]
+        return workers, ends.ravel()[order]

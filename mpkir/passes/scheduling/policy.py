@@ -27,12 +27,11 @@ class Problem:
     """What a policy decides by."""
 
     graph: TaskGraph
-    """Families in linear order, events, devices."""
+    """Families in linear order, and events."""
     costs: tuple[FamilyCost, ...]
     """Of each family."""
     machine: Machine
     workers: int
-    """Of all devices together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +53,7 @@ class Policy(ABC):
 
     @abstractmethod
     def schedule(self, problem: Problem) -> Sequence[Placement | Dynamic]:
-        """One for each family, in their order.
-
-        Workers of a family lie in `problem.graph.home(family, problem.workers)`.
-        """
+        """One for each family, in their order."""
 
 
 def policy_names() -> tuple[str, ...]:

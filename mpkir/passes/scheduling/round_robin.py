@@ -23,7 +23,7 @@ class RoundRobin(Policy):
     family before; all in linear order.
 
     Families that stream weights and those that do not take turns by themselves, so that small tasks
-    in between do not disturb the balance of bytes. Every device has turns of its own.
+    in between do not disturb the balance of bytes.
     """
 
     goes_back = False
@@ -32,18 +32,17 @@ class RoundRobin(Policy):
     they are: at a short context those that merge them then were idle before."""
 
     def schedule(self, problem: Problem) -> list[Placement]:
-        turn: dict[tuple[int, bool], int] = {}
-        before: dict[tuple[int, bool], int] = {}
+        turn: dict[bool, int] = {}
+        before: dict[bool, int] = {}
         placed: list[Placement] = []
         for number, family in enumerate(problem.graph.families):
-            home = problem.graph.home(family, problem.workers)
-            kind = (home.start, _streams_weights(family))
+            kind = _streams_weights(family)
             first = turn.get(kind, 0)
-            if self.goes_back and not kind[1] and family.size < before.get(kind, 0):
+            if self.goes_back and not kind and family.size < before.get(kind, 0):
                 first -= family.size
             before[kind] = family.size
-            workers = home.start + (first + np.arange(family.size)) % len(home)
-            turn[kind] = (first + family.size) % len(home)
+            workers = (first + np.arange(family.size)) % problem.workers
+            turn[kind] = (first + family.size) % problem.workers
             placed.append(Placement(workers, np.full(family.size, number, np.int64)))
         return placed
 
