@@ -10,14 +10,28 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
-from mpkir.frontend import LoadedModel, load_model, weights_of
+import torch
+
+from mpkir.errors import MpkirError
+from mpkir.frontend import LoadedModel, load_model, open_model, weights_of
 from mpkir.runtime.cache import cache_directory
+from mpkir.runtime.weights import TensorFiles
 
 _ROOM = 4
 """An expanded model is kept if the disk has room for this many of its size."""
+
+
+class OpenCheckpoint(NamedTuple):
+    """A model whose weights are read where somebody asks for them, rows at a time."""
+
+    loaded: LoadedModel
+    """The model: without values, or with all where its files are not what it consists of."""
+    weights: Mapping[str, torch.Tensor]
 
 
 def load_checkpoint(source: str | Path) -> LoadedModel:
@@ -35,6 +49,68 @@ def load_checkpoint(source: str | Path) -> LoadedModel:
         # A cache that cannot be written costs time and nothing else.
         pass
     return loaded
+
+
+def open_checkpoint(source: str | Path) -> OpenCheckpoint:
+    """A checkpoint for whoever needs a part of its weights. Raises MpkirError.
+
+    A GGUF file is expanded once into the cache. Where the files hold tensors that transformers
+    would turn into others (the experts of some mixtures), all of them are loaded.
+    """
+    path = Path(source).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        kept = _place_of(path)
+        if not kept.is_dir():
+            loaded = load_checkpoint(path)
+            if not kept.is_dir():  # no room for it
+                return OpenCheckpoint(loaded, weights_of(loaded.model))
+            del loaded
+        path = kept
+    directory = path if path.is_dir() else _in_hub_cache(str(source))
+    if directory is not None and (directory / "config.json").is_file():
+        model = open_model(directory)
+        weights = _files_of(model, directory)
+        if weights is not None:
+            return OpenCheckpoint(model, weights)
+    loaded = load_checkpoint(source)
+    return OpenCheckpoint(loaded, weights_of(loaded.model))
+
+
+def _in_hub_cache(name: str) -> Path | None:
+    """Where a hub's model lies; None if it does not, or this is no name."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError, HFValidationError):
+        return None
+
+
+def _files_of(loaded: LoadedModel, directory: Path) -> TensorFiles | None:
+    """The weights of a model without values, from the files of its directory; None if it consists
+    of other tensors than they hold."""
+    paths = sorted(directory.glob("*.safetensors"))
+    try:
+        held = TensorFiles(paths)
+    except MpkirError:
+        return None  # Loading it says what is wrong.
+    parameters = dict(loaded.model.named_parameters(remove_duplicate=False))
+    tied: dict[int, str] = {}
+    for name, parameter in parameters.items():
+        if name in held:
+            tied.setdefault(id(parameter), name)
+    called = {
+        name: tied[id(parameter)]
+        for name, parameter in parameters.items()
+        if name not in held and id(parameter) in tied
+    }
+    for name, parameter in parameters.items():
+        own = called.get(name, name)
+        if own not in held or held.shape_of(own) != tuple(parameter.shape):
+            return None
+    dtypes = {name: parameter.dtype for name, parameter in parameters.items()}
+    return TensorFiles(paths, called, dtypes)
 
 
 def _place_of(path: Path) -> Path:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mpkir import program_cache
-from mpkir.checkpoints import load_checkpoint
+from mpkir.checkpoints import load_checkpoint, open_checkpoint
 from mpkir.collection import rare_collection
 from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
@@ -19,10 +20,11 @@ from mpkir.machine import machine_named
 from mpkir.pipeline import POLICY
 from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
-from mpkir.runtime.artifact import Artifact, check_replaceable
+from mpkir.runtime.artifact import Artifact, check_replaceable, load_artifact
 from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
 from mpkir.runtime.program import Program
+from mpkir.runtime.ranks.group import Group, telling
 from mpkir.source_keys import language_model_key
 from mpkir.tuned import choices
 from mpkir.variant import DEFAULT, Variant
@@ -53,33 +55,61 @@ class LanguageModel(LoadedLanguageModel):
         progress: Progress = SILENT,
         dump: str | Path | None = None,
         policy: str = POLICY,
+        tp: int = 1,
     ) -> LanguageModel:
         """Load a model's weights and tokenizer, compile its decode step, and bind both.
 
         source: a directory, a hub name that is in the local cache, or a .gguf file; target and
         workers and policy as in `mpkir.compile`; capacity: longest sequence; batch: prompts
         that are answered at once; output: the artifact's directory, which then holds the weights
-        too; without it the artifact lies in the cache and the weights stay where they are. Raises
-        MpkirError.
+        too; without it the artifact lies in the cache and the weights stay where they are. tp: how
+        many ranks run the model together; each is a process that torchrun has started and that
+        makes the same calls, and reads its part of the weights only. Raises MpkirError.
         """
         machine_named(target, workers)
         if output is not None:
             check_replaceable(output)
-        with progress.stage("load the checkpoint"):
-            loaded = load_checkpoint(source)
-        return cls.from_model(
-            loaded.model,
-            target,
-            tokenizer=loaded.tokenizer,
-            stop=loaded.stop,
-            capacity=capacity,
-            batch=batch,
-            workers=workers,
-            output=output,
-            progress=progress,
-            dump=dump,
-            policy=policy,
-        )
+        options: dict[str, Any] = {
+            "capacity": capacity,
+            "batch": batch,
+            "workers": workers,
+            "output": output,
+            "dump": dump,
+            "policy": policy,
+        }
+        if tp == 1:
+            with progress.stage("load the checkpoint"):
+                loaded = load_checkpoint(source)
+            return cls.from_model(
+                loaded.model,
+                target,
+                tokenizer=loaded.tokenizer,
+                stop=loaded.stop,
+                progress=progress,
+                **options,
+            )
+        group = Group.join(tp)
+        progress = progress if group.rank == 0 else SILENT
+        with telling(group):
+            opened = None
+            with progress.stage("open the checkpoint"):
+                if group.number_on_host == 0:  # a GGUF file is expanded, once on a host
+                    opened = open_checkpoint(source)
+                group.barrier()
+                opened = opened or open_checkpoint(source)
+            loaded, weights = opened
+            artifact = _compiled_once(
+                group,
+                loaded.model,
+                target,
+                tokenizer=loaded.tokenizer,
+                stop=loaded.stop,
+                weights=weights if output is not None else None,
+                progress=progress,
+                **options,
+            )
+            with progress.stage("load the weights"):
+                return cls(Program(artifact, weights=weights, group=group))
 
     @classmethod
     def from_model(
@@ -116,6 +146,18 @@ class LanguageModel(LoadedLanguageModel):
         return cls(Program(artifact, weights=weights))
 
 
+def _compiled_once(group: Group, model: Any, target: str, **options: Any) -> Artifact:
+    """The artifact of a language model, compiled by one rank of each host for those beside it."""
+    own = None
+    if group.number_on_host == 0:
+        own = compile_language_model(model, target, tp=group.ranks, **options)
+    paths = group.gather(b"" if own is None else os.fsencode(own.path))
+    if own is not None:
+        return own
+    hosts = [member.machine for member in group.members]
+    return load_artifact(os.fsdecode(paths[hosts.index(hosts[group.rank])]), group.place_on_host)
+
+
 @rare_collection()
 def compile_language_model(
     model: Any,
@@ -127,19 +169,19 @@ def compile_language_model(
     batch: int = 1,
     workers: int | None = None,
     output: str | Path | None = None,
-    weights: dict[str, torch.Tensor] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
     weight_files: Sequence[str | Path] = (),
     progress: Progress = SILENT,
     dump: str | Path | None = None,
     policy: str = POLICY,
     variant: Variant = DEFAULT,
+    tp: int = 1,
 ) -> Artifact:
     """Compile a language model's decode step; its parameters may lie on the meta device.
 
     The artifact keeps the configuration, the tokenizer and the model's constants (rotary
-    frequencies); `weights` are
-    stored with it, `weight_files` referred to, if given; `variant` is what is done otherwise than
-    by default.
+    frequencies); `weights` are stored with it, `weight_files` referred to, if given; `variant` is
+    what is done otherwise than by default; `tp` is how many ranks run it together.
     """
     machine = machine_named(target, workers=workers)
     capacity = capacity_for(model, capacity)
@@ -150,7 +192,7 @@ def compile_language_model(
     if output is None:
         with progress.stage("look into the cache"):
             files = tuple(str(Path(file).resolve()) for file in weight_files)
-            parts = (machine, capacity, batch, tuple(stop), policy, variant, files)
+            parts = (machine, capacity, batch, tuple(stop), policy, variant, tp, files)
             parts = (*parts, choices(machine.name))
             key = language_model_key(model, parts, constants, extra_files)
             held = None if key is None or dump is not None else program_cache.find(key)
@@ -180,6 +222,7 @@ def compile_language_model(
         dump=dump,
         policy=policy,
         variant=variant,
+        tp=tp,
     )
     if key is not None:
         program_cache.remember(key, artifact)

@@ -14,6 +14,7 @@ _HOME = {
     "import_program": "mpkir.frontend.torch_export",
     "model_from_config": "mpkir.frontend.huggingface",
     "load_model": "mpkir.frontend.huggingface",
+    "open_model": "mpkir.frontend.huggingface",
     "signature_of": "mpkir.frontend.signature",
     "register_lowering": "mpkir.frontend.aten.registry",
     "tensors_of": "mpkir.frontend.signature",

@@ -12,8 +12,10 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from torch.export import ExportedProgram
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -70,6 +72,35 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.bfloat16) -> Loade
     return _load(str(source), {"local_files_only": True} if path.is_dir() else {}, dtype)
 
 
+def open_model(directory: Path, dtype: torch.dtype = torch.bfloat16) -> LoadedModel:
+    """What `load_model` gives for a directory, with parameters that have no values: they are on the
+    meta device. MpkirError for a configuration that transformers does not know."""
+    source = str(directory)
+    with _quiet():
+        try:
+            config = AutoConfig.from_pretrained(source, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise MpkirError(
+                f"this is not the configuration of a known model: {_first_line(error)}",
+                where=source,
+            ) from error
+        model = model_from_config(config, dtype)
+        model.tie_weights()
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:
+            pass  # as transformers does, from the configuration
+        tokenizer = _load_tokenizer(source, {"local_files_only": True})
+    return LoadedModel(model, tokenizer, _stop_of(model, tokenizer))
+
+
+def _stop_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> tuple[int, ...]:
+    stop = _ids(getattr(model.generation_config, "eos_token_id", None))
+    if tokenizer is not None:
+        stop += _ids(tokenizer.eos_token_id)
+    return tuple(dict.fromkeys(stop))
+
+
 def _load_gguf(path: Path, dtype: torch.dtype) -> LoadedModel:
     if not path.is_file():
         raise MpkirError(f"no such file: {path}")
@@ -99,10 +130,7 @@ def _load(source: str, options: dict[str, Any], dtype: torch.dtype) -> LoadedMod
                 "hub (which needs the network, or its cache)",
             ) from error
         tokenizer = _load_tokenizer(source, options)
-    stop = _ids(getattr(model.generation_config, "eos_token_id", None))
-    if tokenizer is not None:
-        stop += _ids(tokenizer.eos_token_id)
-    return LoadedModel(model, tokenizer, tuple(dict.fromkeys(stop)))
+    return LoadedModel(model, tokenizer, _stop_of(model, tokenizer))
 
 
 def _load_tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:

@@ -13,6 +13,7 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.program import Program, load
+from mpkir.runtime.ranks.agreement import check_alike
 
 TOKENIZER = "tokenizer"
 """Folder of an artifact that holds the tokenizer's files."""
@@ -148,7 +149,7 @@ class LoadedLanguageModel:
         rows: list[torch.Tensor] = []
         for position in range(len(tokens)):
             self.program.run(position, 1)
-            logits = self.program.buffer(self.roles.logits).reshape(self.roles.batch, -1)
+            logits = self.program.output(self.roles.logits).reshape(self.roles.batch, -1)
             rows.append(logits[0].float().cpu().clone())
         return torch.stack(rows)
 
@@ -170,10 +171,12 @@ class LoadedLanguageModel:
             position += self.program.run(position, length - position)
             firsts[length] = perf_counter()
         stream = on_text if len(prompts) == 1 else None
+        group = self.program.group
         shown = self._show("", lengths[0], count, stream)
         end = position + count - 1
         while position < end and not all(self._is_done(r, n, count) for r, n in enumerate(lengths)):
-            steps = min(self.burst, end - position) if stream else end - position
+            # All ranks have to make the same launches, whether they show the text or not.
+            steps = min(self.burst, end - position) if stream or group else end - position
             done = self.program.run(position, steps)
             position += done
             shown = self._show(shown, lengths[0], count, stream)
@@ -204,6 +207,8 @@ class LoadedLanguageModel:
         self._check_batch()
         for tokens in prompts:
             self._check_prompt(tokens, len(tokens) + count - 1)
+        if self.program.group is not None:
+            check_alike(self.program.group, "prompts", repr((list(map(list, prompts)), count)))
         rows = self._rows()
         rows.fill_(UNKNOWN)
         for row, tokens in zip(rows, prompts, strict=False):

@@ -11,6 +11,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.buffers import check_fits
 from mpkir.runtime.program import load
+from mpkir.runtime.ranks.start import rank_here
 
 
 def run_on_files(
@@ -42,8 +43,10 @@ def run_on_files(
     for name, buffer in specs.items():
         if buffer.kind != "output":
             continue
-        values = program.buffer(name).cpu()
+        values = program.output(name).cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
+        if rank_here() > 0:
+            continue
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
             np.save(output / f"{name}.npy", values.numpy())

@@ -44,6 +44,9 @@ Capacity = Annotated[int | None, typer.Option(help="Longest sequence; at most 10
 Batch = Annotated[
     int, typer.Option(min=1, help="Sequences that a step decodes at once, in lock-step.")
 ]
+Ranks = Annotated[
+    int | None, typer.Option("--tp", min=1, help="Ranks (GPUs) that run it together; 1 by default.")
+]
 Policy = Annotated[
     str | None,
     typer.Option(help="Who schedules: round-robin, list, hybrid, dynamic, or a plugin's."),
@@ -149,6 +152,7 @@ def compile(
         list[Path] | None,
         typer.Option(help="Safetensors to refer to, for IR or a config.json; may be repeated."),
     ] = None,
+    tp: Ranks = None,
     policy: Policy = None,
     launch: Launch = None,
     ablate: Annotated[
@@ -175,6 +179,7 @@ def compile(
     Examples:
       mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
       mpk compile config.json -t h100 -o llama
+      mpk compile config.json -t h200 --tp 4 -o llama-4
       mpk compile config.json -t h100 --launch per-operator -o llama-baseline
       mpk compile config.json -t h100 --ablate in-flight=4 -o llama+in-flight=4
       mpk compile step.mlir --weights model.safetensors -o step
@@ -200,6 +205,7 @@ def compile(
             **({} if policy is None else {"policy": policy}),
             variant=variant if tuned else replace(variant, tuned=False),
             progress=times.watch(display.progress),
+            tp=tp or 1,
         )
         display.note(activations(artifact.manifest))
     if timing:
@@ -228,8 +234,15 @@ def run(
     Example:
       mpk run mlp -i x=x.npy -o results
     """
+    from mpkir.tools import ranks
     from mpkir.tools.arrays import run_on_files
 
+    count = ranks.ranks_of(str(artifact), None)
+    if ranks.starts_here(count):
+        options = ranks.options_of(
+            input=inputs, output=output, position=position, steps=steps, debug=debug
+        )
+        sys.exit(ranks.run("run", [*options, "--", str(artifact)], count))
     for line in run_on_files(artifact, inputs or [], output, position, steps):
         print(line)
 
@@ -250,23 +263,48 @@ def generate(
     workers: Workers = None,
     capacity: Capacity = None,
     batch: Batch = 1,
+    tp: Ranks = None,
     load_plugin: Plugins = None,
     debug: Debug = False,
 ) -> None:
     """Continue a prompt, streaming, or several prompts, as many at once as the batch has.
 
+    With --tp, or for an artifact that was compiled so, several processes run the model together:
+    they are started here, or by torchrun.
+
     \b
     Examples:
+      mpk generate model.gguf "Once upon a time" -t h200 --tp 4
       mpk generate smollm2 "What is the capital of France?" --chat
       echo "Once upon a time" | mpk generate model.gguf - -n 100
       mpk generate model.gguf "One" "Two" "Three" --batch 3
     """
-    from mpkir.tools import sources
+    from mpkir.runtime.ranks.start import rank_here
+    from mpkir.tools import ranks, sources
     from mpkir.tools.display import StageDisplay
 
-    with StageDisplay() as display:
-        model = sources.language_model(source, target, workers, capacity, display.progress, batch)
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    count = ranks.ranks_of(source, tp)
+    if ranks.starts_here(count):
+        options = ranks.options_of(
+            max_new_tokens=max_new_tokens,
+            chat=chat,
+            target=target,
+            workers=workers,
+            capacity=capacity,
+            batch=batch,
+            tp=tp,
+            load_plugin=load_plugin,
+            debug=debug,
+        )
+        sys.exit(ranks.run("generate", [*options, "--", source, *texts], count))
+    with StageDisplay() as display:
+        model = sources.language_model(
+            source, target, workers, capacity, display.progress, batch, count
+        )
+    if rank_here() > 0:
+        model.generate(texts if len(texts) > 1 else texts[0], max_new_tokens, chat=chat)
+        return
     if len(texts) > 1:
         for number, answer in enumerate(model.generate(texts, max_new_tokens, chat=chat), 1):
             print(f"[{number}] {answer.text}")

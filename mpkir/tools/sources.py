@@ -92,10 +92,12 @@ def compile_source(
     policy: str = POLICY,
     variant: Variant = DEFAULT,
     progress: Progress,
+    tp: int = 1,
 ) -> Artifact:
     """Compile whatever `source` names; a checkpoint's weights are stored in the artifact.
 
-    `weight_files`: safetensors that the artifact refers to, for a source without weights.
+    `weight_files`: safetensors that the artifact refers to, for a source without weights; `tp`: how
+    many ranks run it together.
     """
     from mpkir.frontend import weights_of
 
@@ -123,6 +125,7 @@ def compile_source(
             dump=dump,
             policy=policy,
             variant=variant,
+            tp=tp,
         )
     options: dict[str, Any] = {
         "capacity": capacity,
@@ -133,6 +136,7 @@ def compile_source(
         "dump": dump,
         "policy": policy,
         "variant": variant,
+        "tp": tp,
     }
     if path.suffix == ".json":
         model = _from_config(path)
@@ -156,13 +160,15 @@ def language_model(
     capacity: int | None,
     progress: Progress,
     batch: int = 1,
+    tp: int = 1,
 ) -> LoadedLanguageModel:
-    """A language model from an artifact, which has its own batch, or compiled from a checkpoint."""
+    """A language model from an artifact, which has its own batch and ranks, or compiled from a
+    checkpoint."""
     path = Path(source)
     if (path / MANIFEST).is_file():
         return LoadedLanguageModel.load(path)
     return LanguageModel.from_pretrained(
-        source, target, workers=workers, capacity=capacity, batch=batch, progress=progress
+        source, target, workers=workers, capacity=capacity, batch=batch, progress=progress, tp=tp
     )
 
 

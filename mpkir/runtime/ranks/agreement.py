@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 
 import torch
@@ -24,26 +23,24 @@ def check_agreement(group: Group, artifact: Artifact, weights: Mapping[str, torc
     Artifacts are compared by the hashes of all their files; weights by names, types, shapes and a
     few values of each, because no rank reads all of them.
     """
-    own = {
-        "mpkir": VERSION,
-        "artifact": hashlib.sha256(artifact.manifest.to_json().encode()).hexdigest(),
-        "weights": _fingerprint(artifact, weights),
-    }
-    told = [json.loads(data) for data in group.gather(json.dumps(own).encode())]
-    for what in own:
-        values = [each[what] for each in told]
-        if len(set(values)) > 1:
-            other = next(rank for rank, value in enumerate(values) if value != values[0])
+    manifest = hashlib.sha256(artifact.manifest.to_json().encode()).hexdigest()
+    check_alike(group, "versions of mpkir", VERSION)
+    check_alike(group, "programs", manifest, str(artifact.path))
+    check_alike(group, "weights", _fingerprint(artifact, weights), str(artifact.path))
+
+
+def check_alike(group: Group, what: str, own: str, where: str | None = None) -> None:
+    """Raise MpkirError, on all ranks, unless each says the same of something."""
+    told = group.gather(hashlib.sha256(own.encode()).digest())
+    for rank, other in enumerate(told):
+        if other != told[0]:
             raise group.fail(
                 MpkirError(
-                    f"ranks 0 and {other} have different {_SPOKEN[what]}",
-                    where=str(artifact.path),
+                    f"ranks 0 and {rank} have different {what}",
+                    where=where,
                     hint="give all ranks the same",
                 )
             )
-
-
-_SPOKEN = {"mpkir": "versions of mpkir", "artifact": "programs", "weights": "weights"}
 
 
 def _fingerprint(artifact: Artifact, weights: Mapping[str, torch.Tensor]) -> str:
