@@ -23,6 +23,7 @@ from mpkir.pipeline import context
 from mpkir.variant import Variant
 
 ROWS = Variant(machine=(("tiles.max_rows", 4),))
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +115,21 @@ def test_what_is_shipped_can_be_read():
             assert digest == tuned.digest_of(choice.shapes, machine.workers)
             assert choice.variant.machine_of(machine) != machine
             assert json.dumps(choice.found)
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("tune-*.json")), ids=lambda path: path.stem)
+def test_untuned_steps_take_at_most_5_percent_longer_than_the_best_that_was_measured(path: Path):
+    turns: dict[tuple[str, str, str, int], dict[str, float]] = {}
+    for record in json.loads(path.read_text("utf-8")):
+        turn = (record["model"], record["commit"], record["command"], record["batch"])
+        turns.setdefault(turn, {})[record.get("variant", "")] = record["ms"]
+    for turn, times in turns.items():
+        assert len(times) > 1, turn
+        assert times[""] <= 1.05 * min(times.values()), turn
+
+
+def test_what_is_shipped_was_measured_and_gains_at_most_5_percent():
+    for path in sorted(tuned.shipped_file("any").parent.glob("*.json")):
+        for choice in tuned.read_choices(path).values():
+            assert choice.found["by"] == "measurement"
+            assert choice.found["ms"] < choice.found["default_ms"] <= 1.05 * choice.found["ms"]
