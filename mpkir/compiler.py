@@ -28,6 +28,7 @@ from mpkir.backends.table import buffers_of, table_of
 from mpkir.builders import Builder
 from mpkir.collection import rare_collection
 from mpkir.dialects import task
+from mpkir.dialects.shards import ShardAttr
 from mpkir.dialects.tensor import EmbeddingOp, ExpertLinearOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
@@ -37,7 +38,15 @@ from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
 from mpkir.registry import include_directories, named
 from mpkir.runtime.artifact import Artifact, check_replaceable, write_artifact
-from mpkir.runtime.manifest import Buffer, BufferKind, LanguageRoles, Manifest, Part, Signature
+from mpkir.runtime.manifest import (
+    Buffer,
+    BufferKind,
+    LanguageRoles,
+    Manifest,
+    Part,
+    Shard,
+    Signature,
+)
 from mpkir.runtime.origins import ORIGINS
 from mpkir.runtime.origins import to_json as origins_to_json
 from mpkir.runtime.program import Program
@@ -109,6 +118,8 @@ def compile_module(
             source=f"kernel.{builder.suffix}",
             binary="kernel.so" if target.kind == "cpu" else "kernel.cubin",
             tokens_per_step=tokens_per_step,
+            ranks=table.ranks,
+            peer_events=table.peer_events,
             signature=signature,
             language=language,
             info={
@@ -237,20 +248,26 @@ def _builder(machine: Machine) -> Builder:
 def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor]) -> Buffer:
     is_weight, is_state = buffer.kind == "weight", buffer.kind == "state"
     has_source = (is_weight and not buffer.parts) or (is_state and buffer.name in constants)
-    names = [name for name, _ in buffer.parts] or [buffer.name]
+    names = [name for name, _, _ in buffer.parts] or [buffer.symbol]
     is_constant = is_weight and all(name in constants for name in names)
     return Buffer(
         name=buffer.name,
         kind=cast(BufferKind, "constant" if is_constant else buffer.kind),
         dtype=buffer.dtype,
         shape=tuple(buffer.shape),
-        source=buffer.name if has_source else None,
+        source=buffer.symbol if has_source else None,
         initial=buffer.initial if is_state else None,
         donated=buffer.donated,
         flagged=buffer.flagged,
         packed=buffer.packed,
-        parts=tuple(Part(name, rows) for name, rows in buffer.parts),
+        parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in buffer.parts),
+        shard=_shard(buffer.shard),
+        exchange=buffer.exchange,
     )
+
+
+def _shard(shard: ShardAttr | None) -> Shard | None:
+    return None if shard is None else Shard(shard.dim.data, shard.of.data)
 
 
 @rare_collection()

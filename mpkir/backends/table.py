@@ -23,6 +23,8 @@ from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
 from mpkir.backends.body import Body, bodies_of
 from mpkir.dialects import event, task
+from mpkir.dialects.mesh import ranks_of
+from mpkir.dialects.shards import ShardAttr
 from mpkir.errors import MpkirError
 from mpkir.runtime.table import MAX_OPERANDS, Table, TableNames, TaskField, mark_releases
 
@@ -39,6 +41,9 @@ class Buffer:
     """A buffer as the runtime has to provide it; its id is its place in `buffers_of`."""
 
     name: str
+    """No other buffer's: a weight that two of them hold is called differently the second time."""
+    symbol: str
+    """What the module calls it: the tensor that fills a weight."""
     kind: str
     """weight, state, input, output or scratch."""
     dtype: str
@@ -52,8 +57,12 @@ class Buffer:
     """Whether each element carries the number of the step that wrote it."""
     packed: bool
     """Whether a weight lies as blocks for tensor cores."""
-    parts: tuple[tuple[str, int], ...]
-    """The tensors that fill a joined weight, and the rows of each."""
+    parts: tuple[tuple[str, int, ShardAttr | None], ...]
+    """The tensors that fill a joined weight, the rows of each, and which part of it they are."""
+    shard: ShardAttr | None
+    """Which part every rank has."""
+    exchange: bool
+    """Whether ranks write it in each other's memory."""
 
 
 def dtype_name(element_type: Attribute) -> str:
@@ -74,12 +83,30 @@ def buffer_ops_of(module: ModuleOp) -> tuple[task.BufferOp, ...]:
 
 def buffers_of(module: ModuleOp) -> tuple[Buffer, ...]:
     """What the runtime has to know of each buffer, in order of ids."""
-    return tuple(_buffer(op) for op in buffer_ops_of(module))
+    ops = buffer_ops_of(module)
+    return tuple(_buffer(op, name) for op, name in zip(ops, _names_of(ops), strict=True))
 
 
-def _buffer(op: task.BufferOp) -> Buffer:
+def _names_of(ops: Sequence[task.BufferOp]) -> tuple[str, ...]:
+    """A name for each buffer: a rank may have all of a table and, beside it, its shard."""
+    taken = {op.sym.data for op in ops}
+    seen: set[str] = set()
+    names: list[str] = []
+    for op in ops:
+        name, number = op.sym.data, 1
+        while name in seen or (number > 1 and name in taken):
+            number += 1
+            name = f"{op.sym.data}#{number}"
+        seen.add(name)
+        names.append(name)
+    return tuple(names)
+
+
+def _buffer(op: task.BufferOp, name: str) -> Buffer:
     assert isinstance(op.result.type, MemRefType)
+    parts = () if op.parts is None else zip(op.parts.items, op.parts.shards, strict=True)
     return Buffer(
+        name,
         op.sym.data,
         str(op.kind.data),
         dtype_name(op.result.type.get_element_type()),
@@ -88,28 +115,49 @@ def _buffer(op: task.BufferOp) -> Buffer:
         op.donated is not None,
         op.flagged is not None,
         op.packed is not None,
-        () if op.parts is None else op.parts.items,
+        tuple((source, rows, shard) for (source, rows), shard in parts),
+        op.shard,
+        op.exchange is not None,
     )
 
 
-def _counters_of(module: ModuleOp) -> tuple[dict[str, int], list[str], list[int]]:
-    """First counter id of each event tensor; names and arrivals of all counters."""
+@dataclass(frozen=True)
+class _Counters:
+    """All counters of a module, those of peers behind the others."""
+
+    first: dict[str, int]
+    """First counter id of each event tensor."""
+    names: tuple[str, ...]
+    arrivals: tuple[int, ...]
+    peers: int
+    """How many are peers'."""
+
+
+def _counters_of(module: ModuleOp) -> _Counters:
+    tensors = [op for op in module.walk() if isinstance(op, event.TensorOp)]
+    tensors.sort(key=_is_peer)
     first: dict[str, int] = {}
     names: list[str] = []
     arrivals: list[int] = []
-    for op in module.walk():
-        if isinstance(op, event.TensorOp):
-            symbol, each = op.sym_name.data, op.arrivals_of_each
-            if op.handoff.data is not event.Handoff.COUNTER:
-                raise MpkirError(
-                    f"hands over by {op.handoff.data.value!r}, and a table has only counters",
-                    where=f"@{symbol}",
-                    hint="make the hand-off 'counter'",
-                )
-            first[symbol] = len(names)
-            names += [symbol] if len(each) == 1 else [f"{symbol}.{i}" for i in range(len(each))]
-            arrivals += each
-    return first, names, arrivals
+    for op in tensors:
+        symbol, each = op.sym_name.data, op.arrivals_of_each
+        if op.handoff.data not in (event.Handoff.COUNTER, event.Handoff.PEER):
+            raise MpkirError(
+                f"hands over by {op.handoff.data.value!r}, and a table has only counters",
+                where=f"@{symbol}",
+                hint="make the hand-off 'counter' or 'peer'",
+            )
+        first[symbol] = len(names)
+        names += [symbol] if len(each) == 1 else [f"{symbol}.{i}" for i in range(len(each))]
+        arrivals += each
+    peers = sum(op.counters.value.data for op in tensors if _is_peer(op))
+    if peers and ranks_of(module) == 1:
+        raise MpkirError("the module has events of peers, and one rank")
+    return _Counters(first, tuple(names), tuple(arrivals), peers)
+
+
+def _is_peer(op: event.TensorOp) -> bool:
+    return op.handoff.data is event.Handoff.PEER
 
 
 def _edge(
@@ -188,7 +236,8 @@ def table_of(module: ModuleOp) -> Table:
     workers = workers_of(module)
     ids = {op: number for number, op in enumerate(buffer_ops_of(module))}
     body_of = {name: body.index for body in bodies for name in body.families}
-    first, event_names, arrivals = _counters_of(module)
+    counters = _counters_of(module)
+    first, arrivals = counters.first, counters.arrivals
     rows: list[Ints] = []
     placed: list[Ints] = []
     slots: list[Ints] = []
@@ -233,11 +282,13 @@ def table_of(module: ModuleOp) -> Table:
         families=np.array([_family_row(f, body_of[f.name], ids) for f in families], np.int32),
         events=arrivals32,
         names=TableNames(
-            buffers=tuple(buffer.sym.data for buffer in ids),
+            buffers=_names_of(tuple(ids)),
             bodies=_body_names(bodies),
             families=tuple(family.name for family in families),
-            events=tuple(event_names),
+            events=counters.names,
         ),
+        ranks=ranks_of(module),
+        peer_events=counters.peers,
     )
     table.validate()
     return table

@@ -66,10 +66,21 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 class TensorFiles(Mapping[str, torch.Tensor]):
-    """The tensors of several safetensors files by name, each read when it is asked for."""
+    """The tensors of several safetensors files by name, each read when it is asked for.
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    called  other names under which tensors of the files are to be found
+    dtypes  by name, of tensors that are wanted in another type than the files'
+    """
+
+    def __init__(
+        self,
+        paths: Iterable[Path],
+        called: Mapping[str, str] | None = None,
+        dtypes: Mapping[str, torch.dtype] | None = None,
+    ) -> None:
         self._file_of: dict[str, Path] = {}
+        self._called = {} if called is None else called
+        self._dtypes = {} if dtypes is None else dtypes
         for path in paths:
             try:
                 with safe_open(path, framework="pt") as file:
@@ -80,15 +91,17 @@ class TensorFiles(Mapping[str, torch.Tensor]):
                     where=str(path),
                     hint="fetch the weights again",
                 ) from error
+        for name, own in self._called.items():
+            self._file_of[name] = self._file_of[own]
 
     def __getitem__(self, name: str) -> torch.Tensor:
         with safe_open(self._file_of[name], framework="pt") as file:
-            return file.get_tensor(name)
+            return self._wanted(name, file.get_tensor(self._called.get(name, name)))
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading it."""
         with safe_open(self._file_of[name], framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+            return tuple(file.get_slice(self._called.get(name, name)).get_shape())
 
     def rows_of(self, name: str, first: int, end: int) -> torch.Tensor:
         """Some rows (indices of dimension 0) of a tensor.
@@ -97,7 +110,11 @@ class TensorFiles(Mapping[str, torch.Tensor]):
         process only as long as the result lives.
         """
         with safe_open(self._file_of[name], framework="pt") as file:
-            return file.get_slice(name)[first:end]
+            rows = file.get_slice(self._called.get(name, name))[first:end]
+            return self._wanted(name, rows)
+
+    def _wanted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self._dtypes.get(name, tensor.dtype))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._file_of)

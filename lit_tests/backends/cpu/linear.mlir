@@ -35,6 +35,7 @@
 // CHECK-NEXT:   static constexpr int workers = 2;
 // CHECK-NEXT:   static constexpr int tokens_per_step = 1;
 // CHECK-NEXT:   static constexpr bool dynamic = false;
+// CHECK-NEXT:   static constexpr int ranks = 1;
 // CHECK-NEXT:   static constexpr long scratch_bytes = 192;
 // CHECK:          case 0: return body_0(context, operands, index);
 // CHECK-NEXT:     case 1: return body_1(context, operands, index);

@@ -64,11 +64,14 @@ class BodyPrinter:
                     self.targets.setdefault(value, tile)
 
     def store_rest(self) -> None:
-        """Copy what is yielded without having been computed in its place."""
+        """Copy what is yielded without having been computed in its place, and to the other ranks
+        what is theirs too."""
         for number, value in enumerate(self._terminator.operands):
             name = f"w{number}"
             if self.tiles[value].name != name:
                 self.call("pointwise", f"mpk::copy({name}, {self.tiles[value].name});")
+            if self.body.writes[number].row is not None:
+                self.call("peers", f"mpk::store_all({name}, mpk_peers);")
 
     @property
     def _terminator(self) -> Operation:

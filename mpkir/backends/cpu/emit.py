@@ -8,6 +8,7 @@ from mpkir.backends.body import Body
 from mpkir.backends.cpu.body_printer import BodyPrinter
 from mpkir.backends.cpu.operators import print_operator
 from mpkir.backends.cpu.text import bind_operand
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 
 _NAMED_FAMILIES = 4
@@ -23,10 +24,12 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
     a form on the CPU.
     """
     printed = [_print_body(body) for body in bodies]
+    ranks = max((ranks_of(body.op) for body in bodies), default=1)
     headers = sorted({"runtime", "tile"}.union(*(printer.headers for printer in printed)))
     lines = [
         *(f'#include "{h if "/" in h else f"mpk/{h}.hpp"}"' for h in headers),
         "",
+        *(('extern "C" mpk::Peers mpk_peers;', "mpk::Peers mpk_peers;", "") if ranks > 1 else ()),
         "namespace {",
         "",
         *(line for printer in printed for line in _function(printer)),
@@ -34,6 +37,8 @@ def emit(bodies: Sequence[Body], workers: int, tokens_per_step: int) -> str:
         f"  static constexpr int workers = {workers};",
         f"  static constexpr int tokens_per_step = {tokens_per_step};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
+        f"  static constexpr int ranks = {ranks};",
+        *(("  static const mpk::Peers& peers() { return mpk_peers; }",) if ranks > 1 else ()),
         "  static constexpr long scratch_bytes = "
         f"{max((printer.scratch_bytes for printer in printed), default=0)};",
         "",

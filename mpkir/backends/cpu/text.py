@@ -108,10 +108,10 @@ def bind_operand(name: str, number: int, operand: Operand, grid: Sequence[int], 
     if not operand.is_plain:
         types += [dims(operand.strides or (1,)), str(operand.origin)]
     offsets = [affine(expr) for expr in operand.offsets.results] or ["0"]
-    return (
-        f"const auto {name} = mpk::tile<{', '.join(types)}>"
-        f"(operands[{number}], {', '.join(offsets)});"
-    )
+    buffer = f"operands[{number}]"
+    if operand.row is not None:
+        buffer = f"mpk::own_row<{element}>({buffer}, mpk_peers, {operand.row})"
+    return f"const auto {name} = mpk::tile<{', '.join(types)}>({buffer}, {', '.join(offsets)});"
 
 
 def function(block: Block) -> str:

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "mpk/abi.hpp"
+#include "mpk/peers.hpp"
 #include "mpk/queues.hpp"
 #include "mpk/trace.hpp"
 
@@ -51,8 +52,8 @@ inline void pause() {
 #endif
 }
 
-// Program: static workers, dynamic, scratch_bytes, run(context, body, operands, index),
-// prefetch(body, operands, index).
+// Program: static workers, dynamic, ranks, scratch_bytes, run(context, body, operands, index),
+// prefetch(body, operands, index); peers() if there are several ranks.
 template <class Program>
 class Worker {
  public:
@@ -105,6 +106,14 @@ class Worker {
   void signal(const Task& task, unsigned epoch) const {
     unsigned* counter = args_.counters + task.signal_event;
     const unsigned amount = unsigned(task.signal_amount);
+    if constexpr (Program::ranks > 1) {
+      const Peers& peers = Program::peers();
+      if (task.signal_event >= peers.first_peer_event) {
+        for (int r = 0; r < peers.ranks; ++r)
+          __atomic_fetch_add(at_rank(counter, peers, r), amount, __ATOMIC_RELEASE);
+        return;
+      }
+    }
     if (!Program::dynamic || task.release_arrivals == 0) {
       __atomic_fetch_add(counter, amount, __ATOMIC_RELEASE);
       return;
@@ -247,10 +256,10 @@ template <class Program>
 int launch(const LaunchArgs& args) {
   constexpr int workers = Program::workers;
   constexpr long bytes = (Program::scratch_bytes + 4095) / 4096 * 4096 + 4096;
-  // Polling is worth its time only while every worker has a core of its own.
+  // Polling is worth its time only while every worker has a core of its own, on all ranks here.
   cpu_set_t cores;
   const bool known = sched_getaffinity(0, sizeof cores, &cores) == 0;
-  const int spins = !known || CPU_COUNT(&cores) >= workers ? 1 << 11 : 64;
+  const int spins = !known || CPU_COUNT(&cores) >= workers * Program::ranks ? 1 << 11 : 64;
   struct Start {
     const LaunchArgs* args;
     int number, spins;
