@@ -42,7 +42,9 @@ def storage_type(type: Attribute) -> str:
 def operand_type(operand: Operand) -> str:
     """The C++ type of an operand's elements in memory; a flagged one's carry a tag."""
     element = storage_type(operand.element_type)
-    return f"mpk::Tagged<{element}>" if operand.is_flagged else element
+    if not operand.is_flagged:
+        return element
+    return f"mpk::{'Exchanged' if operand.is_exchange else 'Tagged'}<{element}>"
 
 
 def affine(expr: AffineExpr, index: str) -> str:

@@ -72,6 +72,9 @@ class BodyPrinter:
     )
     """Results that the skeleton hands over: a C++ expression, and the indices of that element."""
     pointers: set[int] = field(default_factory=set[int])
+    sent: dict[tuple[int, tuple[str, ...]], str] | None = None
+    """While what `Gathered` computes is printed: marked elements that it has fetched before, by
+    operand and indices; what they are called."""
     headers: set[str] = field(default_factory=set[str])
     """Headers of plugins that the skeleton needs, by their paths in an include directory."""
     count: int = 0
@@ -172,7 +175,8 @@ class BodyPrinter:
         if operand.is_packed:
             self._define_packed_pointer(number, operand)
             return
-        terms = [str(operand.origin)] if operand.origin else []
+        terms = [] if operand.row is None else [f"mpk::i64(mpk::own_rank()) * {operand.row}"]
+        terms += [str(operand.origin)] if operand.origin else []
         for d, (expr, stride, box) in enumerate(
             zip(operand.offsets.results, operand.strides, operand.sizes, strict=True)
         ):
@@ -227,11 +231,12 @@ class BodyPrinter:
         """The statement that stores an element of written operand number `write` (from 0)."""
         number = len(self.body.reads) + write
         place = self.pointer(number, indices)
-        is_flagged = self.body.operands[number].is_flagged
+        operand = self.body.operands[number]
+        everywhere = "" if operand.row is None else f"_all<{operand.row}>"
         statement = (
-            f"mpk::publish({place}, {value}, w);"
-            if is_flagged
-            else f"mpk::store({place}, {value});"
+            f"mpk::publish{everywhere}({place}, {value}, w);"
+            if operand.is_flagged
+            else f"mpk::store{everywhere}({place}, {value});"
         )
         condition = self.inside(number, indices)
         return statement if condition is None else f"if ({condition}) {statement}"
@@ -284,13 +289,18 @@ class BodyPrinter:
             return name
         number = self.read_number(value)
         if number is not None:
+            if self.sent is not None and self.body.operands[number].is_flagged:
+                self.pointer(number, indices)
+                name = self.sent.setdefault((number, tuple(indices)), f"e{len(self.sent)}")
+                return f"sent.{name}.get(0)"
             return f"{self._read_function(value, number)}({', '.join(('w', *indices))})"
         owner = value.owner
         assert isinstance(owner, Operation)
         view = self._through_view(owner, indices, out)
         if view is not None:
             return view
-        if isinstance(owner, tensor.ElementwiseOp) and self.depends(value):
+        inline = self.sent is not None or self.depends(value)
+        if isinstance(owner, tensor.ElementwiseOp) and inline:
             return self._scalars(owner, indices, out)
         return f"{self._function(value, owner)}({', '.join(('w', *indices))})"
 
@@ -370,6 +380,7 @@ class BodyPrinter:
             return name
         indices = [f"i{d}" for d in range(len(shape_of(value)))]
         statements: list[str] = []
+        sent, self.sent = self.sent, None  # is known where the skeleton's own element is computed
         match op:
             case tensor.ElementwiseOp():
                 result = self._scalars(op, indices, statements)
@@ -382,6 +393,7 @@ class BodyPrinter:
                 if form is None:
                     raise self.refuse(op)
                 result = form(self, op, indices, statements)
+        self.sent = sent
         name = self.functions[value] = f"v{self.fresh()}"
         body = " ".join((*statements, f"return {result};"))
         self.lines.append(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
 from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Operation, SSAValue
 
-from mpkir.backends.cuda.address import broadcast, unravel
+from mpkir.backends.cuda.address import broadcast, clipped, operand_type, unravel
 from mpkir.backends.cuda.attention import (
     print_attention,
     print_attention_merge,
@@ -45,6 +45,8 @@ def _pointwise(p: BodyPrinter) -> str:
     counts = [prod(shape_of(value)) for value in p.yielded]
     p.constant("COUNT", max(counts, default=0))
     statements: list[str] = []
+    if _gathers(p, counts):
+        p.sent = {}
     for write, value in enumerate(p.yielded):
         shape = shape_of(value)
         indices = unravel("0" if prod(shape) == 1 else "i", shape)
@@ -52,8 +54,38 @@ def _pointwise(p: BodyPrinter) -> str:
         stored = p.store(write, indices, p.evaluate(value, indices, inner))
         condition = "" if counts[write] == max(counts) else f"if (i < {counts[write]}) "
         statements.append(f"{condition}{{ {' '.join((*inner, stored))} }}")
+    if p.sent is not None:
+        _print_sent(p, p.sent)
+        p.method(f"void element({WORK}, int i, const Sent& sent)", *statements)
+        return "Gathered"
     p.method(f"void element({WORK}, int i)", *statements)
     return "Pointwise"
+
+
+def _gathers(p: BodyPrinter, counts: Sequence[int]) -> bool:
+    """Whether elements of what other ranks send can be fetched before all else."""
+    flagged = [operand for operand in p.body.reads if operand.is_flagged]
+    inside = not any(any(clipped(operand, p.body.grid)) for operand in flagged)
+    return any(operand.is_exchange for operand in flagged) and inside and len(set(counts)) == 1
+
+
+def _print_sent(p: BodyPrinter, sent: Mapping[tuple[int, tuple[str, ...]], str]) -> None:
+    """The elements that are fetched, as a struct."""
+    is_marked = [p.is_weight(k) or operand.is_flagged for k, operand in enumerate(p.body.reads)]
+    p.constant("polls", all(is_marked), "bool")
+    requests = [f"{name}.request({p.pointer(*which)});" for which, name in sent.items()]
+    p.lines += [
+        "struct Sent {",
+        *(
+            f"  mpk::Fetched<{operand_type(p.body.operands[number])}, 1> {name};"
+            for (number, _), name in sent.items()
+        ),
+        f"  __device__ __forceinline__ void request({WORK}, int i) {{ {' '.join(requests)} }}",
+        "  __device__ __forceinline__ bool arrived(mpk::u32 tag) const {",
+        f"    return {' & '.join(f'{name}.arrived(tag)' for name in sent.values()) or 'true'};",
+        "  }",
+        "};",
+    ]
 
 
 def _row(x: SSAValue) -> list[str]:

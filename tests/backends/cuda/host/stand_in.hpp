@@ -102,6 +102,68 @@ void publish(Tagged<T>* p, V v, const Work& w) {
   else p->word = std::uint64_t(w.tag()) << 32 | bits;
 }
 
+// Ranks, of which one after the other runs here; the host says whose turn it is.
+template <class T>
+struct Exchanged {
+  decltype(Tagged<T>::word) word;
+};
+struct Peers {
+  int rank, ranks, first_peer_event, reserved;
+  i64 delta[16];
+};
+}  // namespace mpk
+extern "C" {
+inline mpk::Peers mpk_peers;
+__attribute__((used)) inline void set_peers(const mpk::Peers* peers) { mpk_peers = *peers; }
+}
+namespace mpk {
+using u32 = std::uint32_t;
+inline int own_rank() { return mpk_peers.rank; }
+template <class X>
+X* at_rank(X* p, int r) { return reinterpret_cast<X*>(reinterpret_cast<char*>(p) + mpk_peers.delta[r]); }
+template <int ROW, class T, class V>
+void publish_all(Exchanged<T>* p, V v, const Work& w) {
+  for (int r = 0; r < mpk_peers.ranks; ++r)
+    publish(reinterpret_cast<Tagged<T>*>(at_rank(p, r)), v, w);
+}
+template <int ROW, class T, class V>
+void store_all(T* p, V v) {
+  for (int r = 0; r < mpk_peers.ranks; ++r) store(at_rank(p, r), v);
+}
+template <class T>
+float await(const Exchanged<T>* p, const Work& w) {
+  return await(reinterpret_cast<const Tagged<T>*>(p), w);
+}
+template <class X, int N>
+struct Fetched;
+template <template <class> class X, class T>
+struct Fetched<X<T>, 1> {
+  static constexpr int TAG_BITS = 8 * sizeof(X<T>) / 2;
+  X<T> element;
+  void request(const X<T>* address) { element = *address; }
+  bool arrived(u32 tag) const {
+    const u32 found = sizeof(T) == 2 ? u32(element.word) : u32(std::uint64_t(element.word) >> 32);
+    return ((found ^ tag) & (~0u >> (32 - TAG_BITS))) == 0;
+  }
+  float get(int) const {
+    const auto value = sizeof(T) == 2 ? element.word >> 16 : element.word;
+    T v;
+    std::memcpy(&v, &value, sizeof(T));
+    return to_float(v);
+  }
+};
+template <class B>
+struct Gathered {
+  static void run(const Work& w) {
+    for (int i = 0; i < B::COUNT; ++i) {
+      typename B::Sent sent;
+      sent.request(w, i);
+      if (!sent.arrived(w.tag())) std::abort();
+      B::element(w, i, sent);
+    }
+  }
+};
+
 // An element as it is in memory.
 template <class T>
 float read(const T* p, const Work&) { return to_float(*p); }
