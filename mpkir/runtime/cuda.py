@@ -134,7 +134,8 @@ class CudaProgram:
     def launch(self, position: int, steps: int) -> None:
         """Start a run; `finish` must follow before the next launch."""
         stream = torch.cuda.current_stream(self.device)
-        if stream != self._stream:
+        # Streams are compared by their handles: torch's own comparison calls None equal.
+        if self._stream is None or stream.cuda_stream != self._stream.cuda_stream:
             self._stream = stream
             self._config.hStream = stream.cuda_stream
         self._told.stop_at, self._told.fault = steps, 0
