@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects import func
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.ir import Block
 from xdsl.passes import ModulePass
 from xdsl.transforms.dead_code_elimination import dce
 
@@ -20,10 +21,14 @@ from mpkir.dialects.mesh import MESH, ranks_of, set_ranks
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.passes.sharding.costs import Costs
+from mpkir.passes.sharding.remarks import can_divide, list_text, remarks_on
 from mpkir.passes.sharding.rewriting import Division
 from mpkir.passes.sharding.search import cheapest_ways
 
 MAX_RANKS = 16
+
+REMARKS = "mpk.shard_remarks"
+"""The attribute of a module that says what is not divided among all ranks, and why."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,25 @@ class ShardPass(ModulePass):
             )
         set_ranks(op, self.tp)
         costs = Costs(machine_named(self.machine), self.tp, self.exchange_us)
+        remarks: list[str] = []
         for step in op.body.block.ops:
             if isinstance(step, func.FuncOp):
                 block = step.body.block
-                Division(self.tp, cheapest_ways(block, costs)).apply(block)
+                _check_divisible(block, self.tp)
+                ways = cheapest_ways(block, costs)
+                remarks += remarks_on(ways, self.tp, MAX_RANKS)
+                Division(self.tp, ways).apply(block)
+        if remarks:
+            op.attributes[REMARKS] = ArrayAttr(map(StringAttr, remarks))
         dce(op)
+
+
+def _check_divisible(block: Block, tp: int) -> None:
+    """MpkirError for a step of which nothing can be divided among so many ranks."""
+    if can_divide(block.ops, tp):
+        return
+    others = [n for n in range(2, MAX_RANKS + 1) if can_divide(block.ops, n)]
+    raise MpkirError(
+        f"no product and no attention of the program can be divided among {tp} ranks",
+        hint=f"{list_text(others)} could share some of them" if others else None,
+    )

@@ -2,8 +2,8 @@
 
 Attention over a long cache becomes attention over chunks of it and a merge (flash decoding); argmax
 over the vocabulary becomes partial argmaxes and a merge, to which appending the chosen token is
-folded. Where ranks gather their parts of a row for an argmax, each finds candidates in its own part,
-and they gather only those.
+folded. Where ranks gather their parts of a row for an argmax, each finds candidates in its own and
+they gather only those.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 A step at decode time reads each weight once, so an operator takes its weights' and caches' bytes of
 a rank over the memory's bandwidth; activations are counted too, which decides between ways that
 read the same weights. A collective takes a hop to another rank and the bytes that a rank sends to
-all others over its link; where partial sums are added, also the start of the tasks that add them.
+all others over its link; where partial sums are added, also a hop from the tasks that add them.
+Arithmetic that would be a product's epilogue, were there no gather between them, takes tasks of its
+own.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from mpkir.passes.sharding.forms import Exchange, Form, Kind, Way
 
 SOURCES = (tensor.WeightOp, tensor.StateOp)
 """Operators whose values come from memory, not from another operator of the step."""
+
+_PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,13 @@ class Costs:
         time += from_cache / (bandwidth[1] * self.machine.workers * 1e3)
         return time if way.exchange is None else time + self.of_exchange(way.exchange)
 
-    def of_gather(self, value: SSAValue, form: Form) -> float:
-        """Giving every rank the whole of a value that each has a part of."""
+    def of_gather(self, value: SSAValue, form: Form, reader: Operation) -> float:
+        """Giving every rank the whole of a value that each has a part of, first for this reader."""
         size = _bytes(value) // form.of
-        return self.of_exchange(Exchange(Kind.SHARDS, form.of, size))
+        time = self.of_exchange(Exchange(Kind.SHARDS, form.of, size))
+        if isinstance(reader, tensor.ElementwiseOp) and isinstance(value.owner, _PRODUCTS):
+            time += self.machine.hops.flag + self.machine.timing.body
+        return time
 
     def of_exchange(self, exchange: Exchange) -> float:
         """One collective."""
@@ -58,8 +65,8 @@ class Costs:
         if self.ranks > timing.host_devices:
             time, bandwidth = time + timing.network, timing.network_bandwidth
         if exchange.kind is not Kind.SHARDS:
-            time += hops.counter + timing.l2_latency + timing.body
-        return time + exchange.bytes * (exchange.of - 1) / (bandwidth * 1e3)
+            time += hops.flag
+        return time + exchange.bytes * (self.ranks - 1) / (bandwidth * 1e3)
 
 
 def _bytes(value: SSAValue) -> int:

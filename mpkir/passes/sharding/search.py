@@ -12,7 +12,7 @@ section 5), with a bound on how many choices are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xdsl.ir import Block, Operation, SSAValue
@@ -23,13 +23,14 @@ from mpkir.passes.sharding.costs import Costs
 from mpkir.passes.sharding.forms import WHOLE, Form, Way
 from mpkir.passes.sharding.rules import ways_of
 
-KEPT = 1024
+KEPT = 256
 """Most choices that are followed at a time."""
 
 FREE = (tensor.WeightOp, tensor.FullOp)
 """Operators whose value each reader can have in any form."""
 
-_Held = dict[SSAValue | str, tuple[Form, ...]]
+_Key = SSAValue | str
+_Held = dict[_Key, tuple[Form, ...]]
 """The forms in which values, and states by name, are there; of a value its own form first."""
 
 
@@ -45,22 +46,18 @@ class _Choice:
 
 
 def cheapest_ways(block: Block, costs: Costs) -> dict[Operation, Way]:
-    """The way for every operator of a step. Weights and states have none: they are as their readers
-    want them."""
+    """The way for every operator of a step, in their order. Weights and states have none: they are
+    as their readers want them."""
     ops = list(_in_order(block))
-    last = _last_uses(ops)
+    over = _over(ops)
     choices = [_Choice(0.0, {})]
-    for place, op in enumerate(ops):
-        ways = [(way, costs.of_way(op, way)) for way in ways_of(op, costs.ranks)]
+    for op, ended in zip(ops, over, strict=True):
+        turn = _Turn(op, costs)
         best: dict[tuple[object, ...], _Choice] = {}
         for choice in choices:
-            for way, cost in ways:
-                found = _taken(choice, op, way, cost, costs)
-                if found is None:
-                    continue
-                over = [key for key in found.held if last[key] <= place]
-                for key in over:
-                    del found.held[key]
+            for found in turn.taken(choice):
+                for key in ended:
+                    found.held.pop(key, None)
                 key = tuple(found.held.items())
                 if key not in best or found.cost < best[key].cost:
                     best[key] = found
@@ -71,34 +68,70 @@ def cheapest_ways(block: Block, costs: Costs) -> dict[Operation, Way]:
         if choice.op is not None and choice.way is not None:
             result[choice.op] = choice.way
         choice = choice.before
-    return result
+    return dict(reversed(result.items()))
 
 
-def _taken(choice: _Choice, op: Operation, way: Way, cost: float, costs: Costs) -> _Choice | None:
-    """A choice with a way for one more operator; None if its operands cannot have these forms."""
-    held: _Held = dict(choice.held)
-    cost += choice.cost
-    for value, form in zip(op.operands, way.operands, strict=True):
-        owner = value.owner
-        if isinstance(owner, FREE):
-            continue
-        key: SSAValue | str = owner.sym.data if isinstance(owner, tensor.StateOp) else value
-        forms = held.get(key)
-        if forms is None and isinstance(owner, tensor.StateOp):
-            held[key] = (form,)
-        elif forms is None or form not in forms:
-            if form != WHOLE or forms is None:
-                return None
-            cost += costs.of_gather(value, forms[0])
-            held[key] = (*forms, WHOLE)
-    if isinstance(op, tensor.StoreStateOp):
-        # A state is stored as it was read.
-        (form,) = way.operands
-        if held.setdefault(op.sym.data, (form,))[0] != form:
-            return None
-    for value, form in zip(op.results, way.results, strict=True):
-        held[value] = (form,)
-    return _Choice(cost, held, op, way, choice)
+class _Turn:
+    """One operator in its turn: its ways with what they cost, and what they ask for."""
+
+    def __init__(self, op: Operation, costs: Costs):
+        self.op = op
+        self.costs = costs
+        self.gathers: dict[tuple[_Key, Form], float] = {}
+        self.ways = [
+            (way, costs.of_way(op, way), self._wanted(way)) for way in ways_of(op, costs.ranks)
+        ]
+
+    def _wanted(self, way: Way) -> list[tuple[SSAValue, _Key, Form]]:
+        """The operands that have one form for all, and the form that a way takes each in."""
+        wanted = (
+            (value, _key(value), form)
+            for value, form in zip(self.op.operands, way.operands, strict=True)
+            if not isinstance(value.owner, FREE)
+        )
+        return list(dict.fromkeys(wanted))
+
+    def taken(self, choice: _Choice) -> Iterator[_Choice]:
+        """A choice with each way that its operands allow."""
+        for way, cost, wanted in self.ways:
+            held = self._held(choice.held, wanted)
+            if held is None:
+                continue
+            for value, key, form in wanted:
+                if form not in choice.held.get(key, (form,)):
+                    cost += self._gather(value, key, choice.held[key][0])
+            if isinstance(self.op, tensor.StoreStateOp):
+                # A state is stored as it was read.
+                (form,) = way.operands
+                if held.setdefault(self.op.sym.data, (form,))[0] != form:
+                    continue
+            for value, form in zip(self.op.results, way.results, strict=True):
+                held[value] = (form,)
+            yield _Choice(choice.cost + cost, held, self.op, way, choice)
+
+    @staticmethod
+    def _held(held: _Held, wanted: Iterable[tuple[SSAValue, _Key, Form]]) -> _Held | None:
+        """What is there once an operator has its operands; None if some cannot be had."""
+        added: _Held = {}
+        for _, key, form in wanted:
+            forms = added.get(key) or held.get(key)
+            if forms is None:
+                added[key] = (form,)  # a state is as its first reader wants it
+            elif form not in forms:
+                if form != WHOLE:
+                    return None
+                added[key] = (*forms, WHOLE)
+        return held | added
+
+    def _gather(self, value: SSAValue, key: _Key, form: Form) -> float:
+        if (key, form) not in self.gathers:
+            self.gathers[key, form] = self.costs.of_gather(value, form, self.op)
+        return self.gathers[key, form]
+
+
+def _key(value: SSAValue) -> _Key:
+    """What stands for a value: all values that a state has in a step are one."""
+    return value.owner.sym.data if isinstance(value.owner, tensor.StateOp) else value
 
 
 def _in_order(block: Block) -> Iterator[Operation]:
@@ -125,13 +158,15 @@ def _is_made(value: SSAValue) -> bool:
     )
 
 
-def _last_uses(ops: Sequence[Operation]) -> dict[SSAValue | str, int]:
-    """The place of the last operator that asks for the form of a value or a state."""
-    result: dict[SSAValue | str, int] = {}
+def _over(ops: Sequence[Operation]) -> list[list[_Key]]:
+    """For each operator, the values and states for whose form nobody asks any more after it."""
+    last: dict[_Key, int] = {}
     for place, op in enumerate(ops):
         for value in (*op.operands, *op.results):
-            owner = value.owner
-            result[owner.sym.data if isinstance(owner, tensor.StateOp) else value] = place
+            last[_key(value)] = place
         if isinstance(op, tensor.StoreStateOp):
-            result[op.sym.data] = place
+            last[op.sym.data] = place
+    result: list[list[_Key]] = [[] for _ in ops]
+    for key, place in last.items():
+        result[place].append(key)
     return result
