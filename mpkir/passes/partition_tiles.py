@@ -4,7 +4,8 @@ Every value gets a buffer; reshapes, slices, transposes and broadcasts are other
 source's; a state that an operator updates stays in its buffer. Each operator becomes a
 `mpk_task.grid` whose body is the same operator on tiles, with the boxes that its tiling rule gives.
 Where a value is still read after its buffer has got another, or where it lies otherwise than an
-operator can read it, it is copied first.
+operator can read it, it is copied first. What ranks exchange is written into the memories of all by
+the operator that makes it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,20 @@ from xdsl.rewriter import Rewriter
 
 from mpkir.analysis.families import buffer_of
 from mpkir.dialects import task, tensor
+from mpkir.dialects.mesh import ranks_of
 from mpkir.dialects.task import BufferKind, BufferOp, GridOp, RegionAttr
 from mpkir.errors import MpkirError
+from mpkir.passes.tiling.collectives import (
+    Collective,
+    gathered,
+    identity,
+    is_only_sent,
+    rows_of,
+    spread_thin,
+    stand_in,
+    stand_ins,
+    sum_of,
+)
 from mpkir.passes.tiling.layouts import VIEWS, Layout, is_whole, misplaced, through, view_of
 from mpkir.passes.tiling.lifetimes import IN_PLACE, Lifetimes
 from mpkir.passes.tiling.limits import Limits
@@ -85,6 +98,7 @@ class _Partition:
 
     limits: Limits
     lifetimes: Lifetimes
+    ranks: int
     block: Block = field(default_factory=Block)
     buffers: _Places = field(default_factory=_Places)
     named: dict[tuple[BufferKind, str], SSAValue] = field(
@@ -116,19 +130,33 @@ class _Partition:
                 place = self.buffer(BufferKind.WEIGHT, op.sym.data, op.result)
                 if op.parts is not None:
                     buffer_of(place).parts = op.parts
+                buffer_of(place).shard = op.shard
                 self.buffers[op.result] = place
             case tensor.InputOp():
                 self.buffers[op.result] = self.buffer(BufferKind.INPUT, op.sym.data, op.result)
             case tensor.StateOp():
-                self.buffers[op.result] = self.buffer(
-                    BufferKind.STATE, op.sym.data, op.result, op.initial.value.data
-                )
+                place = self.buffer(BufferKind.STATE, op.sym.data, op.result, op.initial.value.data)
+                buffer_of(place).shard = op.shard
+                self.buffers[op.result] = place
             case tensor.PositionOp():
                 pass  # each body that needs it has its own
             case tensor.StoreStateOp():
                 self.store(op, self.buffer(BufferKind.STATE, op.sym.data, op.value))
             case tensor.OutputOp():
-                self.store(op, self.buffer(BufferKind.OUTPUT, op.sym.data, op.value))
+                place = self.buffer(BufferKind.OUTPUT, op.sym.data, op.value)
+                buffer_of(place).shard = op.shard
+                self.store(op, place)
+            case tensor.AllReduceOp():
+                self.lower_all_reduce(op)
+            case tensor.AllGatherOp():
+                self.lower_all_gather(op)
+            case tensor.ReduceScatterOp():
+                raise MpkirError(
+                    "no rank reads another part of its memory than the others do, so that a sum of "
+                    "which each has its own part has no tiles",
+                    where=_name_of(op.location),
+                    hint="let all have the whole sum (all_reduce)",
+                )
             case _:
                 if not self.lower_view(op):
                     self.lower_operator(op)
@@ -147,6 +175,74 @@ class _Partition:
         """Let a value be a view of a place."""
         self.block.add_op(view := view_of(place, layout))
         self.buffers[value] = view.result
+
+    def exchange(self, name: str, like: SSAValue) -> SSAValue:
+        """A new exchange buffer for a value: the own rank's row of it, to be written."""
+        type = MemRefType(tensor.element_type_of(like), (self.ranks, *tensor.shape_of(like)))
+        buffer = BufferOp(BufferKind.SCRATCH, name, type, exchange=True)
+        self.block.add_ops([buffer, mine := task.MineOp(buffer.result)])
+        return mine.result
+
+    def sent_rows(self, op: Collective) -> tuple[BufferOp, list[Layout]]:
+        """The exchange buffer of what a collective sends, and where in it the different values lie.
+
+        What somebody else reads too, or nobody has made, is copied there.
+        """
+        place = self.buffers[op.x]
+        if not task.is_mine(place):
+            name = self.fresh(f"send.{buffer_of(place).sym.data}")
+            place = self.exchange(name, op.x)
+            copy = identity(op.x)
+            copy.location = op.location
+            self.add_grid(copy, spread_thin(copy, self.limits), [place], name)
+            copy.erase()
+        buffer = buffer_of(place)
+        return buffer, rows_of(buffer, Layout.of(place), op.of.value.data)
+
+    def lower_all_reduce(self, op: tensor.AllReduceOp) -> None:
+        """A sum over ranks adds the rows that they have written, in tasks of few columns."""
+        buffer, layouts = self.sent_rows(op)
+        rows = stand_ins(op.x, len(layouts))
+        for row, layout in zip(rows, layouts, strict=True):
+            self.add_view(row, buffer.result, layout)
+        self.lower_instead(op, sum_of(op, rows))
+
+    def lower_all_gather(self, op: tensor.AllGatherOp) -> None:
+        """What all ranks have written is a view of their rows, or is copied where it is none."""
+        buffer, layouts = self.sent_rows(op)
+        apart = gathered(layouts, op.dim.value.data)
+        whole = apart.reshaped(tensor.shape_of(op.result))
+        if whole is not None:
+            self.add_view(op.result, buffer.result, whole)
+            return
+        rows = stand_in(op.x, apart.shape)
+        self.add_view(rows, buffer.result, apart)
+        copied = stand_in(op.x, apart.shape)
+        self.lower_instead(op, identity(rows), copied)
+        self.add_view(op.result, self.buffers[copied], Layout.dense(tensor.shape_of(op.result)))
+
+    def lower_instead(
+        self,
+        op: Collective,
+        other: tensor.ElementwiseOp,
+        value: SSAValue | None = None,
+    ) -> None:
+        """Lower an operator of elements in the place of one; `value`, or the result of that, is
+        what it makes."""
+        value = op.result if value is None else value
+        other.location = op.location
+        family = self.fresh(_name_of(op.location) or op.name.removeprefix("mpk_tensor."))
+        self.buffers[value] = target = self.target(value, family)
+        self.add_grid(other, spread_thin(other, self.limits), [target], family)
+        other.erase()
+
+    def target(self, result: SSAValue, name: str) -> SSAValue:
+        """Where an operator writes a result: an output, all ranks' memories, or its own."""
+        if result in self.outputs:
+            return self.buffer(BufferKind.OUTPUT, self.outputs[result], result)
+        if is_only_sent(result):
+            return self.exchange(name, result)
+        return self.buffer(BufferKind.SCRATCH, name, result)
 
     def store(self, op: tensor.StoreStateOp | tensor.OutputOp, target: SSAValue) -> None:
         """Copy a value to a named buffer, unless it is there already."""
@@ -213,7 +309,7 @@ class _Partition:
                 hint="give it a copy",
             )
         kind = root.kind.data
-        if kind is BufferKind.SCRATCH or (
+        if (kind is BufferKind.SCRATCH and root.exchange is None) or (
             kind is BufferKind.STATE and self.lifetimes.is_at_home(result, root.sym.data)
         ):
             self.save_values_in(root.result, op)
@@ -236,11 +332,9 @@ class _Partition:
             if index in in_place:
                 operand = getattr(op, in_place[index])
                 target = updated[operand] = self.place_in_operand(op, operand, result)
-            elif result in self.outputs:
-                target = self.buffer(BufferKind.OUTPUT, self.outputs[result], result)
             else:
                 suffix = f"#{index}" if len(op.results) > 1 else ""
-                target = self.buffer(BufferKind.SCRATCH, family + suffix, result)
+                target = self.target(result, family + suffix)
             self.buffers[result] = target
             targets.append(target)
         self.add_grid(op, tiling_of(op, self.limits), targets, family, updated)
@@ -382,6 +476,7 @@ class PartitionTilesPass(ModulePass):
             partition = _Partition(
                 limits,
                 Lifetimes.of(source),
+                ranks_of(op),
                 names=_names_outside(source),
                 outputs=_outputs_of(source),
             )

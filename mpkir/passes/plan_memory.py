@@ -57,7 +57,7 @@ class PlanMemoryPass(ModulePass):
     buffer. With a `budget` in bytes, `data` gives way to `program` where it needs more than that.
     Values share buffers of their element type, as row-major views of the first elements. States,
     weights, inputs and outputs keep their own memory, and so does an activation that is not written
-    as a whole before it is read, or is flagged.
+    as a whole before it is read, is flagged, or is exchanged by ranks.
     """
 
     name = "mpk-plan-memory"
@@ -100,8 +100,10 @@ def _plan(values: Sequence[Value], order: ProgramOrder | DataOrder) -> list[Plac
     kinds: dict[tuple[Attribute, ...], list[Value]] = {}
     alone: list[Place] = []
     for value in values:
-        if not value.is_transient or value.buffer.flagged is not None:
-            # Whose elements carry the step that wrote them is written once a step.
+        alone_in_memory = value.buffer.flagged is not None or value.buffer.exchange is not None
+        if not value.is_transient or alone_in_memory:
+            # Whose elements carry the step that wrote them is written once a step; what others
+            # write into is at the same place of all ranks.
             alone.append(Place([value]))
             continue
         buffer = value.buffer
