@@ -319,7 +319,7 @@ class BodyPrinter:
                 if carried == "float":
                     loaded = f"mpk::to_float({loaded})"
             if condition is not None:
-                loaded = f"{condition} ? {loaded} : {carried}(0)"
+                loaded = f"{condition} ? {loaded} : {_cast(carried, '0')}"
             self.lines.append(
                 f"{DEVICE} {carried} {name}({self._parameters(len(indices))}) "
                 f"{{ return {loaded}; }}"
@@ -353,7 +353,7 @@ class BodyPrinter:
             case tensor.IotaOp():
                 start, step = op.start.value.data, op.step.value.data
                 carried = carried_type(element_type_of(op.result))
-                return f"({carried}({start}) + {carried}({indices[0]}) * {step})"
+                return f"({_cast(carried, start)} + {_cast(carried, indices[0])} * {step})"
             case tensor.SequenceReadOp():
                 place = f"int({self.element(op.position, indices[1:])})"
                 row = [] if len(shape_of(op.sequence)) == 1 else [indices[0]]
@@ -371,7 +371,7 @@ class BodyPrinter:
             case _:
                 raise self.refuse(op, "holds no single number")
         element = element_type_of(op.result)
-        return f"{carried_type(element)}({literal(value, element, SPELLING)})"
+        return _cast(carried_type(element), literal(value, element, SPELLING))
 
     def _function(self, value: SSAValue, op: Operation) -> str:
         """The member function that gives an element of a computed value; defined at first use."""
@@ -480,6 +480,11 @@ class BodyPrinter:
     def flat(self, indices: Sequence[str], shape: Sequence[int]) -> str:
         """The row-major number of an element."""
         return linear_index(indices, shape)
+
+
+def _cast(type: str, value: object) -> str:
+    """A conversion, which C++ writes like a call for types of one word only."""
+    return f"{'mpk::i64' if type == 'long long' else type}({value})"
 
 
 def float_literal(value: float) -> str:
