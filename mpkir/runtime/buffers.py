@@ -25,7 +25,7 @@ ALIGNMENT = 256
 BOUND_ALIGNMENT = 64
 """Bytes; a tensor handed over is used as it is if it starts at a multiple of this (torch's own)."""
 
-_AT_ONCE = 1 << 24
+_AT_ONCE = 1 << 22
 """Bytes of a weight that are on their way at once."""
 
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES}

@@ -29,6 +29,8 @@ JOIN_S = 10.0
 LAUNCH_S = 6.0
 """Seconds without progress after which a launch is ended: the others may begin theirs later."""
 
+_LEAVE_S = 3.0
+"""Seconds for which rank 0 serves the others after it has ended itself."""
 _POLL_S = 0.002
 _STORE_S = timedelta(seconds=30)
 _START = "start the ranks with torchrun --nproc-per-node {}, or let `mpk generate --tp {}` do it"
@@ -43,7 +45,7 @@ class Group:
 
     def __init__(self, store: dist.Store, rank: int, ranks: int) -> None:
         self.rank, self.ranks = rank, ranks
-        self._store = store
+        self._store, self._serves = store, _serves_store(rank)
         self._round = 0
         self._broken: MpkirError | None = None
         self._process_group: dist.ProcessGroup | None = None
@@ -123,7 +125,9 @@ class Group:
                 self._store.delete_key(f"gather/{self._round - 2}/{self.rank}")
             for rank, key in enumerate(keys):
                 while not self._store.check([key]):
-                    self._check_rank(rank)
+                    lost = self._loss_of(rank)
+                    if lost is not None and not self._store.check([key]):
+                        raise self.fail(lost)
                     sleep(_POLL_S)
             return [self._store.get(key) for key in keys]
         except RuntimeError as error:
@@ -166,16 +170,27 @@ class Group:
     def leave(self) -> None:
         """End the connections. The group cannot be used any more."""
         atexit.unregister(self.leave)
+        self._heartbeat.stop()
         if self._broken is None:
             self._broken = MpkirError("this rank has left the others")
-            try:
+        try:
+            if not self._store.check([f"failed/{self.rank}"]):
                 self._store.set(f"failed/{self.rank}", "it has ended")
-            except RuntimeError:
-                pass
-        self._heartbeat.stop()
+            self._await_others()
+        except RuntimeError:
+            pass  # Nobody is left who could be told.
         if self._owns_process_group and dist.is_initialized():
             dist.destroy_process_group()
         self._process_group = None
+
+    def _await_others(self) -> None:
+        """If they meet in a store of this process's, let the others leave before."""
+        end = monotonic() + _LEAVE_S
+        for rank in range(self.ranks) if self._serves else ():
+            while not self._store.check([f"failed/{rank}"]) and monotonic() < end:
+                if self._heartbeat.is_lost(rank):
+                    break
+                sleep(10 * _POLL_S)
 
     def _meet(self, own: Identity) -> list[Identity]:
         """Tell who this is and learn who the others are."""
@@ -191,15 +206,12 @@ class Group:
             sleep(10 * _POLL_S)
         return [Identity.from_bytes(self._store.get(key)) for key in keys]
 
-    def _check_rank(self, rank: int) -> None:
-        """Raise MpkirError if a rank is not to be waited for."""
-        if self._heartbeat.store_lost:
-            raise self._store_lost()
-        # What it has to say goes before that it has ended.
-        if failed := self._failure_of(rank):
-            raise self.fail(failed)
+    def _loss_of(self, rank: int) -> MpkirError | None:
+        """Why a rank is not to be waited for; None if it is."""
         if self._heartbeat.is_lost(rank):
-            raise self.fail(self._died(rank))
+            # What it had to say goes before that it has ended.
+            return self._failure_of(rank) or self._died(rank)
+        return self._failure_of(rank)
 
     def _guilty(self, error: MpkirError) -> MpkirError | None:
         """What a rank has done that made a launch end; None if nothing is known."""
@@ -207,7 +219,7 @@ class Group:
         try:
             for rank in others:
                 if self._heartbeat.is_lost(rank):
-                    return self._failure_of(rank) or self._died(rank)
+                    return self._loss_of(rank)
             for rank in others:
                 if self._heartbeat.launches_of(rank) < self._heartbeat.launches:
                     return self._failure_of(rank) or MpkirError(
@@ -257,7 +269,7 @@ def _store(rank: int) -> dist.Store:
     address, port = os.environ.get("MASTER_ADDR"), _number("MASTER_PORT")
     if not address or not port:
         _refuse_environment("MASTER_ADDR and MASTER_PORT are not set")
-    serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0
+    serves = _serves_store(rank)
     if not serves:
         _await_server(address, port)
     try:
@@ -272,6 +284,11 @@ def _store(rank: int) -> dist.Store:
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"mpkir/{attempt}", store)
+
+
+def _serves_store(rank: int) -> bool:
+    """Whether the ranks meet in a store of this process's: nobody started them who has one."""
+    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
 def _await_server(address: str, port: int) -> None:
