@@ -15,7 +15,7 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.manifest import Manifest
-from mpkir.tools.bench.caches import fill_caches, random_rows
+from mpkir.tools.bench.caches import random_rows
 from mpkir.tools.bench.records import caches_of
 from mpkir.tools.bench.systems import Compiled
 
@@ -147,7 +147,7 @@ def check(
 
 def _chain_errors(system: Compiled, expected: Expected) -> torch.Tensor:
     """Of a run through the whole sequence; f32 [positions]."""
-    fill_caches(system.program, 0)
+    system.fill_caches(0)
     system.start(expected.tokens)
     rows: list[torch.Tensor] = []
     position = 0
@@ -162,7 +162,7 @@ def _cache_errors(system: Compiled, expected: Expected) -> torch.Tensor:
     """Of single steps on caches with random rows; f32 [positions]."""
     rows: list[torch.Tensor] = []
     for i, position in enumerate(expected.positions):
-        fill_caches(system.program, position)
+        system.fill_caches(position)
         system.sequences.fill_(-1)
         system.sequences[:, position] = expected.tokens[:, i]
         system.program.run(position, 1)
@@ -183,7 +183,7 @@ def _check_greedy(system: Compiled, reference: Reference, error: float) -> dict[
     prompt = torch.randint(
         system.model.roles.vocabulary, (system.batch, PROMPT), generator=generator
     )
-    fill_caches(system.program, 0)
+    system.fill_caches(0)
     system.start(prompt)
     done = system.program.run(0, PROMPT - 1 + count)
     tokens = system.sequences[:, : done + 1].clone()
@@ -207,7 +207,7 @@ def _check_bits(system: Compiled, launches: int) -> dict[str, Any]:
     prompt = torch.randint(
         system.model.roles.vocabulary, (system.batch, count), generator=generator
     )
-    fill_caches(system.program, 0)
+    system.fill_caches(0)
     first: tuple[torch.Tensor, torch.Tensor] | None = None
     for launch in range(launches):
         system.start(prompt)

@@ -83,8 +83,12 @@ class Compiled:
         self.sequences.fill_(-1)
         self.sequences[:, : tokens.shape[1]] = tokens.to(self.program.device)
 
+    def fill_caches(self, positions: int) -> None:
+        """Put random rows before `positions`, zeros behind."""
+        fill_caches(self.program, positions)
+
     def prepare(self, position: int) -> None:
-        fill_caches(self.program, position)
+        self.fill_caches(position)
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch, position + 1)
         self._prompt = torch.randint(self.model.roles.vocabulary, shape, generator=generator)
