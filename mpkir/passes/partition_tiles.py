@@ -101,19 +101,23 @@ class _Partition:
     ranks: int
     block: Block = field(default_factory=Block)
     buffers: _Places = field(default_factory=_Places)
-    named: dict[tuple[BufferKind, str], SSAValue] = field(
-        default_factory=dict[tuple[BufferKind, str], SSAValue]
+    named: dict[tuple[BufferKind, str, Attribute], SSAValue] = field(
+        default_factory=dict[tuple[BufferKind, str, Attribute], SSAValue]
     )
     names: set[str] = field(default_factory=set[str])
     outputs: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
 
     def buffer(self, kind: BufferKind, name: str, like: SSAValue, initial: int = 0) -> SSAValue:
-        """The buffer of this kind and name for values like this, made when first asked for."""
-        if (kind, name) not in self.named:
-            op = BufferOp(kind, name, _buffer_type(like), initial)
+        """The buffer of this kind and name for values like this, made when first asked for.
+
+        A rank may have all of a weight, and its shard of the same one beside it.
+        """
+        type = _buffer_type(like)
+        if (kind, name, type) not in self.named:
+            op = BufferOp(kind, name, type, initial)
             self.block.add_op(op)
-            self.named[kind, name] = op.result
-        return self.named[kind, name]
+            self.named[kind, name, type] = op.result
+        return self.named[kind, name, type]
 
     def fresh(self, name: str) -> str:
         """A name that no family and no buffer has yet."""
