@@ -9,7 +9,8 @@ two of its completions a worker is played as far as what is known lets it run (a
 numbers in the future). Steps follow each other as in one launch; the last one is reported.
 
 Readers of a flagged buffer wait, once they have begun, until all that they read is written: each
-group of readers of a box has a counter of its own here, whose hop is that of a flag.
+group of readers of a box has a counter of its own here, whose hop is that of a flag, of an exchange
+buffer that of a peer.
 
 Tasks without a worker are given out when their event fires, each to who is free first; this worker
 is taken as free when what it is known to do is done.
@@ -167,7 +168,7 @@ class _Run:
         self.marks: list[list[int]] = [[] for _ in range(self.tasks)]
         """Those that it raises."""
         arrivals = plan.graph.arrivals.tolist() + self._read_flags()
-        own, self.counters = self.counters, len(arrivals)
+        self.counters = len(arrivals)
         self._read_tasks()
         self._cut_chunks()
         self.workers = [_Worker(plan.ring.slots) for _ in range(plan.workers)]
@@ -193,7 +194,11 @@ class _Run:
             hop[handoff] + delay
             for handoff, delay in zip(plan.graph.handoffs, plan.delay.tolist(), strict=True)
         ]
-        self.hop += [hops.flag] * (self.counters - own)
+        self.hop += [
+            hops.peer if flag.crosses_ranks else hops.flag
+            for flag in plan.graph.flags
+            for _ in range(flag.groups.count)
+        ]
         fenced = (event.Handoff.COUNTER, event.Handoff.PEER)
         self.fences = [handoff in fenced for handoff in plan.graph.handoffs]
         # The memory: streams by the virtual time at which they end, a heap of wake-ups.

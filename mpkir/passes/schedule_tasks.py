@@ -13,6 +13,7 @@ from xdsl.passes import ModulePass
 from mpkir.analysis.cost import cost_of
 from mpkir.analysis.families import WORKERS, Ints
 from mpkir.analysis.task_graph import TaskGraph, task_graph_of
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.passes.scheduling.policy import (
@@ -76,6 +77,13 @@ class ScheduleTasksPass(ModulePass):
         workers = machine.workers
         costs = tuple(cost_of(family) for family in graph.families)
         placed = policy.schedule(Problem(graph, costs, machine, workers))
+        if ranks_of(op) > 1 and any(isinstance(each, Dynamic) for each in placed):
+            raise MpkirError(
+                f"policy {self.policy!r} gives tasks out when their events fire, and several ranks "
+                "run the program: who fires one may be on another",
+                where=self.name,
+                hint="choose a policy that gives every task a worker, like list",
+            )
         for family, each, slots in zip(
             graph.families, placed, slots_of(graph, placed, workers), strict=True
         ):

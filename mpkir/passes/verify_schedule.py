@@ -78,11 +78,12 @@ class _Proof:
     def early_signal(self, task: int, counter: int) -> MpkirError:
         """What to say about a task that may signal in the next step before others have in this."""
         sources = self.schedule.all_signals.of(counter)
-        open = ~self.done.ordered(sources, np.full(len(sources), task), 1)
-        source = int(sources[open][0])
+        crosses = self.schedule.handoffs[counter] is Handoff.PEER
+        open = ~self.done.ordered(sources, np.full(len(sources), task), 1, crosses)
+        source, away = int(sources[open][0]), " of another rank" if crosses else ""
         return schedule_error(
             f"{self.schedule.describe(task)} may signal {self.schedule.counters[counter]} in the "
-            f"next step before {self.schedule.describe(source)} has in this one",
+            f"next step before {self.schedule.describe(source)}{away} has in this one",
             f"an edge from {self.schedule.label(source)} to {self.schedule.label(task)} of the "
             "next step is missing: let it wait, with lag 1, for the end of the step",
         )

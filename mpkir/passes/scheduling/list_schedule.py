@@ -108,6 +108,12 @@ class _Schedule:
     def _handoff(self) -> float:
         return self.machine.timing.release + self.machine.hops.counter
 
+    def _arrives(self, ends: Floats, counters: Ints) -> Floats:
+        """When the signals of tasks that end then are seen, each at its counter."""
+        away = self.machine.hops.peer - self.machine.hops.counter
+        peers = np.isin(counters, list(self.graph.peers))
+        return ends + self._handoff() + away * peers
+
     def _place(self, family: int) -> Ints:
         """Workers of a family's tasks; the state moves on."""
         size = self.graph.families[family].size
@@ -118,7 +124,9 @@ class _Schedule:
         for flag in self.graph.flags:
             if flag.later.number == family:
                 groups, written = flag.groups, np.zeros(flag.groups.count)
-                times = self.done[flag.earlier.number][groups.source] + self.machine.hops.flag
+                hops = self.machine.hops
+                hop = hops.peer if flag.crosses_ranks else hops.flag
+                times = self.done[flag.earlier.number][groups.source] + hop
                 np.maximum.at(written, groups.source_group, times)
                 seen = written[groups.target_group]
                 ready[groups.target] = np.maximum(ready[groups.target], seen)
@@ -134,7 +142,7 @@ class _Schedule:
             workers[group], end[group] = self._place_group(family, group, time, event, first)
         self.done[family] = end
         for edge in self.graph.signals[family]:
-            np.maximum.at(self.fired, edge.counter, end + self._handoff())
+            np.maximum.at(self.fired, edge.counter, self._arrives(end, edge.counter))
         return workers
 
     def _place_group(
