@@ -3,6 +3,7 @@
 python benchmarks/compile_artifacts.py --target h100 --output build/h100 [MODEL ..]
 python benchmarks/compile_artifacts.py --ablate per-operator,in-flight=4 --batch 1,4 [MODEL ..]
 python benchmarks/compile_artifacts.py --policy hybrid --output build/h100-hybrid [MODEL ..]
+python benchmarks/compile_artifacts.py --target h200 --output build/h200 --tp 1,2 --alone [MODEL ..]
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 
@@ -22,7 +24,7 @@ from mpkir.runtime.build_cuda import build_cuda
 from mpkir.runtime.recording import traced
 from mpkir.tools.ablations import DEFAULT, Ablation, ablations_named
 from mpkir.tools.bench.command import numbers
-from mpkir.tools.bench.models import ModelSource, model_source
+from mpkir.tools.bench.models import TAG, ModelSource, model_source
 from mpkir.tools.bench.programs import artifact_name
 from mpkir.tools.display import StageDisplay
 from mpkir.tools.variants import compile_variant
@@ -56,22 +58,29 @@ def compile_model(name: str, given: argparse.Namespace) -> list[str]:
     source = model_source(name)
     ablations = ablations_named(given.ablate)
     errors: list[str] = []
-    for batch in numbers(given.batch, "batch sizes"):
-        for ablation in ablations if given.variants_only else (DEFAULT, *ablations):
-            begun = perf_counter()
-            place = given.output / artifact_name(source.name, ablation, batch)
-            try:
-                _compile_one(source, ablation, batch, place, given)
-            except MpkirError as error:
-                errors.append(f"{place.name}: {error}")
-                print(errors[-1], flush=True)
-                continue
-            print(f"{place.name}: {perf_counter() - begun:.1f} s", flush=True)
+    wanted = ablations if given.variants_only else (DEFAULT, *ablations)
+    batches, ranks = numbers(given.batch, "batch sizes"), numbers(given.tp, "ranks")
+    for batch, ablation, tp in product(batches, wanted, ranks):
+        begun = perf_counter()
+        name = artifact_name(source.name, ablation, batch) + (f"{TAG}tp={tp}" if tp > 1 else "")
+        place = given.output / name
+        try:
+            _compile_one(source, ablation, batch, tp, place, given)
+        except MpkirError as error:
+            errors.append(f"{place.name}: {error}")
+            print(errors[-1], flush=True)
+            continue
+        print(f"{place.name}: {perf_counter() - begun:.1f} s", flush=True)
     return errors
 
 
 def _compile_one(
-    source: ModelSource, ablation: Ablation, batch: int, place: Path, given: argparse.Namespace
+    source: ModelSource,
+    ablation: Ablation,
+    batch: int,
+    tp: int,
+    place: Path,
+    given: argparse.Namespace,
 ) -> None:
     with StageDisplay() as display:
         artifact = compile_variant(
@@ -83,9 +92,12 @@ def _compile_one(
             workers=None,
             output=place,
             progress=display.progress,
+            tp=tp,
         )
     if given.checked:
         write_variant(artifact, place.with_name(f"{place.name}-checked"), "MPK_CHECKED")
+    if given.alone and tp > 1:
+        write_variant(artifact, place.with_name(f"{place.name}{TAG}alone"), "MPK_ALONE")
     if given.traced:
         traced(artifact)
 
@@ -108,6 +120,12 @@ def main() -> None:
         "--checked",
         action="store_true",
         help="also OUTPUT/MODEL-checked, whose every lane arrives at barriers, for racecheck",
+    )
+    parser.add_argument("--tp", default="1", help="numbers of ranks, as in 1,2,4")
+    parser.add_argument(
+        "--alone",
+        action="store_true",
+        help="also OUTPUT/MODEL+tp=N+alone, whose ranks wait for none but themselves",
     )
     parser.add_argument(
         "--traced",

@@ -24,8 +24,10 @@ def compile_variant(
     workers: int | None,
     progress: Progress,
     output: Path | None = None,
+    tp: int = 1,
 ) -> Artifact:
-    """The model's decode step, compiled as an ablation says; without `output` in the cache.
+    """The model's decode step, compiled as an ablation says for `tp` ranks; without `output` in the
+    cache.
 
     A checkpoint's end-of-text tokens are left out: measured steps go on behind them.
     """
@@ -38,6 +40,7 @@ def compile_variant(
         output=output,
         progress=progress,
         variant=ablation.variant,
+        tp=tp,
     )
 
 
