@@ -1,0 +1,103 @@
+"""Language models on several ranks give what they give on one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+from mpkir import LanguageModel
+from mpkir.runtime.manifest import Shard
+
+PROMPT = [5, 7, 11, 200]
+NEW = 20
+_SHAPE: dict[str, Any] = dict(
+    vocab_size=256,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=8,
+    head_dim=16,
+    max_position_embeddings=64,
+    initializer_range=0.2,
+)
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3": ("Qwen3Config", dict(num_key_value_heads=4, tie_word_embeddings=True)),
+    "llama": ("LlamaConfig", dict(num_key_value_heads=2)),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPKIR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's directory, with a tokenizer of words "w0", "w1", .."""
+    name, changes = MODELS[request.param]
+    config = getattr(transformers, name)(**(_SHAPE | changes), eos_token_id=None)
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    path = tmp_path_factory.mktemp("model") / request.param
+    transformers.logging.disable_progress_bar()
+    model.save_pretrained(path)
+    words = tokenizers.models.WordLevel({f"w{k}": k for k in range(256)}, "w0")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
+    return path
+
+
+def _answer(path: Path, tp: int) -> tuple[tuple[int, ...], torch.Tensor, LanguageModel]:
+    lm = LanguageModel.from_pretrained(path, "cpu", capacity=48, workers=1, tp=tp)
+    answer = lm.generate(PROMPT, max_new_tokens=NEW)
+    return answer.tokens, lm.logits(PROMPT), lm
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_ranks_give_what_one_gives(run_ranks: Any, checkpoint: Path, tp: int):
+    tokens, logits, _ = _answer(checkpoint, 1)
+    assert len(set(tokens)) > 2
+
+    def rank(number: int) -> Any:
+        found, rows, lm = _answer(checkpoint, tp)
+        held = {buffer.name: buffer for buffer in lm.program.manifest.buffers}
+        key = held["model.layers.0.self_attn.k_proj.weight"].shard
+        return found, rows, key, sum(memory.nbytes for memory in lm.program.weights.values())
+
+    answers = run_ranks(rank, tp)
+    for found, rows, key, held in answers:
+        assert found == tokens
+        torch.testing.assert_close(rows, logits, rtol=2e-3, atol=2e-3)
+        assert torch.equal(rows, answers[0][1])  # the same bits on every rank
+        heads = MODELS[checkpoint.name][1]["num_key_value_heads"]
+        assert key == Shard(0, min(tp, heads))
+        whole = (checkpoint / "model.safetensors").stat().st_size
+        assert held < whole * 0.75
+
+
+@pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
+def test_mpk_starts_the_ranks_itself(checkpoint: Path):
+    tokens, _, _ = _answer(checkpoint, 1)
+    prompt = " ".join(f"w{token}" for token in PROMPT)
+    options = ["--tp", "2", "--workers", "1", "--capacity", "48", "-n", str(NEW)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mpkir.tools.mpk", "generate", str(checkpoint), prompt, *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == " ".join(f"w{token}" for token in tokens) + "\n"
+    stages = [line for line in done.stderr.splitlines() if "load the weights" in line]
+    assert len(stages) == 1  # rank 0's
