@@ -6,7 +6,7 @@
 
 // NONE:  a program for 0 ranks; 1 to 16 can share it
 // MANY:  a program for 17 ranks; 1 to 16 can share it
-// SEVEN: no product and no attention of the program can be divided among 7 ranks; 2, 3, 4, 6, 8, 9, 10, 12, 14, 15 or 16 could share some of them
+// SEVEN: no product and no attention of the program can be divided among 7 ranks; 2, 4, 6, 8, 10, 12, 14 or 16 could share some of them
 // TWICE: the program is divided among 2 ranks already; begin with the one that was exported
 
 func.func @step() {

@@ -65,7 +65,7 @@ class ShardPass(ModulePass):
                 block = step.body.block
                 _check_divisible(block, self.tp)
                 ways = cheapest_ways(block, costs)
-                remarks += remarks_on(ways, self.tp, MAX_RANKS)
+                remarks += remarks_on(block, ways, self.tp, MAX_RANKS)
                 Division(self.tp, ways).apply(block)
         if remarks:
             op.attributes[REMARKS] = ArrayAttr(map(StringAttr, remarks))
@@ -74,9 +74,9 @@ class ShardPass(ModulePass):
 
 def _check_divisible(block: Block, tp: int) -> None:
     """MpkirError for a step of which nothing can be divided among so many ranks."""
-    if can_divide(block.ops, tp):
+    if can_divide(block, tp):
         return
-    others = [n for n in range(2, MAX_RANKS + 1) if can_divide(block.ops, n)]
+    others = [n for n in range(2, MAX_RANKS + 1) if can_divide(block, n)]
     raise MpkirError(
         f"no product and no attention of the program can be divided among {tp} ranks",
         hint=f"{list_text(others)} could share some of them" if others else None,

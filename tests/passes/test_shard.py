@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -17,6 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from mpkir.backends.interpreter.all_ranks import AllRanks
 from mpkir.backends.interpreter.tensor_level import TensorProgram, initial_states
 from mpkir.dialects import tensor
+from mpkir.errors import MpkirError
 from mpkir.frontend import decode_step, weights_of
 from mpkir.passes.fuse_operators import FuseOperatorsPass
 from mpkir.passes.join_linears import JoinLinearsPass
@@ -147,3 +147,167 @@ def test_decoders_on_all_ranks(models: Any, name: str, tp: int) -> None:
     parts = divided(whole, tp)
     check_same(model, whole, parts)
     check_same(model, lowered(whole), lowered(parts))
+
+
+def test_keys_are_shared_by_neighbours(models: Any) -> None:
+    """Two heads of keys for four and eight ranks; a tied weight has a part beside the whole."""
+    _, whole = models["qwen3-tied"]
+    for tp in (4, 8):
+        shards = shards_of(divided(whole, tp))
+        attention = "model.layers.0.self_attn"
+        assert shards[f"{attention}.q_proj.weight"] == f"0 of {tp}"
+        assert shards[f"{attention}.o_proj.weight"] == f"1 of {tp}"
+        assert shards[f"{attention}.k_proj.weight"] == shards[f"{attention}.v_proj.weight"]
+        assert shards[f"{attention}.k_proj.weight"] == "0 of 2"
+        assert shards["k0"] == shards["v1"] == "1 of 2"
+        assert shards[f"{attention}.q_norm.weight"] == "-"
+        assert shards["lm_head.weight"] == f"-, 0 of {tp}"
+        assert shards["logits"] == f"2 of {tp}"
+
+
+@pytest.mark.parametrize("tp", [2, 3, 4])
+def test_sizes_that_do_not_divide(tp: int) -> None:
+    """Nine heads over three, an odd vocabulary: what divides is divided, the rest is whole."""
+    model = decoder(
+        "LlamaConfig",
+        hidden_size=72,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        head_dim=8,
+        vocab_size=161,
+    )
+    whole = raised(model)
+    parts = divided(whole, tp)
+    check_same(model, whole, parts)
+    check_same(model, lowered(whole), lowered(parts))
+    shards = shards_of(parts)
+    assert shards["logits"] == shards["lm_head.weight"] == "-"
+    assert shards["model.layers.1.mlp.down_proj.weight"] == f"1 of {tp}"
+    assert shards["k0"] == ("1 of 3" if tp == 3 else "-")
+    remarks = str(parts.attributes["mpk.shard_remarks"])
+    assert "lm_head: 161 features out of 72 are whole on every rank; 7 would share them" in remarks
+    heads = "9 heads of queries and 3 of keys are whole on every rank; 3 or 9 would share them"
+    assert (heads in remarks) == (tp != 3)
+
+
+def test_heads_that_only_some_of_the_ranks_can_share() -> None:
+    """Six heads over two for four ranks: two of them have the same, whose sums count once."""
+    model = decoder("LlamaConfig", num_attention_heads=6, hidden_size=96)
+    whole = raised(model)
+    parts = divided(whole, 4)
+    check_same(model, whole, parts)
+    check_same(model, lowered(whole), lowered(parts))
+    shards = shards_of(parts)
+    assert shards["model.layers.0.self_attn.q_proj.weight"] == "0 of 2"
+    assert shards["model.layers.0.mlp.up_proj.weight"] == "0 of 4"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("PhiConfig", {}),
+        ("Phi3Config", {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}),
+        ("Gemma2Config", {}),
+        ("Olmo2Config", {"eos_token_id": None}),
+        ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ],
+)
+def test_other_architectures(architecture: str, changes: dict[str, Any]) -> None:
+    model = decoder(architecture, **changes)
+    whole = raised(model)
+    parts = divided(whole, 4)
+    check_same(model, whole, parts)
+    check_same(model, lowered(whole), lowered(parts))
+    assert count(parts, tensor.AllReduceOp) + count(parts, tensor.AllGatherOp) > 2
+
+
+@pytest.mark.parametrize(("tokens", "batch"), [(2, 1), (1, 3)])
+def test_several_tokens_and_several_sequences(models: Any, tokens: int, batch: int) -> None:
+    model, _ = models["llama"]
+    whole = decode_step(model, 64, tokens, batch=batch)
+    RaiseOperatorsPass().apply(Context(), whole)
+    parts = lowered(divided(whole, 4))
+    weights = arrays_of(model)
+    programs = (TensorProgram(lowered(whole), weights), AllRanks(parts, weights))
+    states = [initial_states(whole), initial_states(whole)]
+    for held in states:
+        held["tokens"][..., :4] = np.arange(4) * 7 + 3
+    for position in range(0, 6, tokens):
+        wanted, found = (
+            program.step(held, {}, position) for program, held in zip(programs, states, strict=True)
+        )
+        np.testing.assert_allclose(found["logits"], wanted["logits"], rtol=1e-3, atol=1e-4)
+    assert (states[0]["tokens"] == states[1]["tokens"]).all()
+
+
+def test_bf16_is_as_good_as_before(models: Any) -> None:
+    """Partial sums are added in fp32, so that dividing costs no precision."""
+    model = decoder("Qwen3Config")
+    exact = TensorProgram(lowered(raised(model)), arrays_of(model))
+    rounded = model.to(torch.bfloat16)
+    whole = raised(rounded)
+    weights = arrays_of(rounded)
+    errors: list[list[float]] = []
+    programs = (
+        TensorProgram(lowered(whole), weights),
+        AllRanks(lowered(divided(whole, 4)), weights),
+    )
+    truth = initial_states(raised(decoder("Qwen3Config")))
+    truth["tokens"][:6] = 3, 1, 4, 1, 5, 9
+    logits = [exact.step(truth, {}, position)["logits"] for position in range(6)]
+    for program in programs:
+        states = initial_states(whole)
+        states["tokens"][:6] = 3, 1, 4, 1, 5, 9
+        found = [program.step(states, {}, position)["logits"] for position in range(6)]
+        errors.append([np.abs(a - b).mean() for a, b in zip(found, logits, strict=True)])
+    assert np.mean(errors[1]) <= 1.2 * np.mean(errors[0])
+
+
+@pytest.mark.parametrize(
+    ("logits", "chosen"),
+    [
+        ([0, 5, 1, 0, 5, 2, 0, 5], 1),
+        ([0, 1, 1, 0, 0, 2, 5, 5], 6),
+        ([-3, -3, -3, -3, -3, -3, -3, -3], 0),
+        ([0, 9, 1, 0, math.nan, 2, 0, math.nan], 4),
+        ([-math.inf, -math.inf, 1, -math.inf, -math.inf, -math.inf, -math.inf, 1], 2),
+    ],
+)
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_the_lowest_of_equals_on_any_rank(run: Any, tp: int, logits: Any, chosen: int) -> None:
+    text = """func.func @step() {
+      %x = mpk_tensor.input "x" : tensor<1x1xf32>
+      %w = mpk_tensor.weight "w" : tensor<8x1xf32>
+      %l = mpk_tensor.linear %x, [%w] : tensor<1x1xf32>, [tensor<8x1xf32>] to tensor<1x8xf32>
+      %a = mpk_tensor.argmax %l : tensor<1x8xf32> to tensor<1xi64>
+      mpk_tensor.output "l", %l : tensor<1x8xf32>
+      mpk_tensor.output "a", %a : tensor<1xi64>
+      func.return
+    }"""
+    shard = f"mpk-shard{{tp={tp} exchange_us=0.0000001}}"
+    for passes in (shard, f"{shard},mpk-split-reductions{{argmax_chunks=8}}"):
+        module = run(text, passes)
+        assert shards_of(module)["l"] == f"1 of {tp}"
+        weights = {"w": np.array(logits, np.float32)[:, None]}
+        found = AllRanks(module, weights).step({}, {"x": np.ones((1, 1), np.float32)}, 0)
+        np.testing.assert_array_equal(found["l"], [logits])
+        assert found["a"].tolist() == [chosen]
+
+
+def test_the_same_division_each_time(models: Any) -> None:
+    _, whole = models["llama"]
+    assert str(divided(whole, 4)) == str(divided(whole, 4))
+
+
+def test_ranks_that_differ_are_found(run: Any) -> None:
+    """The interpreter does not hide a rank that has other bits than it should."""
+    text = """builtin.module attributes {mpk.mesh = {tp = 2}} {
+      func.func @step() {
+        %w = mpk_tensor.weight "w" shard <dim 0 of 2> : tensor<4xf32>
+        mpk_tensor.output "w", %w : tensor<4xf32>
+        func.return
+      }
+    }"""
+    program = AllRanks(run(text, "mpk-fuse-operators"), {"w": np.arange(8, dtype=np.float32)})
+    with pytest.raises(MpkirError, match="another 'w'"):
+        program.step({}, {}, 0)
