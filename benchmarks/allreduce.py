@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ["NCCL_NVLS_ENABLE"] = "0"
 os.environ["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"
+os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one host, which may have no network
 
 import torch
 import torch.distributed as dist
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mpkir.runtime.build_cuda import build_cuda
 from mpkir.runtime.cuda_module import CudaModule, arch_of
+from mpkir.runtime.ranks.peers import PEERS, Peers
 from mpkir.tools.bench.records import append_records, provenance
 
 THREADS, WARM, CALLS = 256, 200, 100
@@ -51,18 +53,6 @@ class Arguments(ctypes.Structure):
         ("done", ctypes.c_uint),
         ("rounds", ctypes.c_int),
         ("warm", ctypes.c_int),
-    )
-
-
-class Peers(ctypes.Structure):
-    """`struct Peers` of include/mpk/abi.cuh."""
-
-    _fields_ = (
-        ("rank", ctypes.c_int),
-        ("ranks", ctypes.c_int),
-        ("first_peer_event", ctypes.c_int),
-        ("reserved", ctypes.c_int),
-        ("delta", ctypes.c_longlong * 16),
     )
 
 
@@ -108,7 +98,7 @@ class Kernels:
         places = [int(place) for place in handle.buffer_ptrs]
         peers = Peers(rank, ranks)
         peers.delta[:ranks] = [place - places[rank] for place in places]
-        module.write_global("mpk_peers", bytes(peers))
+        module.write_global(PEERS, bytes(peers))
         meet()
         return Kernels(module, exchange, rank, ranks)
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 os.environ["NCCL_NVLS_ENABLE"] = "0"
 os.environ["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"
+os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one host, which may have no network
 
 import torch
 import torch.distributed as dist
