@@ -18,9 +18,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["NCCL_NVLS_ENABLE"] = "0"
 os.environ["TORCH_SYMM_MEM_DISABLE_MULTICAST"] = "1"
@@ -28,6 +30,7 @@ os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one host, which may have no
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -54,13 +57,51 @@ from mpkir.tools.bench.session import release
 from mpkir.tools.bench.systems import Compiled, System
 from mpkir.tools.bench.timing import Times, time_in_turns
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 ALONE = "alone"
+
+
+class LeanReference(Reference):
+    """A model in bf16 and in fp32 whose weights lie there once, in bf16: each is widened when a
+    product comes to it, which is exact."""
+
+    def __init__(self, bf16: PreTrainedModel, device: torch.device) -> None:
+        self.bf16, self.device = bf16, device
+        shared: dict[int, Any] = {id(each): each for each in bf16.parameters()}
+        self.fp32 = deepcopy(bf16, shared)
+        for module in self.fp32.modules():
+            if isinstance(module, nn.Linear):
+                module.forward = partial(_wide_linear, module)
+            elif isinstance(module, nn.Embedding):
+                module.forward = partial(_wide_embedding, module)
+
+
+def _wide_linear(module: nn.Linear, input: torch.Tensor) -> torch.Tensor:
+    bias = None if module.bias is None else module.bias.float()  # pyright: ignore[reportUnnecessaryComparison]
+    return nn.functional.linear(input.float(), module.weight.float(), bias)
+
+
+def _wide_embedding(module: nn.Embedding, input: torch.Tensor) -> torch.Tensor:
+    return nn.functional.embedding(input, module.weight).float()
+
+
+def undivided(manifest: Manifest, config: Any) -> Manifest:
+    """A program's manifest, whose caches have all heads of the model."""
+    heads = config.num_key_value_heads
+    caches = {cache.name for cache in caches_of(manifest)}
+    buffers = tuple(
+        replace(b, shape=(b.shape[0], heads, *b.shape[2:])) if b.name in caches else b
+        for b in manifest.buffers
+    )
+    return replace(manifest, buffers=buffers)
 
 
 class Ranks(Compiled):
     """A program of several ranks, of which this is one.
 
-    whole   what the same model's program for one rank says of its caches
+    whole   its manifest, undivided
     alone   whether it waits for nobody, so that its tokens mean nothing
     """
 
@@ -132,13 +173,12 @@ def measure(model_name: str, settings: Settings) -> list[dict[str, Any]]:
     many = load_artifact(Path(f"{base}{TAG}tp={ranks}"))
     alone_path = Path(f"{base}{TAG}tp={ranks}{TAG}{ALONE}")
     alone = load_artifact(alone_path) if alone_path.is_dir() else None
-    whole = many.manifest if one is None else one.manifest
-    source = model_source(model_name)
-    model = source.build(device)
+    model = model_source(model_name).build(device)
+    whole = undivided(many.manifest, model.config)
     weights = weights_of(model)
     say(f"{model_name}: {ranks} ranks on {device_name(device)}")
 
-    reference = Reference(model, device)
+    reference = LeanReference(model, device)
     chain = reference.chain(whole, 1)
     on_caches = reference.on_random_caches(whole, 1, [settings.position])
     facts: dict[str, dict[str, Any]] = {}
@@ -158,6 +198,7 @@ def measure(model_name: str, settings: Settings) -> list[dict[str, Any]]:
     systems: list[System] = [load(a, weights, whole, settings) for a in (one, many) if a]
     if alone is not None:
         systems.append(load(alone, weights, whole, settings, is_alone=True))
+    weights.clear()
     roles = many.manifest.language
     assert roles is not None
     if settings.peers:
