@@ -33,6 +33,7 @@ from mpkir.dialects.tensor import EmbeddingOp, ExpertLinearOp, shape_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.passes.plan_memory import activation_bytes
+from mpkir.passes.shard import remarks_of
 from mpkir.pipeline import POLICY, lower
 from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
@@ -127,6 +128,7 @@ def compile_module(
                 **activation_bytes(module),
                 "policy": policy,
                 **({"variant": variant.name} if variant.name else {}),
+                **({"undivided": "; ".join(remarks)} if (remarks := remarks_of(module)) else {}),
             },
         )
         if weights is not None:

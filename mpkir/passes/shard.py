@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Block
 from xdsl.passes import ModulePass
 from xdsl.transforms.dead_code_elimination import dce
+from xdsl.utils.hints import isa
 
 from mpkir.dialects.mesh import MESH, ranks_of, set_ranks
 from mpkir.errors import MpkirError
@@ -29,6 +30,13 @@ MAX_RANKS = 16
 
 REMARKS = "mpk.shard_remarks"
 """The attribute of a module that says what is not divided among all ranks, and why."""
+
+
+def remarks_of(module: ModuleOp) -> tuple[str, ...]:
+    """What a module says of itself in that attribute."""
+    remarks = module.attributes.get(REMARKS, ArrayAttr[StringAttr]([]))
+    assert isa(remarks, ArrayAttr[StringAttr])
+    return tuple(each.data for each in remarks)
 
 
 @dataclass(frozen=True)

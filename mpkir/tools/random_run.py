@@ -15,6 +15,7 @@ from mpkir.backends.interpreter.task_level import TaskProgram
 from mpkir.backends.interpreter.tensor_level import TensorProgram
 from mpkir.backends.interpreter.values import Array, storage_dtype
 from mpkir.dialects import event, task, tensor
+from mpkir.dialects.shards import ShardAttr
 from mpkir.dialects.task import BufferKind
 
 _KINDS = {
@@ -44,7 +45,7 @@ class Named:
 
 
 def named_values(module: ModuleOp) -> Iterator[Named]:
-    """The weights, inputs and states of a program at any level."""
+    """The weights, inputs and states of a program at any level, whole."""
     for op in module.walk():
         match op:
             case tensor.WeightOp():
@@ -62,10 +63,15 @@ def named_values(module: ModuleOp) -> Iterator[Named]:
         shape, element_type = tuple(type.get_shape()), type.get_element_type()
         parts = op.parts if isinstance(op, tensor.WeightOp | task.BufferOp) else None
         if parts is None:
-            yield Named(kind, op.sym.data, shape, element_type, initial)
+            shard = None if isinstance(op, tensor.InputOp) else op.shard
+            yield Named(kind, op.sym.data, _whole(shape, shard), element_type, initial)
             continue
-        for name, rows in parts.items:
-            yield Named(kind, name, (rows, *shape[1:]), element_type)
+        for (name, rows), shard in zip(parts.items, parts.shards, strict=True):
+            yield Named(kind, name, _whole((rows, *shape[1:]), shard), element_type)
+
+
+def _whole(shape: tuple[int, ...], shard: ShardAttr | None) -> tuple[int, ...]:
+    return shape if shard is None else shard.whole_shape(shape)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import transformers
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
-from mpkir.backends.interpreter.all_ranks import AllRanks
 from mpkir.backends.interpreter.tensor_level import TensorProgram, initial_states
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
@@ -94,7 +93,7 @@ def arrays_of(model: Any) -> dict[str, np.ndarray]:
 def check_same(model: Any, whole: ModuleOp, parts: ModuleOp, tolerance: float = 2e-5) -> None:
     """That both generate the same from a prompt, with the same logits, caches and tokens."""
     weights = arrays_of(model)
-    programs = (TensorProgram(whole, weights), AllRanks(parts, weights))
+    programs = (TensorProgram(whole, weights), TensorProgram(parts, weights))
     states = [initial_states(whole), initial_states(whole)]
     for held in states:
         held["tokens"][:3] = 5, 99, 17
@@ -228,7 +227,7 @@ def test_several_tokens_and_several_sequences(models: Any, tokens: int, batch: i
     RaiseOperatorsPass().apply(Context(), whole)
     parts = lowered(divided(whole, 4))
     weights = arrays_of(model)
-    programs = (TensorProgram(lowered(whole), weights), AllRanks(parts, weights))
+    programs = (TensorProgram(lowered(whole), weights), TensorProgram(parts, weights))
     states = [initial_states(whole), initial_states(whole)]
     for held in states:
         held["tokens"][..., :4] = np.arange(4) * 7 + 3
@@ -250,7 +249,7 @@ def test_bf16_is_as_good_as_before(models: Any) -> None:
     errors: list[list[float]] = []
     programs = (
         TensorProgram(lowered(whole), weights),
-        AllRanks(lowered(divided(whole, 4)), weights),
+        TensorProgram(lowered(divided(whole, 4)), weights),
     )
     truth = initial_states(raised(decoder("Qwen3Config")))
     truth["tokens"][:6] = 3, 1, 4, 1, 5, 9
@@ -289,7 +288,7 @@ def test_the_lowest_of_equals_on_any_rank(run: Any, tp: int, logits: Any, chosen
         module = run(text, passes)
         assert shards_of(module)["l"] == f"1 of {tp}"
         weights = {"w": np.array(logits, np.float32)[:, None]}
-        found = AllRanks(module, weights).step({}, {"x": np.ones((1, 1), np.float32)}, 0)
+        found = TensorProgram(module, weights).step({}, {"x": np.ones((1, 1), np.float32)}, 0)
         np.testing.assert_array_equal(found["l"], [logits])
         assert found["a"].tolist() == [chosen]
 
@@ -308,6 +307,6 @@ def test_ranks_that_differ_are_found(run: Any) -> None:
         func.return
       }
     }"""
-    program = AllRanks(run(text, "mpk-fuse-operators"), {"w": np.arange(8, dtype=np.float32)})
+    program = TensorProgram(run(text, "mpk-fuse-operators"), {"w": np.arange(8, dtype=np.float32)})
     with pytest.raises(MpkirError, match="another 'w'"):
         program.step({}, {}, 0)

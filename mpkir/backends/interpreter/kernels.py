@@ -68,11 +68,11 @@ def block_kernel(block: Block) -> BlockKernel:
     for op in block.ops:
         if op.has_trait(IsTerminator):
             break
-        steps.append((kernel_of(op), _slots_of(op, slots)))
+        steps.append((kernel_of(op), slots_of(op, slots)))
         for result in op.results:
             slots[result] = len(slots)
     assert block.last_op is not None
-    yielded = _slots_of(block.last_op, slots)
+    yielded = slots_of(block.last_op, slots)
 
     def run(scalars: Any, arguments: Sequence[Array]) -> tuple[Array, ...]:
         values = list(arguments)
@@ -97,7 +97,8 @@ def evaluate(op: Operation, operands: Sequence[Array], scalars: Scalars) -> tupl
     return tuple(to_storage(a, v.type) for a, v in zip(results, op.results, strict=True))
 
 
-def _slots_of(op: Operation, slots: dict[SSAValue, int]) -> tuple[int, ...]:
+def slots_of(op: Operation, slots: dict[SSAValue, int]) -> tuple[int, ...]:
+    """The numbers of an op's operands. MpkirError if one has none."""
     try:
         return tuple(slots[value] for value in op.operands)
     except KeyError:

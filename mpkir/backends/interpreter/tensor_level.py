@@ -1,16 +1,22 @@
-"""Runs a step program at tensor level."""
+"""Runs a step program at tensor level.
+
+Of a program that is divided among ranks, all ranks run an operator before any runs the next.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.func import FuncOp
+from xdsl.ir import Block, SSAValue
+from xdsl.traits import IsTerminator
 
-from mpkir.backends.interpreter.given import given_array
-from mpkir.backends.interpreter.kernels import Kernel, Scalars, block_kernel, builder
+from mpkir.backends.interpreter.collectives import Collective, collective_of
+from mpkir.backends.interpreter.given import given_array, together
+from mpkir.backends.interpreter.kernels import Kernel, Scalars, builder, kernel_of, slots_of
 from mpkir.backends.interpreter.values import (
     Array,
     carrier_dtype,
@@ -19,6 +25,8 @@ from mpkir.backends.interpreter.values import (
     to_storage,
 )
 from mpkir.dialects import tensor as t
+from mpkir.dialects.mesh import ranks_of
+from mpkir.dialects.shards import ShardAttr
 from mpkir.errors import MpkirError
 
 
@@ -27,7 +35,7 @@ class Step(Scalars):
     """One execution of the step: what is bound to its names, and what it made. All arrays in their
     carriers."""
 
-    weights: Mapping[str, Array] = field(default_factory=dict)
+    weights: Mapping[SSAValue, Array] = field(default_factory=dict)
     states: Mapping[str, Array] = field(default_factory=dict)
     inputs: Mapping[str, Array] = field(default_factory=dict)
     outputs: dict[str, Array] = field(default_factory=dict)
@@ -36,8 +44,8 @@ class Step(Scalars):
 
 @builder(t.WeightOp)
 def _weight(op: t.WeightOp) -> Kernel:
-    name = op.sym.data
-    return lambda step: (step.weights[name],)
+    value = op.result
+    return lambda step: (step.weights[value],)
 
 
 @builder(t.StateOp)
@@ -82,15 +90,11 @@ def step_function(module: ModuleOp) -> FuncOp:
     return functions[0]
 
 
-def bind(
-    ops: Mapping[str, t.WeightOp | t.InputOp | t.StateOp], given: Mapping[str, Array], kind: str
-) -> dict[str, Array]:
-    """The arrays of named sources in their carriers, checked against the ops' types."""
-    bound: dict[str, Array] = {}
-    for name, op in ops.items():
-        array = given_array(op, given, kind)
-        bound[name] = to_carrier(array, op.result.type, f"{kind} '{name}'")
-    return bound
+def _bound(op: t.WeightOp | t.InputOp | t.StateOp, given: Mapping[str, Array], rank: int) -> Array:
+    """A rank's array of a named source in its carrier, checked against the op's type."""
+    kind = op.name.removeprefix("mpk_tensor.")
+    array = given_array(op, given, kind, rank)
+    return to_carrier(array, op.result.type, f"{kind} '{op.sym.data}'")
 
 
 class TensorProgram:
@@ -101,36 +105,84 @@ class TensorProgram:
 
     def __init__(self, module: ModuleOp, weights: Mapping[str, Array]):
         block = step_function(module).body.block
-        self._run = block_kernel(block)
+        self._ranks = range(ranks_of(module))
+        self._code: list[tuple[Kernel | None, Collective | None, tuple[int, ...]]] = []
+        """What each operator is on every rank, or all do together, and the numbers of its
+        operands."""
+        slots: dict[SSAValue, int] = {}
+        for op in block.ops:
+            if not op.has_trait(IsTerminator):
+                collective = collective_of(op)
+                kernel = kernel_of(op) if collective is None else None
+                self._code.append((kernel, collective, slots_of(op, slots)))
+                for result in op.results:
+                    slots[result] = len(slots)
         self._states = {op.sym.data: op for op in block.ops if isinstance(op, t.StateOp)}
         self._inputs = {op.sym.data: op for op in block.ops if isinstance(op, t.InputOp)}
-        names = {op.sym.data: op for op in block.ops if isinstance(op, t.WeightOp)}
-        self._weights = bind(names, weights, "weight")
+        self._outputs = {op.sym.data: op for op in block.ops if isinstance(op, t.OutputOp)}
+        self._weights = [self._weights_of(rank, block, weights) for rank in self._ranks]
         self.stopped = False
+
+    @staticmethod
+    def _weights_of(rank: int, block: Block, weights: Mapping[str, Array]) -> dict[SSAValue, Array]:
+        """A rank's weights, each once: a tied one has several operators."""
+        held: dict[tuple[str, ShardAttr | None], Array] = {}
+        bound: dict[SSAValue, Array] = {}
+        for op in block.ops:
+            if isinstance(op, t.WeightOp):
+                key = op.sym.data, op.shard
+                if key not in held:
+                    held[key] = _bound(op, weights, rank)
+                bound[op.result] = held[key]
+        return bound
 
     def step(
         self, states: Mapping[str, Array], inputs: Mapping[str, Array], position: int
     ) -> dict[str, Array]:
-        """One step at `position`: its outputs. `states` are updated in place when it ends."""
-        step = Step(
-            position=position,
-            weights=self._weights,
-            states=bind(self._states, states, "state"),
-            inputs=bind(self._inputs, inputs, "input"),
-        )
+        """One step at `position`: its outputs. `states` are updated in place when it ends.
+
+        Both are whole, whatever a rank has of them. MpkirError if ranks differ that should not.
+        """
+        steps = [
+            Step(
+                position=position,
+                weights=self._weights[rank],
+                states={name: _bound(op, states, rank) for name, op in self._states.items()},
+                inputs={name: _bound(op, inputs, rank) for name, op in self._inputs.items()},
+            )
+            for rank in self._ranks
+        ]
         with np.errstate(all="ignore"):
-            self._run(step, ())
-        for name, value in step.stored.items():
-            states[name][...] = value
-        self.stopped = step.stop
-        return step.outputs
+            self._run(steps)
+        for name in steps[0].stored:
+            held, op = states[name], self._states.get(name)
+            stored = [step.stored[name].astype(held.dtype) for step in steps]
+            together(name, stored, None if op is None else op.shard, into=held)
+        self.stopped = steps[0].stop
+        return {
+            name: together(name, [step.outputs[name] for step in steps], op.shard)
+            for name, op in self._outputs.items()
+        }
+
+    def _run(self, steps: Sequence[Step]) -> None:
+        values: list[list[Array]] = [[] for _ in steps]
+        for kernel, collective, operands in self._code:
+            given = [[own[i] for i in operands] for own in values]
+            if collective is not None:
+                for own, result in zip(values, collective(steps, given), strict=True):
+                    own.append(result)
+            elif kernel is not None:
+                for step, own, arrays in zip(steps, values, given, strict=True):
+                    own.extend(kernel(step, *arrays))
 
 
 def initial_states(module: ModuleOp) -> dict[str, Array]:
-    """Every state of a program at tensor level as it is before the first step."""
+    """Every state of a program at tensor level as it is before the first step, whole."""
     return {
         op.sym.data: np.full(
-            t.shape_of(op.result),
+            t.shape_of(op.result)
+            if op.shard is None
+            else op.shard.whole_shape(t.shape_of(op.result)),
             np.array(op.initial.value.data, carrier_dtype(t.element_type_of(op.result))),
             storage_dtype(t.element_type_of(op.result)),
         )
