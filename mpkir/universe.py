@@ -54,7 +54,6 @@ _SCHEDULERS = {
     "hybrid": "mpkir.passes.scheduling.hybrid:Hybrid",
     "list": "mpkir.passes.scheduling.list_schedule:ListSchedule",
     "round-robin": "mpkir.passes.scheduling.round_robin:RoundRobin",
-    "idle-first": "mpkir.passes.scheduling.round_robin:IdleFirst",
 }
 
 
@@ -85,8 +84,9 @@ class MpkirUniverse(Universe):
     all_schedulers  policies of mpk-schedule-tasks (`mpkir.passes.scheduling.policy.Policy`)
     all_machines    files of machine models (`mpkir/machines/*.json`): targets to compile for
     all_backends    who prints and builds the code for a machine (`mpkir.builders.Builder`)
-    all_operators   tables of functions by operator ("tilings", "kernels", "cpu", "cuda",
-                    "cuda-elements", "lowerings") -> the module that registers functions in it
+    all_operators   tables of functions by operator ("tilings", "shardings", "kernels", "cpu",
+                    "cuda", "cuda-elements", "lowerings") -> the module that registers functions in
+                    it
     all_stages      passes that join the default pipeline -> the pass of it that each follows, or
                     "" for those that come first
     include         directories of C++ and CUDA headers for what its operators print
