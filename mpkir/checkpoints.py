@@ -95,18 +95,16 @@ def _files_of(loaded: LoadedModel, directory: Path) -> TensorFiles | None:
         held = TensorFiles(paths)
     except MpkirError:
         return None  # Loading it says what is wrong.
-    parameters = dict(loaded.model.named_parameters(remove_duplicate=False))
-    tied: dict[int, str] = {}
+    parameters: dict[str, torch.nn.Parameter] = dict(
+        loaded.model.named_parameters(remove_duplicate=False)
+    )
+    of_tied = {id(parameter): name for name, parameter in parameters.items() if name in held}
+    called: dict[str, str] = {}
     for name, parameter in parameters.items():
-        if name in held:
-            tied.setdefault(id(parameter), name)
-    called = {
-        name: tied[id(parameter)]
-        for name, parameter in parameters.items()
-        if name not in held and id(parameter) in tied
-    }
+        if name not in held and id(parameter) in of_tied:
+            called[name] = of_tied[id(parameter)]
     for name, parameter in parameters.items():
-        own = called.get(name, name)
+        own = called[name] if name in called else name
         if own not in held or held.shape_of(own) != tuple(parameter.shape):
             return None
     dtypes = {name: parameter.dtype for name, parameter in parameters.items()}

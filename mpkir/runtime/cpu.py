@@ -47,6 +47,8 @@ FLAGS = (
 )
 
 _SHOWN_LINES = 8
+_ABORTED = 2
+"""A fault: the host has ended the launch."""
 
 
 def find_compiler() -> list[str]:
@@ -166,6 +168,13 @@ class CpuProgram:
         self._queues = np.zeros((table.worker_count, queue_words(table)), np.uint64)
         self._dynamic = dynamic_part(table, self._released.ctypes.data, self._queues.ctypes.data)
         self._epoch = 0
+        self._control: Control | None = None
+
+    def abort(self) -> None:
+        """End the run that is on its way in another thread, if there is one, with an error."""
+        control = self._control
+        if control is not None:
+            control.fault = _ABORTED
 
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps from token `position` on; the number of steps done.
@@ -193,7 +202,12 @@ class CpuProgram:
             int(self.watchdog_s * 1e9),
             self._dynamic,
         )
-        if self._library.mpk_run(ctypes.byref(args)) != 0:
+        self._control = control
+        try:
+            failed = self._library.mpk_run(ctypes.byref(args)) != 0
+        finally:
+            self._control = None
+        if failed:
             error = self._fault(control, stands)
             self._counters[:] = 0
             self._queues[:] = 0
@@ -212,6 +226,8 @@ class CpuProgram:
         ctypes.memmove(variable, data, len(data))
 
     def _fault(self, control: Control, stands: ctypes.Array[Stand]) -> MpkirError:
+        if control.fault == _ABORTED:
+            return MpkirError("the launch was ended from outside")
         if control.fault != 1:
             return MpkirError(
                 f"this machine gives no threads or memory for {self.table.worker_count} workers",

@@ -23,7 +23,8 @@ from mpkir.runtime.ranks.outputs import gathered
 
 
 class Launcher(Protocol):
-    """Runs a binary on bound memory; one for each kind of target."""
+    """Runs a binary on bound memory; one for each kind of target. A run that another thread can
+    end has `abort()`."""
 
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps from `position` on; the number of steps done."""
@@ -98,11 +99,8 @@ class Program:
             )
         if self.group is None:
             return self.launcher.run(position, steps)
-        self.group.begin_launch()
-        try:
+        with self.group.launching(getattr(self.launcher, "abort", None)):
             return self.launcher.run(position, steps)
-        except MpkirError as error:
-            raise self.group.blame(error) from error
 
     def buffer(self, name: str) -> torch.Tensor:
         """The memory of a buffer; what is written to it is what the next run reads.

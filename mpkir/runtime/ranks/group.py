@@ -9,30 +9,25 @@ others meanwhile.
 from __future__ import annotations
 
 import atexit
-import os
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from time import monotonic, sleep
-from typing import NoReturn
 
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.manifest import Place
+from mpkir.runtime.ranks.environment import join_seconds, number_of, open_store, serves_store
 from mpkir.runtime.ranks.heartbeat import Heartbeat
 from mpkir.runtime.ranks.identity import Identity
 
-JOIN_S = 10.0
-"""Seconds for which a rank waits for the others to come; $MPKIR_JOIN_SECONDS overrides it."""
 LAUNCH_S = 6.0
 """Seconds without progress after which a launch is ended: the others may begin theirs later."""
 
 _LEAVE_S = 3.0
 """Seconds for which rank 0 serves the others after it has ended itself."""
 _POLL_S = 0.002
-_STORE_S = timedelta(seconds=30)
 _START = "start the ranks with torchrun --nproc-per-node {}, or let `mpk generate --tp {}` do it"
 
 
@@ -43,17 +38,19 @@ class Group:
     members      who they are, in their order
     """
 
-    def __init__(self, store: dist.Store, rank: int, ranks: int) -> None:
+    def __init__(self, store: Store, rank: int, ranks: int) -> None:
         self.rank, self.ranks = rank, ranks
-        self._store, self._serves = store, _serves_store(rank)
+        self._store, self._serves = store, serves_store(rank)
         self._round = 0
         self._broken: MpkirError | None = None
+        self._abort: Callable[[], None] | None = None
         self._process_group: dist.ProcessGroup | None = None
         self._owns_process_group = False
         self.members: Sequence[Identity] = ()
         try:
             self.members = self._meet(Identity.own(rank))
-            self._heartbeat = Heartbeat(store, self.members, self.members[rank])
+            own = self.members[rank]
+            self._heartbeat = Heartbeat(store, self.members, own, self._end_launch)
         except RuntimeError as error:
             raise self._store_lost() from error
         atexit.register(self.leave)
@@ -62,7 +59,7 @@ class Group:
     def join(ranks: int) -> Group:
         """Meet the other ranks under torchrun's environment. Raises MpkirError if there are not
         `ranks` of them, or one does not come."""
-        rank, world = _number("RANK"), _number("WORLD_SIZE")
+        rank, world = number_of("RANK"), number_of("WORLD_SIZE")
         if rank is None or world is None:
             raise MpkirError(
                 f"{ranks} ranks run the program, and this process is alone",
@@ -73,7 +70,7 @@ class Group:
                 f"{ranks} ranks run the program, and {world} processes were started",
                 hint=_START.format(ranks, ranks),
             )
-        return Group(_store(rank), rank, ranks)
+        return Group(open_store(rank), rank, ranks)
 
     @property
     def is_one_host(self) -> bool:
@@ -102,7 +99,7 @@ class Group:
                 self._owns_process_group = True
                 dist.init_process_group(
                     "gloo",
-                    store=dist.PrefixStore("gloo", self._store),
+                    store=PrefixStore("gloo", self._store),
                     rank=self.rank,
                     world_size=self.ranks,
                 )
@@ -120,7 +117,8 @@ class Group:
         self._round += 1
         keys = [f"gather/{self._round}/{rank}" for rank in range(self.ranks)]
         try:
-            self._store.set(keys[self.rank], value)
+            # Any bytes will do, whatever the signature says.
+            self._store.set(keys[self.rank], value)  # pyright: ignore[reportArgumentType]
             if self._round > 2:  # Whoever is in this round has read all of the last but one.
                 self._store.delete_key(f"gather/{self._round - 2}/{self.rank}")
             for rank, key in enumerate(keys):
@@ -137,11 +135,28 @@ class Group:
         """Wait until all ranks have come here."""
         self.gather(b"")
 
-    def begin_launch(self) -> None:
-        """Count a launch, so that ranks which wait in theirs know of it. Raises MpkirError where
-        ranks have parted."""
+    @contextmanager
+    def launching(self, abort: Callable[[], None] | None = None) -> Iterator[None]:
+        """Around a launch: ranks that wait in theirs know of it.
+
+        abort: ends it from another thread, when a rank has failed or died; without it, the launch
+        ends where nothing goes on. Raises MpkirError where ranks have parted, and the error of the
+        rank that is to blame in place of the launch's.
+        """
         self.check()
         self._heartbeat.launches += 1
+        self._abort = abort
+        try:
+            yield
+        except MpkirError as error:
+            raise self.blame(error) from error
+        finally:
+            self._abort = None
+
+    def _end_launch(self) -> None:
+        abort = self._abort
+        if abort is not None:
+            abort()
 
     def check(self) -> None:
         """Raise MpkirError if this group has failed before."""
@@ -174,8 +189,7 @@ class Group:
         if self._broken is None:
             self._broken = MpkirError("this rank has left the others")
         try:
-            if not self._store.check([f"failed/{self.rank}"]):
-                self._store.set(f"failed/{self.rank}", "it has ended")
+            self._store.set(f"left/{self.rank}", "")
             self._await_others()
         except RuntimeError:
             pass  # Nobody is left who could be told.
@@ -187,16 +201,16 @@ class Group:
         """If they meet in a store of this process's, let the others leave before."""
         end = monotonic() + _LEAVE_S
         for rank in range(self.ranks) if self._serves else ():
-            while not self._store.check([f"failed/{rank}"]) and monotonic() < end:
+            while not self._store.check([f"left/{rank}"]) and monotonic() < end:
                 if self._heartbeat.is_lost(rank):
                     break
                 sleep(10 * _POLL_S)
 
     def _meet(self, own: Identity) -> list[Identity]:
         """Tell who this is and learn who the others are."""
-        end = monotonic() + float(os.environ.get("MPKIR_JOIN_SECONDS") or JOIN_S)
+        end = monotonic() + join_seconds()
         keys = [f"member/{rank}" for rank in range(self.ranks)]
-        self._store.set(keys[self.rank], own.to_bytes())
+        self._store.set(keys[self.rank], own.to_text())
         while missing := [rank for rank, key in enumerate(keys) if not self._store.check([key])]:
             if monotonic() > end:
                 raise MpkirError(
@@ -204,7 +218,7 @@ class Group:
                     hint="start all ranks; $MPKIR_JOIN_SECONDS gives slow ones more time",
                 )
             sleep(10 * _POLL_S)
-        return [Identity.from_bytes(self._store.get(key)) for key in keys]
+        return [Identity.from_text(self._store.get(key)) for key in keys]
 
     def _loss_of(self, rank: int) -> MpkirError | None:
         """Why a rank is not to be waited for; None if it is."""
@@ -235,9 +249,12 @@ class Group:
         return None
 
     def _failure_of(self, rank: int) -> MpkirError | None:
-        if not self._store.check([f"failed/{rank}"]):
+        if self._store.check([f"failed/{rank}"]):
+            why = self._store.get(f"failed/{rank}").decode()
+        elif self._store.check([f"left/{rank}"]):
+            why = "it has ended"
+        else:
             return None
-        why = self._store.get(f"failed/{rank}").decode()
         return MpkirError(f"{self.members[rank]} does not go on: {why}")
 
     def _died(self, rank: int) -> MpkirError:
@@ -262,63 +279,6 @@ def telling(group: Group | None) -> Iterator[None]:
         if group is None:
             raise
         raise group.fail(error)
-
-
-def _store(rank: int) -> dist.Store:
-    """A connection to the store that torchrun, or rank 0, serves."""
-    address, port = os.environ.get("MASTER_ADDR"), _number("MASTER_PORT")
-    if not address or not port:
-        _refuse_environment("MASTER_ADDR and MASTER_PORT are not set")
-    serves = _serves_store(rank)
-    if not serves:
-        _await_server(address, port)
-    try:
-        store = dist.TCPStore(
-            address, port, None, serves, _STORE_S, wait_for_workers=False, multi_tenant=True
-        )
-    except RuntimeError as error:
-        first = str(error).partition("\n")[0]
-        raise MpkirError(
-            f"rank {rank} cannot {'serve' if serves else 'reach'} the ranks' store ({first})",
-            where=f"{address}:{port}",
-        ) from error
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"mpkir/{attempt}", store)
-
-
-def _serves_store(rank: int) -> bool:
-    """Whether the ranks meet in a store of this process's: nobody started them who has one."""
-    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-
-
-def _await_server(address: str, port: int) -> None:
-    """Return when somebody listens. torch would wait as well, and print a stack trace."""
-    end = monotonic() + float(os.environ.get("MPKIR_JOIN_SECONDS") or JOIN_S)
-    while True:
-        try:
-            socket.create_connection((address, port), 1).close()
-            return
-        except OSError as error:
-            if monotonic() > end:
-                raise MpkirError(
-                    f"rank 0 did not come ({error.strerror or error})",
-                    where=f"{address}:{port}",
-                    hint="start all ranks; $MPKIR_JOIN_SECONDS gives slow ones more time",
-                ) from error
-            sleep(20 * _POLL_S)
-
-
-def _number(name: str) -> int | None:
-    text = os.environ.get(name)
-    if not text:
-        return None
-    if not text.isdecimal():
-        _refuse_environment(f"{name} is {text!r}, expected a number")
-    return int(text)
-
-
-def _refuse_environment(what: str) -> NoReturn:
-    raise MpkirError(what, where="environment", hint="start the ranks with torchrun")
 
 
 def _listed(ranks: Sequence[int]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from mpkir.runtime.ranks.identity import Identity
 
@@ -20,11 +20,20 @@ class Heartbeat:
     """A thread that beats for the own rank and listens to the others, by a connection of its own.
 
     launches   how many launches this rank has begun; whoever begins one counts it
+    on_loss    called once when a rank has failed or died, by the thread
     """
 
-    def __init__(self, store: dist.Store, ranks: Sequence[Identity], own: Identity) -> None:
-        self._store = store.clone()
+    def __init__(
+        self,
+        store: Store,
+        ranks: Sequence[Identity],
+        own: Identity,
+        on_loss: Callable[[], None],
+    ) -> None:
+        self._store: Store = store.clone()  # pyright: ignore[reportAttributeAccessIssue]
         self._ranks, self._own = ranks, own
+        self._on_loss = on_loss
+        self._is_told = False
         self.launches = 0
         self.store_lost = False
         self._heard = [b""] * len(ranks)
@@ -65,13 +74,25 @@ class Heartbeat:
         try:
             while not self._stop.wait(PERIOD_S if beats else 0):
                 beats += 1
-                self._store.set(keys[self._own.rank], b"%d %d" % (beats, self.launches))
+                self._store.set(keys[self._own.rank], f"{beats} {self.launches}")
                 for rank, key in enumerate(keys):
                     if self._store.check([key]):
                         self._hear(rank, self._store.get(key))
                 self._rounds += 1
+                if not self._is_told and any(map(self._has_failed, self._ranks)):
+                    self._is_told = True
+                    self._on_loss()
         except RuntimeError:
             self.store_lost = True
+
+    def _has_failed(self, identity: Identity) -> bool:
+        """Whether a rank ended otherwise than by leaving the others."""
+        rank = identity.rank
+        if rank == self._own.rank:
+            return False
+        if self._store.check([f"failed/{rank}"]):
+            return True
+        return self.is_lost(rank) and not self._store.check([f"left/{rank}"])
 
     def _hear(self, rank: int, beat: bytes) -> None:
         if beat != self._heard[rank]:

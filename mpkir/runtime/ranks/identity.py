@@ -31,12 +31,12 @@ class Identity:
         pid = os.getpid()
         return Identity(rank, pid, socket.gethostname(), _machine(), _started(pid) or 0)
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(vars(self)).encode()
+    def to_text(self) -> str:
+        return json.dumps(vars(self))
 
     @staticmethod
-    def from_bytes(data: bytes) -> Identity:
-        return Identity(**json.loads(data))
+    def from_text(text: str | bytes) -> Identity:
+        return Identity(**json.loads(text))
 
     def is_gone(self, seen_from: Identity) -> bool:
         """Whether the process is known to have ended; False where nobody can tell."""

@@ -15,7 +15,7 @@ from datetime import timedelta
 from time import monotonic, sleep
 from typing import IO
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from mpkir.errors import MpkirError
 
@@ -45,7 +45,7 @@ def run_ranks(command: Sequence[str], ranks: int) -> int:
     first: then the end of it.
     """
     try:
-        store = dist.TCPStore(LOOPBACK, 0, None, True, _STORE_S, wait_for_workers=False)
+        store = TCPStore(LOOPBACK, 0, None, True, _STORE_S, wait_for_workers=False)
     except RuntimeError as error:
         raise MpkirError(
             f"no port for the ranks to meet ({str(error).partition(chr(10))[0]})", where=LOOPBACK

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from mpkir.errors import MpkirError
+
 if TYPE_CHECKING:
     from mpkir.runtime.ranks.group import Group
+
+
+SYMMETRIC, NVSHMEM = "symmetric-memory", "nvshmem"
+"""Of GPUs: torch's, on one host; NVIDIA's."""
 
 
 class Heap(Protocol):
@@ -31,16 +38,24 @@ def open_heap(size: int, device: torch.device, group: Group) -> Heap:
     """The heap of `size` bytes of all ranks of a group; each of them has to call this.
 
     Threads of several processes share memory of the host's; GPUs of one host map each other's
-    memory; those of several hosts need NVSHMEM. Raises MpkirError where that cannot be had.
+    memory; those of several hosts need NVSHMEM, which $MPKIR_TRANSPORT=nvshmem takes on one host
+    too. Raises MpkirError where that cannot be had.
     """
     if device.type == "cpu":
         from mpkir.runtime.ranks.shared_memory import SharedMemory
 
         return SharedMemory(size, group)
-    if group.is_one_host:
+    chosen = os.environ.get("MPKIR_TRANSPORT") or (SYMMETRIC if group.is_one_host else NVSHMEM)
+    if chosen == SYMMETRIC:
         from mpkir.runtime.ranks.symmetric_memory import SymmetricMemory
 
         return SymmetricMemory(size, device, group)
-    from mpkir.runtime.ranks.nvshmem import Nvshmem
+    if chosen == NVSHMEM:
+        from mpkir.runtime.ranks.nvshmem import Nvshmem
 
-    return Nvshmem(size, device, group)
+        return Nvshmem(size, device, group)
+    raise MpkirError(
+        f"{chosen!r} is no way to share memory",
+        where="environment: MPKIR_TRANSPORT",
+        hint=f"set it to {SYMMETRIC} or {NVSHMEM}, or not at all",
+    )

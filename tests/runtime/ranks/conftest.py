@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import select
@@ -65,6 +66,7 @@ def _forked(function: Callable[[int], Any], rank: int, ranks: int) -> tuple[int,
         os.close(writes)
         return pid, reads
     try:
+        atexit._clear()
         # Threads of OpenMP do not survive a fork.
         torch.set_num_threads(1)
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
@@ -72,6 +74,7 @@ def _forked(function: Callable[[int], Any], rank: int, ranks: int) -> tuple[int,
             answer = (True, function(rank))
         except MpkirError as error:
             answer = (False, (error.what, error.where, error.hint))
+        atexit._run_exitfuncs()  # those of the rank, before an _exit that runs none
         with os.fdopen(writes, "wb") as pipe:
             pickle.dump(answer, pipe)
     except BaseException as error:

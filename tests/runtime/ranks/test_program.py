@@ -79,7 +79,7 @@ def test_a_rank_that_dies_ends_the_launch_of_the_others(run_ranks: Any, two_rank
     assert answers[dies] == signal.SIGKILL
     text, seconds = answers[1 - dies]
     assert re.search(rf"^rank {dies} \(process \d+ on .*\) has died", text)
-    assert seconds < 10
+    assert seconds < 5
     assert set(os.listdir("/dev/shm")) <= before
 
 

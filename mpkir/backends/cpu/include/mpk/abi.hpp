@@ -28,7 +28,7 @@ struct Stand {
 
 struct Control {
   int stop_at;  // first step not to run; the host sets it to `steps` before a launch
-  int fault;    // 0, or 1: the watchdog ended the launch, and the fields below say where
+  int fault;    // 0; 1: the watchdog ended the launch, and the fields below say where; 2: the host did
   int fault_worker, fault_task, fault_event;
   unsigned fault_seen, fault_wanted;
   int events;     // how many counters there are

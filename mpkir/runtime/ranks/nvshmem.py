@@ -1,0 +1,168 @@
+"""A heap of GPUs by NVSHMEM: on several hosts whose GPUs reach each other by NVLink, or on one.
+
+The library is the PyPI package nvidia-nvshmem-cu13, by its host interface (docs.nvidia.com/nvshmem:
+`nvshmemx_hostlib_init_attr` with a unique id, `nvshmem_malloc`, `nvshmem_ptr`), loaded when it
+is first used. Kernels store to the addresses that it gives, like those of any other heap; GPUs for
+which it has none, because only a network lies between, are refused.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.ranks.group import Group
+
+_LIBRARY = "libnvshmem_host.so.3"
+_WITH_UNIQUE_ID = 1 << 3
+
+
+class UniqueId(ctypes.Structure):
+    """`nvshmemx_uniqueid_v1`: where the first process waits for the others."""
+
+    _fields_ = (("version", ctypes.c_int), ("internal", ctypes.c_char * 124))
+
+
+class UniqueIdArgs(ctypes.Structure):
+    """`nvshmemx_uniqueid_args_v1`."""
+
+    _fields_ = (
+        ("version", ctypes.c_int),
+        ("id", ctypes.c_void_p),
+        ("myrank", ctypes.c_int),
+        ("nranks", ctypes.c_int),
+    )
+
+
+class InitArgs(ctypes.Structure):
+    """`nvshmemx_init_args_v1`."""
+
+    _fields_ = (
+        ("version", ctypes.c_int),
+        ("uid_args", UniqueIdArgs),
+        ("content", ctypes.c_char * 96),
+    )
+
+
+class InitAttr(ctypes.Structure):
+    """`nvshmemx_init_attr_v1`."""
+
+    _fields_ = (("version", ctypes.c_int), ("mpi_comm", ctypes.c_void_p), ("args", InitArgs))
+
+
+class Nvshmem:
+    """Memory of `size` bytes on the GPU of each rank of a group; see `Heap`.
+
+    Raises MpkirError if the library is not installed, does not start, or knows no direct way to a
+    rank's memory.
+    """
+
+    def __init__(self, size: int, device: torch.device, group: Group) -> None:
+        self._library = load_library()
+        with torch.cuda.device(device):
+            torch.cuda.current_stream().synchronize()  # makes torch's context the current one
+            self._start(group)
+            self._begin = self._library.nvshmem_malloc(size)
+            if not self._begin:
+                raise MpkirError(f"NVSHMEM has no {size} bytes of memory on {device}")
+            self.memory = torch.as_tensor(_Bytes(self._begin, size), device=device)
+            self.memory.zero_()
+            torch.cuda.synchronize(device)
+        begins = [self._library.nvshmem_ptr(self._begin, rank) for rank in range(group.ranks)]
+        for member, begin in zip(group.members, begins, strict=True):
+            if not begin:
+                raise MpkirError(
+                    f"GPUs have no direct way to the memory of {member}",
+                    hint="run ranks where NVLink connects their GPUs",
+                )
+        self.deltas = tuple(begin - self._begin for begin in begins)
+        group.barrier()
+
+    def close(self) -> None:
+        """Give the memory back, on all ranks, and end the library."""
+        del self.memory
+        self._library.nvshmem_free(self._begin)
+        self._library.nvshmemx_hostlib_finalize()
+
+    def _start(self, group: Group) -> None:
+        """Let the library meet the others, where rank 0 says."""
+        library = self._library
+        own = UniqueId(_version(UniqueId))
+        if group.rank == 0:
+            _check(library.nvshmemx_get_uniqueid(ctypes.byref(own)), "open a port")
+        given = UniqueId.from_buffer_copy(group.gather(bytes(own))[0])
+        attr = InitAttr(_version(InitAttr))
+        attr.args.version = _version(InitArgs)
+        attr.args.uid_args.version = _version(UniqueIdArgs)
+        status = library.nvshmemx_set_attr_uniqueid_args(
+            group.rank, group.ranks, ctypes.byref(given), ctypes.byref(attr)
+        )
+        _check(status, "take its arguments")
+        _check(
+            library.nvshmemx_hostlib_init_attr(_WITH_UNIQUE_ID, ctypes.byref(attr)),
+            "start: see what it says with NVSHMEM_DEBUG=INFO",
+        )
+
+
+class _Bytes:
+    """Memory of a GPU that torch did not allocate, as it can take it over."""
+
+    def __init__(self, begin: int, size: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (size,),
+            "typestr": "|u1",
+            "data": (begin, False),
+            "version": 3,
+        }
+
+
+def load_library() -> ctypes.CDLL:
+    """NVSHMEM's host library. Raises MpkirError if it is not installed."""
+    try:
+        spec = find_spec("nvidia.nvshmem")
+    except ModuleNotFoundError:
+        spec = None
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    for folder in folders:
+        path = Path(folder) / "lib" / _LIBRARY
+        if path.is_file():
+            return _declared(path)
+    raise MpkirError(
+        "ranks on several hosts need NVSHMEM, which is not installed",
+        hint="pip install nvidia-nvshmem-cu13",
+    )
+
+
+def _declared(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MpkirError(f"NVSHMEM cannot be loaded ({error})", where=str(path)) from error
+    library.nvshmem_malloc.argtypes = [ctypes.c_size_t]
+    library.nvshmem_malloc.restype = ctypes.c_void_p
+    library.nvshmem_ptr.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.nvshmem_ptr.restype = ctypes.c_void_p
+    library.nvshmem_free.argtypes = [ctypes.c_void_p]
+    library.nvshmem_free.restype = None
+    library.nvshmemx_hostlib_finalize.restype = None
+    for name in (
+        "nvshmemx_get_uniqueid",
+        "nvshmemx_set_attr_uniqueid_args",
+        "nvshmemx_hostlib_init_attr",
+    ):
+        getattr(library, name).restype = ctypes.c_int
+    return library
+
+
+def _version(kind: type[ctypes.Structure]) -> int:
+    """How NVSHMEM marks the first version of a structure."""
+    return (1 << 16) + ctypes.sizeof(kind)
+
+
+def _check(status: int, what: str) -> None:
+    if status != 0:
+        raise MpkirError(f"NVSHMEM could not {what} (status {status})")

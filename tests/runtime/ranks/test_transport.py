@@ -1,0 +1,91 @@
+"""Which memory ranks share, and what NVSHMEM's own headers say of the structures it is given."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mpkir.errors import MpkirError
+from mpkir.runtime.cpu import find_compiler
+from mpkir.runtime.manifest import Buffer
+from mpkir.runtime.ranks import nvshmem, transport
+from mpkir.runtime.ranks.layout import layout_of
+from mpkir.runtime.ranks.shared_memory import SharedMemory
+
+
+def test_exchange_buffers_lie_behind_the_counters():
+    buffers = (
+        Buffer("x", "input", "float32", (1, 8)),
+        Buffer("a", "scratch", "float32", (2, 3), exchange=True),
+        Buffer("b", "scratch", "bfloat16", (2, 200), flagged=True, exchange=True),
+    )
+    manifest: Any = SimpleNamespace(events=("e",) * 65, buffers=buffers)
+    layout = layout_of(manifest)
+    assert layout.buffers == {"a": 512, "b": 768}
+    assert layout.bytes == 768 + 1792  # 400 words of 4 bytes
+
+
+def test_cpus_of_several_hosts_are_refused():
+    group: Any = SimpleNamespace(is_one_host=False, rank=0)
+    with pytest.raises(MpkirError, match="ranks on several hosts share no memory"):
+        SharedMemory(4096, group)
+
+
+def test_gpus_of_several_hosts_need_nvshmem(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(nvshmem, "find_spec", lambda name: None)
+    group: Any = SimpleNamespace(is_one_host=False)
+    with pytest.raises(MpkirError, match="pip install nvidia-nvshmem-cu13"):
+        transport.open_heap(4096, torch.device("cuda"), group)
+
+
+def test_an_unknown_transport(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MPKIR_TRANSPORT", "pigeon")
+    group: Any = SimpleNamespace(is_one_host=True)
+    with pytest.raises(MpkirError, match="'pigeon' is no way to share memory"):
+        transport.open_heap(4096, torch.device("cuda"), group)
+
+
+_HEADERS = """
+#include <cstddef>
+#include <cstdio>
+typedef struct CUmod_st* CUmodule;
+#include "device_host/nvshmem_types.h"
+#define SHOW(type, field) std::printf(#type " %zu %zu\\n", sizeof(type), offsetof(type, field));
+int main() {
+  SHOW(nvshmemx_uniqueid_v1, internal)
+  SHOW(nvshmemx_uniqueid_args_v1, nranks)
+  SHOW(nvshmemx_init_args_v1, content)
+  SHOW(nvshmemx_init_attr_v1, args)
+}
+"""
+
+
+def test_structures_are_those_of_nvshmems_headers(tmp_path: Path):
+    pytest.importorskip("nvidia.nvshmem", reason="nvidia-nvshmem-cu13 is not installed")
+    spec = find_spec("nvidia.nvshmem")
+    assert spec is not None
+    (folder,) = spec.submodule_search_locations or ()
+    source, binary = tmp_path / "show.cpp", tmp_path / "show"
+    source.write_text(_HEADERS)
+    include = f"-I{folder}/include"
+    subprocess.run([*find_compiler(), include, "-o", str(binary), str(source)], check=True)
+    shown = subprocess.run([str(binary)], capture_output=True, text=True, check=True).stdout
+    kinds = (
+        (nvshmem.UniqueId, "internal"),
+        (nvshmem.UniqueIdArgs, "nranks"),
+        (nvshmem.InitArgs, "content"),
+        (nvshmem.InitAttr, "args"),
+    )
+    sizes = [tuple(map(int, line.split()[1:])) for line in shown.splitlines()]
+    assert sizes == [(ctypes.sizeof(kind), getattr(kind, name).offset) for kind, name in kinds]
+    library = nvshmem.load_library()
+    assert library.nvshmemx_get_uniqueid
