@@ -42,7 +42,7 @@ from mpkir.variant import DEFAULT, Variant
 POLICY = "round-robin"
 """Who schedules the tasks where the user does not say."""
 
-_PLACING = ("round-robin", "idle-first", "list")
+_PLACING = ("round-robin", "list")
 """Policies that give every task its worker, so that nobody looks for a value in front of who writes
 it."""
 

@@ -137,19 +137,6 @@ TABLE: tuple[Switch, ...] = (
         lambda number: Variant(macros=(f"MPK_CACHE_AHEAD {number}",)),
     ),
     Switch(
-        "weights-ahead",
-        "while the ring is full, up to N stages of weights that come next are asked for into L2",
-        "4 % faster where layers are large: memory is idle once a layer, at attention",
-        lambda number: Variant(macros=(f"MPK_WEIGHTS_AHEAD {number}",)),
-    ),
-    Switch(
-        "published-first",
-        "attention and its merge start when what this worker computed before is published",
-        "0.3 us more a layer: rows and angles are asked for later",
-        _fixed(Variant(macros=("MPK_PUBLISHED_FIRST",))),
-        takes_number=False,
-    ),
-    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",
@@ -190,13 +177,6 @@ TABLE: tuple[Switch, ...] = (
         "tasks go to workers by critical path, not round robin",
         "5 % slower: balance that does not respect the stream's order",
         _fixed(Variant(options=(("mpk-schedule-tasks", "policy", "list"),))),
-        takes_number=False,
-    ),
-    Switch(
-        "policy-idle-first",
-        "attention is merged by workers whose chunks have the fewest rows",
-        "0.3-1 us less a layer at a short context: they have waited, so see the last part sooner",
-        _fixed(Variant(options=(("mpk-schedule-tasks", "policy", "idle-first"),))),
         takes_number=False,
     ),
     Switch(

@@ -60,7 +60,6 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
     q = _prepared(p, "q_prologue", op.q_prologue, op.q, tuple(op.q_args))
     k = _prepared(p, "k_prologue", op.k_prologue, op.k, tuple(op.k_args))
     p.constant("polled", any(operand.is_flagged for operand in p.body.reads), "bool")
-    _only_polls(p, except_for=(k_cache, v_cache))
     _step_rows(p, "Query", "q", _TG, q, ["0", token, head])
     _step_rows(p, "Key", "k", _T, k, ["0", token, "0"])
     _step_rows(p, "Value", "v", _T, op.v, ["0", token, "0"])
@@ -113,13 +112,6 @@ def _rows_of_cache(
     for name, number in (("k_cache", k_cache), ("v_cache", v_cache)):
         first = p.pointer(number, ["0"] * len(cache.sizes))
         p.method(f"Cache* {name}({WORK})", f"return {first};")
-
-
-def _only_polls(p: BodyPrinter, except_for: tuple[int, ...] = ()) -> None:
-    """Whether all that a body reads never changes, carries marks, or is excepted."""
-    others = set(range(len(p.body.reads))) - set(except_for)
-    polls = all(p.is_weight(number) or p.body.operands[number].is_flagged for number in others)
-    p.constant("polls", polls, "bool")
 
 
 def _step_rows(
@@ -230,7 +222,6 @@ def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
     p.constant("ROWS", prod(rows))
     p.constant("D", depth)
     p.constant("SPLITS", splits)
-    _only_polls(p)
     for type, name, value in (("Acc", "acc", op.acc), ("Stats", "stats", op.stats)):
         number = p.read(op, value)
         kind = vectors_of(p, number, 2)

@@ -71,8 +71,6 @@ def _gathers(p: BodyPrinter, counts: Sequence[int]) -> bool:
 
 def _print_sent(p: BodyPrinter, sent: Mapping[tuple[int, tuple[str, ...]], str]) -> None:
     """The elements that are fetched, as a struct."""
-    is_marked = [p.is_weight(k) or operand.is_flagged for k, operand in enumerate(p.body.reads)]
-    p.constant("polls", all(is_marked), "bool")
     requests = [f"{name}.request({p.pointer(*which)});" for which, name in sent.items()]
     p.lines += [
         "struct Sent {",

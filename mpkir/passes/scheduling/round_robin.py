@@ -1,5 +1,4 @@
-"""round-robin: the next task goes to the next worker, on over operators; idle-first: with one
-exception."""
+"""round-robin: the next task goes to the next worker, on over operators."""
 
 from __future__ import annotations
 
@@ -26,28 +25,13 @@ class RoundRobin(Policy):
     in between do not disturb the balance of bytes.
     """
 
-    goes_back = False
-    """Whether a family that streams nothing and has fewer tasks than the last such family goes to
-    the workers of that one's last tasks. The tasks of a split attention have fewer rows the later
-    they are: at a short context those that merge them then were idle before."""
-
     def schedule(self, problem: Problem) -> list[Placement]:
         turn: dict[bool, int] = {}
-        before: dict[bool, int] = {}
         placed: list[Placement] = []
         for number, family in enumerate(problem.graph.families):
             kind = _streams_weights(family)
             first = turn.get(kind, 0)
-            if self.goes_back and not kind and family.size < before.get(kind, 0):
-                first -= family.size
-            before[kind] = family.size
             workers = (first + np.arange(family.size)) % problem.workers
             turn[kind] = (first + family.size) % problem.workers
             placed.append(Placement(workers, np.full(family.size, number, np.int64)))
         return placed
-
-
-class IdleFirst(RoundRobin):
-    """Round robin in which small tasks go to workers that had little to do."""
-
-    goes_back = True

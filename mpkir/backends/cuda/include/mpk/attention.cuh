@@ -6,7 +6,6 @@
 //   static constexpr float scale, soft_cap;   soft_cap 0 = none
 //   static constexpr bool split;              partials, or the final result
 //   static constexpr bool polled;             whether q, k, v are (partly) flagged
-//   static constexpr bool polls;              all it reads but parameters and its caches is
 //   using Cache = mpk::bf16;
 //   static __device__ int rows_before(const Work&, i64 position);  how many of the task's rows are of
 //                                             earlier positions; rows are in order of positions
@@ -67,7 +66,7 @@ struct Attention {
   using Cache = typename B::Cache;
   using QP = typename B::q_prologue;
   using KP = typename B::k_prologue;
-  static constexpr bool streams = false, polls = B::polls;
+  static constexpr bool streams = false;
   static constexpr int T = B::T, D = B::D, G = B::G;
   static_assert(D % 8 == 0 && D >= 8 && D <= 256, "head size is a multiple of 8 up to 256");
   static constexpr int LANES = power_of_two_from(D / 8);  // lanes that share a row
@@ -181,13 +180,15 @@ struct Attention {
     // The prologue of one row for each group of LANES lanes; the whole warp. `row`: shared memory of
     // these lanes alone.
     __device__ __forceinline__ void apply(const Lane& at, float (&x)[8], float* row) const {
+      // The factor of the norm comes last: rotary is linear.
+      float norm = 1.0f;
       if constexpr (P::norm) {
-        float sum = 0.0f;
+        float sum[2] = {};
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sum = fmaf(x[i], x[i], sum);
-        const float norm = rsqrtf(warp_join<Add, LANES>(sum) / D + P::eps);
+        for (int i = 0; i < 8; ++i) sum[i % 2] = fmaf(x[i], x[i], sum[i % 2]);
+        norm = rsqrtf(warp_join<Add, LANES>(sum[0] + sum[1]) / D + P::eps);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) x[i] *= norm * scale[i];
+        for (int i = 0; i < 8; ++i) x[i] *= scale[i];
       }
       if constexpr (P::rotary != Rotary::none) {
         float partner[8];
@@ -208,6 +209,10 @@ struct Attention {
         }
 #pragma unroll
         for (int i = 0; i < 8; ++i) x[i] = fmaf(partner[i], sine[i], x[i] * cosine[i]);
+      }
+      if constexpr (P::norm) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) x[i] *= norm;
       }
     }
   };
@@ -640,27 +645,22 @@ struct Attention {
     }
   }
 
-  template <class Before>
-  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch,
-                                                   Before before_stores) {
+  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch) {
     const Range range = range_of(work, 0);
     const bool empty = range.from >= range.to;
-    if (!B::polled && empty) {
-      before_stores();
-      return write_empty(work, at, 0);
-    }
+    if (!B::polled && empty) return write_empty(work, at, 0);
     // Set, because a register that is loaded on some paths only lives through all tasks.
     Rows rows{};
     Step<true, true> step{};
     step.t = 0;
-    if (!empty) {
-      step.fetch_constants(work, at);
-      fetch<0, U>(work, at, range.from, range.cached, rows);
-    }
+    // First what comes last: what is missing then is asked for again while angles are computed.
     step.template ask<true>(work, at);
-    if (!empty) step.turn(work, at);
+    const bool prepares = !empty && at.warp < step.COUNT;
+    if (prepares) step.fetch_constants(work, at);
+    if (!empty) fetch<0, U>(work, at, range.from, range.cached, rows);
+    if constexpr (B::polled) step.template ask<false>(work, at);
+    if (prepares) step.turn(work, at);
     step.await(work, at);
-    before_stores();
     if (empty) {
       if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
       compute_sync();
@@ -673,10 +673,7 @@ struct Attention {
   }
 
   // Several tokens: their keys and values first, so that all that is attended to is in the cache.
-  template <class Before>
-  static __device__ __forceinline__ void tokens(const Work& work, const Lane& at, const Scratch& scratch,
-                                                Before before_stores) {
-    before_stores();
+  static __device__ __forceinline__ void tokens(const Work& work, const Lane& at, const Scratch& scratch) {
 #pragma unroll 1
     for (int t = 0; t < T; ++t) {
       const int own = B::rows_before(work, work.position + t);
@@ -714,15 +711,13 @@ struct Attention {
     }
   }
 
-  // `before_stores` is called by every lane before anything is stored.
-  template <class Before = Nothing>
-  static __device__ void run(const Work& work, const LaunchArgs&, char* memory, Before before_stores = {}) {
+  static __device__ void run(const Work& work, const LaunchArgs&, char* memory) {
     const Scratch scratch(memory);
     Lane at;
     at.thread = threadIdx.x, at.warp = at.thread / 32, at.lane = at.thread % 32;
     at.row = at.lane / LANES, at.d = at.lane % LANES * 8, at.holds = at.d < D;
-    if constexpr (T == 1) one_token(work, at, scratch, before_stores);
-    else tokens(work, at, scratch, before_stores);
+    if constexpr (T == 1) one_token(work, at, scratch);
+    else tokens(work, at, scratch);
   }
 };
 

@@ -5,7 +5,6 @@
 //   using Acc, Stats;                         floats as they are in memory
 //   static __device__ const Acc* acc(const Work&, int row, int split);       D floats
 //   static __device__ const Stats* stats(const Work&, int row, int split);   {top, sum}, aligned to both
-//   static constexpr bool polls;              both are flagged
 //   static __device__ int parts(const Work&);    chunks [0, parts) may have something to add
 //   static __device__ void store(const Work&, int row, int d, float y);
 //
@@ -21,7 +20,7 @@ namespace mpk {
 
 template <class B>
 struct AttentionMerge {
-  static constexpr bool streams = false, polls = B::polls;
+  static constexpr bool streams = false;
   static constexpr int SPLITS = B::SPLITS, STATS = ceil_div(SPLITS, 32);
   static constexpr int PIECES = ceil_div(B::D, 32), UNITS = B::ROWS * PIECES;
   // Warps that share the chunks of one unit, where there are many chunks and few units.
@@ -87,9 +86,7 @@ struct AttentionMerge {
     }
   };
 
-  // `before_stores` is called by every lane that stores before it does.
-  template <class Before = Nothing>
-  static __device__ void run(const Work& work, const LaunchArgs&, char* scratch, Before before_stores = {}) {
+  static __device__ void run(const Work& work, const LaunchArgs&, char* scratch) {
     float* sums = reinterpret_cast<float*>(scratch);
     const int warp = threadIdx.x / 32;
     Place at;
@@ -102,7 +99,6 @@ struct AttentionMerge {
       at.row = works ? unit / PIECES : 0, at.d = works ? unit % PIECES * 32 + at.lane : B::D;
       Group group{};
       group.await(work, at, 0);
-      before_stores();
       if (first == 0 && at.lane == 0) mark(work, Mark::ready_data);
       float keep[STATS], top = -infinity(), total = 0.0f, y = 0.0f;
 #pragma unroll

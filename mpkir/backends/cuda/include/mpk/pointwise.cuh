@@ -4,7 +4,6 @@
 //   static constexpr int COUNT;                            elements of a task
 //   static __device__ void element(const Work&, int i);    loads, computes, stores element i
 // or, to be Gathered from what several ranks send,
-//   static constexpr bool polls;       whether all that it reads but parameters carries marks
 //   struct Sent {                                          all marked elements that element i needs
 //     __device__ void request(const Work&, int i);
 //     __device__ bool arrived(u32 tag) const;
@@ -33,12 +32,10 @@ struct Pointwise {
 // all ranks and what is added to them cost one round trip.
 template <class B>
 struct Gathered {
-  static constexpr bool streams = false, polls = B::polls;
+  static constexpr bool streams = false;
   static constexpr int scratch_bytes = 0, partial_bytes = 0;
 
-  // `before` has to be done before anything is stored.
-  template <class Before = Nothing>
-  static __device__ void run(const Work& work, const LaunchArgs&, char*, Before before = {}) {
+  static __device__ void run(const Work& work, const LaunchArgs&, char*) {
     for (int first = threadIdx.x; first < B::COUNT; first += TOGETHER * COMPUTE_THREADS) {
       typename B::Sent sent[TOGETHER];
 #pragma unroll
@@ -56,7 +53,6 @@ struct Gathered {
         if (all || gives_up(work, polls)) break;
       }
       if (first == 0) mark(work, Mark::ready_data);
-      if (first < COMPUTE_THREADS) before();
 #pragma unroll
       for (int k = 0; k < TOGETHER; ++k)
         if (exists(first, k)) B::element(work, first + k * COMPUTE_THREADS, sent[k]);

@@ -21,9 +21,6 @@
 #include "queue.cuh"
 #include "ring.cuh"
 #include "trace.cuh"
-#ifdef MPK_WEIGHTS_AHEAD
-#include "ahead.cuh"
-#endif
 
 namespace mpk {
 
@@ -140,14 +137,10 @@ struct Compute {
     s.ring.full[ring.slot].wait(ring.parity);
     return s.ring.slot[ring.slot];
   }
-  __device__ __forceinline__ void release_stage() { release_stage(take_stage()); }
-  // The same in two steps, for who looks at the next stage before it is through with this one.
-  __device__ __forceinline__ int take_stage() {
-    const int slot = ring.slot;
+  __device__ __forceinline__ void release_stage() {
+    arrive_warp(s.ring.empty[ring.slot], lane);
     ring.advance();
-    return slot;
   }
-  __device__ __forceinline__ void release_stage(int slot) { arrive_warp(s.ring.empty[slot], lane); }
   // The buffer for this task's sums; then hand_over.
   __device__ __forceinline__ float* partial() {
     s.partial_empty[handed & 1].wait(((handed >> 1) & 1) ^ 1);
@@ -159,14 +152,7 @@ struct Compute {
   }
 };
 
-// Whether a cooperative body says that all it reads but parameters carries marks, or is its own; and
-// whether it has the loader ask for what it will read. Bodies that say nothing do neither.
-template <class B, class = void>
-inline constexpr bool only_polls = false;
-#ifndef MPK_PUBLISHED_FIRST
-template <class B>
-inline constexpr bool only_polls<B, typename Always<decltype(B::polls)>::type> = B::polls;
-#endif
+// Whether a cooperative body has the loader ask for what it will read.
 template <class B, class = void>
 inline constexpr bool looks_ahead = false;
 template <class B>
@@ -200,15 +186,10 @@ struct ComputeVisitor {
       }
     } else {
       if (!role.wait_ready()) return;
-      if constexpr (!only_polls<B>) role.wait_published();
+      role.wait_published();
       const Work& work = role.work();
       compute_sync();  // no warp's part of a product's x is in the scratch any more
-      if constexpr (only_polls<B>) {
-        // What is stored after it still follows what was handed over before.
-        B::run(work, role.args, role.s.scratch, [&] { role.wait_published(); });
-      } else {
-        B::run(work, role.args, role.s.scratch);
-      }
+      B::run(work, role.args, role.s.scratch);
       compute_sync();
       if (role.warp == 0 && role.lane == 0) {
         if (work.signal_event >= 0)
@@ -312,13 +293,8 @@ struct LoadVisitor {
   }
 };
 
-#ifdef MPK_WEIGHTS_AHEAD
-template <class P>
-using LoaderOf = AheadLoader<P, Layout<P>::SLOTS>;
-#else
 template <class P>
 using LoaderOf = Loader<Layout<P>::SLOTS, P::in_flight, P::ease, P::pace>;
-#endif
 
 template <class P>
 __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lookup& next, QueueCursor& queue) {
@@ -341,9 +317,6 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
     if (i == BATCH / 2) next.read_operands();
     if (work.body < 0) return false;
     loader.marks.begin(work);
-#ifdef MPK_WEIGHTS_AHEAD
-    loader.begin(queue.entry, queue.entry - i + BATCH);
-#endif
     LoadVisitor<LoaderOf<P>> visitor{loader, work};
     P::dispatch(work.body, visitor);
     if (!visitor.alive) return false;
@@ -354,11 +327,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
 
 template <class P>
 __device__ __forceinline__ void loader_role(Shared<P>& s, const LaunchArgs& args, int lane) {
-#ifdef MPK_WEIGHTS_AHEAD
-  LoaderOf<P> loader(s.ring, s.queue, s.leave, lane);
-#else
   LoaderOf<P> loader(s.ring, s.leave, lane);
-#endif
   Lookup next(args, P::tokens, lane % BATCH);
   QueueCursor queue;
   next.read_task();

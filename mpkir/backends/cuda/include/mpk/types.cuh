@@ -26,11 +26,6 @@ struct Always {
   using type = void;
 };
 
-// A function that does nothing.
-struct Nothing {
-  __device__ __forceinline__ void operator()() const {}
-};
-
 constexpr __host__ __device__ int least(int a, int b) { return a < b ? a : b; }
 constexpr __host__ __device__ int most(int a, int b) { return a < b ? b : a; }
 constexpr __host__ __device__ int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -19,7 +19,7 @@ struct Body {
   static constexpr int T = S::T, D = S::D, G = S::G, WINDOW = S::WINDOW, P = S::P, SPLITS = S::SPLITS;
   static constexpr int CAPACITY = P * SPLITS * S::ROUNDS;
   static constexpr float scale = 0.1f, soft_cap = S::soft_cap;
-  static constexpr bool split = true, polls = false, polled = !mpk::is_same<typename S::X, bf16>;
+  static constexpr bool split = true, polled = !mpk::is_same<typename S::X, bf16>;
   using Cache = typename S::Cache;
   using Query = typename S::X;
   using Key = Query;
@@ -58,7 +58,6 @@ struct Body {
 template <class B>
 struct Merge {
   static constexpr int ROWS = B::T * B::G, D = B::D, SPLITS = B::SPLITS;
-  static constexpr bool polls = false;
   using Acc = typename B::Acc;
   using Stats = Acc;
   static const Acc* acc(const Work& w, int row, int split) { return w.at<Acc>(6) + (row * SPLITS + split) * D; }
