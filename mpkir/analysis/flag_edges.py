@@ -3,7 +3,8 @@
 Every element of a flagged buffer carries the number of the step that wrote it, and whoever reads a
 box looks at all of its elements until they have come. So a reader waits for every task that writes
 some element of its box, and knows that those of which it has seen every element have read all that
-they read. Readers of the same box are a *group*.
+they read. What it reads of a buffer by several accesses counts as one where these do not overlap.
+Readers of the same boxes are a *group*.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mpkir.analysis.dependence import Touch
 from mpkir.analysis.families import Access, Family, Ints
 from mpkir.analysis.order import FamilyEdge
 from mpkir.analysis.orderings import BufferAccesses
-from mpkir.analysis.regions import overlapping
+from mpkir.analysis.regions import Boxes, distinct, overlapping
 from mpkir.dialects import task
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -40,12 +41,12 @@ class Groups:
     """Tasks that write an element which a group reads; once for each group."""
     source_group: Ints
     whole: Bools
-    """Whether the group reads all that the source writes of the buffer by this access."""
+    """Whether the group reads all that the source writes of the buffer by one access."""
 
 
 @dataclass(frozen=True, eq=False)
 class FlagEdge:
-    """An access of a family that reads what an access of an earlier one has flagged."""
+    """What a family reads of a buffer that an access of an earlier one has flagged."""
 
     buffer: task.BufferOp
     earlier: Family
@@ -70,20 +71,42 @@ def flag_edges_of(families: Sequence[Family]) -> list[FlagEdge]:
         for access in family.accesses:
             if is_flagged(access):
                 grouped.setdefault(access.buffer, []).append((family, access))
-    known: dict[tuple[object, ...], Groups | None] = {}
+    known: dict[tuple[object, ...], list[Groups]] = {}
     result: list[FlagEdge] = []
     for buffer, given in grouped.items():
         accesses = BufferAccesses(buffer, given)
+        readers: dict[Family, list[int]] = {}
+        for j, (family, access) in enumerate(given):
+            if not access.is_write:
+                readers.setdefault(family, []).append(j)
         for i, (earlier, write) in enumerate(given):
-            for j, (later, read) in enumerate(given):
-                if not write.is_write or read.is_write or earlier.number >= later.number:
+            for later, reads in readers.items():
+                if not write.is_write or earlier.number >= later.number:
                     continue
-                key = (*_form(earlier, write), *_form(later, read))
+                forms = [_form(later, given[j][1]) for j in reads]
+                key = (*_form(earlier, write), *(part for form in forms for part in form))
                 if key not in known:
-                    known[key] = _groups(accesses.touches[i], accesses.touches[j])
-                if (groups := known[key]) is not None:
-                    result.append(FlagEdge(buffer, earlier, later, groups))
+                    seen = _together([accesses.touches[j] for j in reads])
+                    each = (_groups(accesses.touches[i], read) for read in seen)
+                    known[key] = [groups for groups in each if groups is not None]
+                result += [FlagEdge(buffer, earlier, later, groups) for groups in known[key]]
     return result
+
+
+def _together(touches: Sequence[Touch]) -> Sequence[Touch]:
+    """Several accesses of a family as one, if their boxes are disjoint or equal."""
+    boxes = Boxes(
+        np.concatenate([touch.boxes.tasks for touch in touches]),
+        np.concatenate([touch.boxes.low for touch in touches]),
+        np.concatenate([touch.boxes.high for touch in touches]),
+    )
+    low, high, box = distinct(boxes)
+    one, other = overlapping(low, high, low, high)
+    if len(touches) > 1 and (one != other).any():
+        # An element in two boxes would count twice.
+        return touches
+    first = touches[0]
+    return [Touch(first.family, first.access, first.shape, boxes, low, high, box)]
 
 
 def flagged_pairs(families: Sequence[Family]) -> list[tuple[Family, Family]]:

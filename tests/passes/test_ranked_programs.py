@@ -283,5 +283,5 @@ def test_no_task_is_given_out_where_ranks_wait_for_each_other() -> None:
     ]
     text = "\n".join(lines)
     module = _module(2, text)
-    with pytest.raises(MpkirError, match="policy 'dynamic' gives tasks out .* several ranks run"):
+    with pytest.raises(MpkirError, match=r"policy 'dynamic' gives tasks out .* several ranks run"):
         scheduled(module, 2, "dynamic")
