@@ -31,7 +31,6 @@ __shared__ float own_sum[1024];
 template <int COLUMNS, int TILE>
 struct Reduce {
   static constexpr int COUNT = TILE;
-  static constexpr bool polls = true;
   MPK_MEMBER const Partial* p0(const Work& w, int row, int i) {
     return w.at<Partial>(0) + (row * COLUMNS + w.index * TILE + i);
   }
