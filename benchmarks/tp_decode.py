@@ -165,8 +165,9 @@ class Settings:
     peers: tuple[str, ...]
 
 
-def measure(model_name: str, settings: Settings) -> list[dict[str, Any]]:
-    """Check and time every system of a model; the records. Raises MpkirError for wrong results."""
+def measure(model_name: str, settings: Settings) -> tuple[list[dict[str, Any]], bool]:
+    """Check and time every system of a model; the records of those that are right, and whether all
+    are."""
     device, ranks = settings.device, settings.group.ranks
     base = settings.artifacts / model_name
     one = load_artifact(base) if (base / "manifest.json").is_file() else None
@@ -182,20 +183,23 @@ def measure(model_name: str, settings: Settings) -> list[dict[str, Any]]:
     chain = reference.chain(whole, 1)
     on_caches = reference.on_random_caches(whole, 1, [settings.position])
     facts: dict[str, dict[str, Any]] = {}
+    systems: list[System] = []
     for artifact in filter(None, (one, many)):
         system = load(artifact, weights, whole, settings)
-        facts[system.label] = check(system, reference, chain, on_caches, settings.repeats)
-        error = facts[system.label]
+        systems.append(system)
+        try:
+            facts[system.label] = check(system, reference, chain, on_caches, settings.repeats)
+        except MpkirError as error:
+            say(f"{system.label}: WRONG: {error}")
+            continue
+        fact = facts[system.label]
         say(
-            f"{system.label}: right; logits off by {error['logit_error']:.4g} from fp32, PyTorch's "
-            f"bf16 by {error['logit_error_torch_bf16']:.4g}; "
-            f"{error.get('greedy_same_as_fp32')} of {error.get('greedy_tokens')} tokens as fp32"
+            f"{system.label}: right; logits off by {fact['logit_error']:.4g} from fp32, PyTorch's "
+            f"bf16 by {fact['logit_error_torch_bf16']:.4g}; "
+            f"{fact.get('greedy_same_as_fp32')} of {fact.get('greedy_tokens')} tokens as fp32"
         )
-        del system
     del reference
     release(device)
-
-    systems: list[System] = [load(a, weights, whole, settings) for a in (one, many) if a]
     if alone is not None:
         systems.append(load(alone, weights, whole, settings, is_alone=True))
     weights.clear()
@@ -210,15 +214,19 @@ def measure(model_name: str, settings: Settings) -> list[dict[str, Any]]:
         systems.append(TensorParallel(model, mode, 1, roles.capacity, device))
     found = time_in_turns(systems, settings.position, settings.steps, settings.runs)
     records: list[dict[str, Any]] = []
+    timed: list[System] = []
     for system in systems:
         times = found[system.label]
         if isinstance(times, MpkirError):
             say(f"{system.label}: {times}")
             continue
+        timed.append(system)
         records.append(record_of(system, times, model_name, many, settings))
         records[-1] |= facts.get(system.label, {})
     tell(records)
-    return records
+    wrong = {s.label for s in systems if isinstance(s, Compiled) and not s.variant} - set(facts)
+    right = [r for system, r in zip(timed, records, strict=True) if system.label not in wrong]
+    return right, not wrong
 
 
 def load(
@@ -331,7 +339,8 @@ def main() -> None:
             () if given.no_peers else ("reduce-overhead",),
         )
         for model in given.models:
-            records = measure(model, settings)
+            records, right = measure(model, settings)
+            failed = failed or not right
             if dist.get_rank() == 0 and given.json is not None:
                 append_records(given.json, records)
             torch._dynamo.reset()
