@@ -32,7 +32,7 @@ class Listed:
     """0: the counter of this step; 1: that of the step before."""
     signal: Ints
     """Counter that a task signals, or -1."""
-    peers: frozenset[int] = frozenset()
+    peers: frozenset[int]
     """Counters that the tasks of all ranks signal."""
 
 

@@ -198,17 +198,19 @@ def _family_row(family: Family, body: int, ids: dict[task.BufferOp, int]) -> lis
     ]
 
 
-def _execute_few(tasks: Ints, worker: Ints, workers: int) -> None:
+def _execute_few(tasks: Ints, worker: Ints, workers: int, counters: _Counters) -> None:
     """Leave out the waits and signals that order nothing more than the others do.
 
     Tasks whose worker is none of the `workers` are given out when their event has fired.
     """
+    count = len(counters.arrivals)
     executed = executed_of(
         Listed(
             np.where(worker < workers, worker, -1),
             tasks[:, TaskField.WAIT_EVENT],
             tasks[:, TaskField.WAIT_LAG],
             tasks[:, TaskField.SIGNAL_EVENT],
+            frozenset(range(count - counters.peers, count)),
         )
     )
     tasks[:, TaskField.SIGNAL_AMOUNT] = executed.amounts
@@ -271,7 +273,7 @@ def table_of(module: ModuleOp) -> Table:
     order = np.lexsort((np.concatenate(slots), worker))
     tasks, worker = tasks[order], worker[order]
     static = int((worker < workers).sum())
-    _execute_few(tasks, worker, workers)
+    _execute_few(tasks, worker, workers, counters)
     rows32, arrivals32 = np.ascontiguousarray(tasks, np.int32), np.array(arrivals, np.int32)
     mark_releases(rows32, static, arrivals32)
     table = Table(

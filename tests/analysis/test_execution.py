@@ -36,7 +36,8 @@ def lists(draw: st.DrawFn) -> Listed:
             now += [signal] if signal >= 0 else []
         signalled += now
     columns = np.array(sorted(rows, key=lambda row: row[0]), np.int64)
-    return Listed(*columns.T)
+    peers = draw(st.frozensets(st.sampled_from(signalled))) if signalled else frozenset()
+    return Listed(*columns.T, peers)
 
 
 Known = list[set[int]]
@@ -44,7 +45,8 @@ Known = list[set[int]]
 
 def known(tasks: Listed, waits: np.ndarray, signals: np.ndarray) -> tuple[Known, list[set[int]]]:
     """For each task the tasks of the step that the executed waits up to it tell it are done, and
-    the counters of the step before that it knows to have fired.
+    the counters of the step before (-1 - c: of this step, between peers) that it knows to have
+    fired.
 
     A signal tells of its own task, of those before it on its worker, and of all that these know.
     """
@@ -72,6 +74,8 @@ def known(tasks: Listed, waits: np.ndarray, signals: np.ndarray) -> tuple[Known,
                 others = place[other][0][: place[other][1] + 1]
                 done |= theirs[0] | set(others)
                 late |= theirs[1]
+            if int(tasks.wait[task]) in tasks.peers:
+                late.add(-1 - int(tasks.wait[task]))
         found[task] = done, late
         return found[task]
 
@@ -109,5 +113,6 @@ def test_no_wait_that_is_left_could_be_left_out(tasks: Listed):
 
 
 def test_tasks_that_wait_for_each_other_keep_their_waits():
-    tasks = Listed(*(np.array(column) for column in ([0, 1], [1, 0], [0, 0], [0, 1])))
+    columns = (np.array(column) for column in ([0, 1], [1, 0], [0, 0], [0, 1]))
+    tasks = Listed(*columns, frozenset())
     assert executed_of(tasks).waits.tolist() == [True, True]
