@@ -24,6 +24,13 @@
 #include "runtime.cuh"
 #include "tagged.cuh"
 
+#ifndef MPK_TOGETHER
+#define MPK_TOGETHER 32
+#endif
+#ifndef MPK_BATCH_PAUSE
+#define MPK_BATCH_PAUSE PAUSE
+#endif
+
 namespace mpk {
 
 // sum += a * b, 16 tokens by 8 features over 16 columns; lanes as in the PTX manual's figures.
@@ -68,8 +75,9 @@ struct PackedShape {
   }
   static constexpr int x_bytes(int parts, int block) { return COMPUTE_WARPS * T * row_bytes(parts, block); }
   static constexpr int LIMIT = T <= 8 ? X_LIMIT : X_LIMIT / 2 * 3;
-  // Rows 8 to 15 hold the lost bits; of several tokens only where x comes in one pass all the same.
-  static constexpr bool LOW = !prologue::exact && T <= 8 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
+  // Rows 8 to 15 hold the lost bits: of two tokens only where x comes in one pass all the same, and not
+  // of more, whose x would fill registers and memory that weights need.
+  static constexpr bool LOW = !prologue::exact && T <= 2 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
   static constexpr int BLOCK_X = LOW ? 128 : 64;
   static constexpr int parts_at_once() {
     int parts = PARTS;
@@ -161,10 +169,97 @@ struct PackedLinear {
     return exists ? (pass * PP + part) * S::COLUMNS + within : -1;
   }
 
+  // Fetches a warp's part of x of several tokens, an operand as it is. TOGETHER tokens are on their way
+  // at once, the last first, for publishers begin with the first; as soon as one is converted the
+  // registers of its words serve for another.
+  static constexpr int TOGETHER = most(1, least(T, MPK_TOGETHER / WORDS));
+
+  // Asks again for what has been asked for and was not there.
+  template <int COUNT, class Address, class Exists>
+  static __device__ __forceinline__ void await_group(const Work& work, Address address, Exists exists,
+                                                     Fetched<typename prologue::X, EACH> (&group)[COUNT]) {
+    for (u32 polls = 1;; ++polls) {
+      bool all = true;
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) all &= !exists(i) || group[i].arrived(work.tag);
+      if (all || gives_up(work, polls)) return;
+      if constexpr (MPK_BATCH_PAUSE > 0) __nanosleep(MPK_BATCH_PAUSE);
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i)
+        if (exists(i) && !group[i].arrived(work.tag)) group[i].request(address(i));
+    }
+  }
+
+  static __device__ __forceinline__ void read_rows(const Work& work, int pass, char* own, int warp,
+                                                   int lane) {
+    constexpr int COUNT = TOGETHER * LANE_REQUESTS;
+    float scale[LANE_REQUESTS][EACH];
+    Fetched<typename prologue::X, EACH> fetched[COUNT];
+    int last = T - 1;  // of the tokens that are on their way
+    const auto token = [&](int i) { return most(0, last - i / LANE_REQUESTS); };
+    const auto address = [&](int i) {
+      return prologue::x(work, token(i), column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp));
+    };
+    const auto exists = [&](int i) {
+      return (T % TOGETHER == 0 || last - i / LANE_REQUESTS >= 0) &&
+             column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp) >= 0;
+    };
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+      if (exists(i)) fetched[i].request(address(i));
+    if constexpr (NORM) {
+#pragma unroll
+      for (int i = 0; i < LANE_REQUESTS; ++i) {
+        const int k = column_of(32 * i + lane, pass, warp);
+        if (k >= 0) prologue::template scale<EACH>(work, k, scale[i]);
+      }
+    }
+    __syncwarp();  // nobody of this warp still reads the x before
+#pragma unroll 1
+    for (; last >= 0; last -= TOGETHER) {
+      await_group(work, address, exists, fetched);
+      float sum[TOGETHER] = {};
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) {
+        const int request = 32 * (i % LANE_REQUESTS) + lane;
+        if (exists(i)) {
+          float v[EACH];
+#pragma unroll
+          for (int e = 0; e < EACH; ++e) v[e] = fetched[i].get(e);
+          if constexpr (NORM) {
+#pragma unroll
+            for (int e = 0; e < EACH; ++e) {
+              sum[i / LANE_REQUESTS] = fmaf(v[e], v[e], sum[i / LANE_REQUESTS]);
+              v[e] *= scale[i % LANE_REQUESTS][e];
+            }
+          }
+          put(own + token(i) * S::ROW + request * (S::BLOCK_X / (BLOCK_COLUMNS / EACH)), v);
+          if (token(i) >= TOGETHER)
+            fetched[i].request(prologue::x(work, token(i) - TOGETHER,
+                                           column_of(request, pass, warp)));
+        }
+      }
+      if constexpr (NORM) {
+        float* squares = squares_of(own);
+#pragma unroll
+        for (int t = 0; t < TOGETHER; ++t) sum[t] = warp_join<Add>(sum[t]);
+#pragma unroll
+        for (int t = 0; t < TOGETHER; ++t)
+          if (lane == 0 && (T % TOGETHER == 0 || last >= t))
+            squares[last - t] = pass == 0 ? sum[t] : squares[last - t] + sum[t];
+      }
+    }
+    __syncwarp();
+  }
+
   // Fetches a warp's part of x, times the norm's weights, into its shared memory. With one token the
   // result is the lane's part of the sum of squares, which nobody needs before the product.
   static __device__ __forceinline__ float read_x(const Work& work, int pass, char* own, int warp,
                                                 int lane) {
+    if constexpr (T > 1 && prologue::direct) {
+      read_rows(work, pass, own, warp, lane);
+      return 0.0f;
+    }
     char* rows = own;
     float* squares = squares_of(own);
     float square = 0.0f;
@@ -405,8 +500,80 @@ struct PackedLinear {
 
   // ---- publisher ----
 
+  // Of several tokens: each token's factor is made once, by a lane; sums of a few rounds are on their
+  // way at once.
+  template <class R>
+  static __device__ __forceinline__ void publish_rows(R& role, const Work& work) {
+    using epilogue = typename B::epilogue;
+    using Inputs = typename epilogue::Inputs;
+    constexpr int ROUNDS = ceil_div(T * ROWS, 32), AT_ONCE = least(ROUNDS, 4);
+    constexpr bool NONE = __is_empty(Inputs), EARLY = !NONE && ROUNDS <= 8;
+    const int rows = groups_of(work) * ROW_GROUP;
+    const auto exists = [&](int at) { return at < T * ROWS && at % ROWS < rows; };
+    Inputs early[EARLY ? ceil_div(ROUNDS, AT_ONCE) * AT_ONCE : 1];
+    if constexpr (EARLY) {
+#pragma unroll
+      for (int i = 0; i < ROUNDS; ++i) {
+        const int at = 32 * i + role.lane;
+        if (exists(at)) early[i] = epilogue::load(work, at / ROWS, at % ROWS);
+      }
+    }
+    float* partial = const_cast<float*>(role.wait_partial());
+    float own_factor = 1.0f;
+    if constexpr (NORM) {
+      if (role.lane < T) {
+        float squares = 0.0f;
+#pragma unroll
+        for (int w = 0; w < COMPUTE_WARPS; ++w)
+          squares += partial[COMPUTE_WARPS * T * J * ROWS + w * T + role.lane];
+        own_factor = rsqrtf(squares / B::K + prologue::eps);
+      }
+      __syncwarp();
+    }
+    const auto rounds = [&](int first, const Inputs* inputs) {
+      float y[AT_ONCE][J];
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const int at = least(32 * (first + i) + role.lane, T * ROWS - 1);
+        const float factor = NORM ? __shfl_sync(0xffffffffu, own_factor, at / ROWS) : 1.0f;
+#pragma unroll
+        for (int j = 0; j < J; ++j) {
+          y[i][j] = 0.0f;
+#pragma unroll
+          for (int w = 0; w < COMPUTE_WARPS; ++w)
+            y[i][j] += cell(partial, w, at / ROWS, j, at % ROWS);
+          y[i][j] *= factor;
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const int at = 32 * (first + i) + role.lane;
+        if (exists(at)) epilogue::store(work, at / ROWS, at % ROWS, y[i], inputs[i]);
+      }
+    };
+    if constexpr (EARLY) {
+#pragma unroll
+      for (int i = 0; i < ROUNDS; i += AT_ONCE) rounds(i, early + i);
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < ROUNDS; i += AT_ONCE) {
+        Inputs inputs[AT_ONCE];
+        if constexpr (!NONE) {
+#pragma unroll
+          for (int k = 0; k < AT_ONCE; ++k) {
+            const int at = 32 * (i + k) + role.lane;
+            if (exists(at)) inputs[k] = epilogue::load(work, at / ROWS, at % ROWS);
+          }
+        }
+        rounds(i, inputs);
+      }
+    }
+    role.published(work);
+  }
+
   template <class R>
   static __device__ __forceinline__ void publish(R& role, const Work& work) {
+    if constexpr (T > 1) return publish_rows(role, work);
     using epilogue = typename B::epilogue;
     using Inputs = typename epilogue::Inputs;
     constexpr int ROUNDS = ceil_div(T * ROWS, 32);
