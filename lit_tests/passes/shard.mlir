@@ -1,5 +1,6 @@
 // RUN: mpk-opt %s -p "mpk-shard{tp=4 machine=h200}" --split-input-file | filecheck %s
 // RUN: mpk-opt %s -p "mpk-shard{tp=8 machine=h200}" --split-input-file | filecheck %s --check-prefix EIGHT
+// RUN: mpk-opt %s -p "mpk-shard{tp=4 machine=h200 scatter=true}" --split-input-file | filecheck %s --check-prefix SCATTER
 // RUN: mpk-opt %s -p "mpk-shard" --split-input-file | filecheck %s --check-prefix ONE
 
 // ONE-NOT: mpk.mesh
@@ -165,11 +166,15 @@ func.func @whole() {
 
 // -----
 
-// A sum that is wanted in parts only is scattered: no rank gathers what it does not read.
+// A sum that is wanted in parts only can be scattered, so that no rank gets what it does not read; not
+// by default, because no task has its own part of what all have written.
 
-// CHECK-LABEL: func.func @scattered
-// CHECK:         %[[S:.*]] = mpk_tensor.reduce_scatter %{{.*}} dim 1 of 4 : tensor<16x2048xf32> to tensor<16x512xbf16>
-// CHECK-NEXT:    mpk_tensor.output "y", %[[S]] shard <dim 1 of 4> : tensor<16x512xbf16>
+// CHECK-LABEL:   func.func @scattered
+// CHECK-NOT:       reduce_scatter
+// CHECK:           func.return
+// SCATTER-LABEL: func.func @scattered
+// SCATTER:         %[[S:.*]] = mpk_tensor.reduce_scatter %{{.*}} dim 1 of 4 : tensor<16x2048xf32> to tensor<16x512xbf16>
+// SCATTER-NEXT:    mpk_tensor.output "y", %[[S]] shard <dim 1 of 4> : tensor<16x512xbf16>
 func.func @scattered() {
   %x = mpk_tensor.input "x" : tensor<16x2048xbf16>
   %w0 = mpk_tensor.weight "w0" : tensor<65536x2048xbf16>

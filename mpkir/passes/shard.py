@@ -44,7 +44,9 @@ class ShardPass(ModulePass):
     """Divide a step among `tp` ranks, as cheaply as the model of `machine` says.
 
     `exchange_us` is what a collective costs instead of what the model says: so little as 0.0005
-    divides even what is small. Raises MpkirError for numbers of ranks that are none.
+    divides even what is small. With `scatter`, sums of which each rank wants its part only are
+    scattered; the task level has no form for that. Raises MpkirError for numbers of ranks that are
+    none.
     """
 
     name = "mpk-shard"
@@ -52,6 +54,7 @@ class ShardPass(ModulePass):
     tp: int = 1
     machine: str = "h100"
     exchange_us: int | float | None = None
+    scatter: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         if not 1 <= self.tp <= MAX_RANKS:
@@ -66,7 +69,7 @@ class ShardPass(ModulePass):
                 hint="begin with the one that was exported",
             )
         set_ranks(op, self.tp)
-        costs = Costs(machine_named(self.machine), self.tp, self.exchange_us)
+        costs = Costs(machine_named(self.machine), self.tp, self.exchange_us, self.scatter)
         remarks: list[str] = []
         for step in op.body.block.ops:
             if isinstance(step, func.FuncOp):

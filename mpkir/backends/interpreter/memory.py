@@ -38,17 +38,22 @@ class Memory:
     """
 
     arrays: dict[str, Array]
+    """By name, of all but weights."""
 
     def __init__(self, module: ModuleOp, weights: Mapping[str, Array], rank: int = 0):
         self.rank = rank
         self._buffers = {op.sym.data: op for op in module.walk() if isinstance(op, task.BufferOp)}
         self.arrays = {}
-        for name, op in self._buffers.items():
+        self._weights: dict[task.BufferOp, Array] = {}
+        """By buffer: a rank may have all of a weight, and its shard of the same one beside it."""
+        for op in module.walk():
+            if not isinstance(op, task.BufferOp):
+                continue
             if op.kind.data is BufferKind.WEIGHT:
-                self.arrays[name] = self._checked(op, weights)
+                self._weights[op] = self._checked(op, weights)
             else:
                 shape, element_type = _parts(op)
-                self.arrays[name] = np.empty(shape, carrier_dtype(element_type))
+                self.arrays[op.sym.data] = np.empty(shape, carrier_dtype(element_type))
         self.poison()
 
     def poison(self) -> None:
@@ -77,7 +82,10 @@ class Memory:
 
     def view(self, value: SSAValue) -> Array:
         """The array behind a memref value, in that value's shape and layout."""
-        return as_view(self.arrays[task.buffer_of(value).sym.data], value, self.rank)
+        buffer = task.buffer_of(value)
+        weight = self._weights.get(buffer)
+        array = self.arrays[buffer.sym.data] if weight is None else weight
+        return as_view(array, value, self.rank)
 
     def _checked(self, op: task.BufferOp, given: Mapping[str, Array]) -> Array:
         kind = str(op.kind.data)

@@ -11,7 +11,7 @@ own.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 from xdsl.dialects.builtin import FixedBitwidthType
 from xdsl.ir import Operation, SSAValue
@@ -28,11 +28,15 @@ _PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
 
 @dataclass(frozen=True)
 class Costs:
-    """The costs of ranks on a machine; `exchange_us`, if given, is what every collective costs."""
+    """The costs of ranks on a machine; `exchange_us`, if given, is what every collective costs.
+
+    Without `scatters` there is no reduce_scatter, at any price.
+    """
 
     machine: Machine
     ranks: int
     exchange_us: float | None = None
+    scatters: bool = True
 
     def of_way(self, op: Operation, way: Way) -> float:
         """Reading what an operator reads and exchanging what it exchanges."""
@@ -58,6 +62,8 @@ class Costs:
 
     def of_exchange(self, exchange: Exchange) -> float:
         """One collective."""
+        if exchange.kind is Kind.SHARD_OF_SUM and not self.scatters:
+            return inf
         if self.exchange_us is not None:
             return self.exchange_us
         timing, hops = self.machine.timing, self.machine.hops

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.traits import IsTerminator
@@ -78,9 +79,8 @@ class _Turn:
         self.op = op
         self.costs = costs
         self.gathers: dict[tuple[_Key, Form], float] = {}
-        self.ways = [
-            (way, costs.of_way(op, way), self._wanted(way)) for way in ways_of(op, costs.ranks)
-        ]
+        priced = ((way, costs.of_way(op, way)) for way in ways_of(op, costs.ranks))
+        self.ways = [(way, cost, self._wanted(way)) for way, cost in priced if cost < inf]
 
     def _wanted(self, way: Way) -> list[tuple[SSAValue, _Key, Form]]:
         """The operands that have one form for all, and the form that a way takes each in."""
