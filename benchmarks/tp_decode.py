@@ -43,6 +43,8 @@ from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import Manifest
 from mpkir.runtime.program import Program
 from mpkir.runtime.ranks.group import Group
+from mpkir.runtime.recording import Recording, traced
+from mpkir.runtime.recording import record as trace
 from mpkir.tools.bench.caches import random_rows
 from mpkir.tools.bench.checks import Reference, check
 from mpkir.tools.bench.models import TAG, model_source, weights_of
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALONE = "alone"
+TRACED_POSITION = 95
 
 
 class LeanReference(Reference):
@@ -163,6 +166,7 @@ class Settings:
     runs: int
     repeats: int
     peers: tuple[str, ...]
+    trace: Path | None
 
 
 def measure(model_name: str, settings: Settings) -> tuple[list[dict[str, Any]], bool]:
@@ -202,6 +206,9 @@ def measure(model_name: str, settings: Settings) -> tuple[list[dict[str, Any]], 
     release(device)
     if alone is not None:
         systems.append(load(alone, weights, whole, settings, is_alone=True))
+    recording: Recording | None = None
+    if settings.trace is not None:
+        recording = recorded(load(traced(many), weights, whole, settings))
     weights.clear()
     roles = many.manifest.language
     assert roles is not None
@@ -223,6 +230,10 @@ def measure(model_name: str, settings: Settings) -> tuple[list[dict[str, Any]], 
         timed.append(system)
         records.append(record_of(system, times, model_name, many, settings))
         records[-1] |= facts.get(system.label, {})
+        if recording and system is systems[0 if one is None else 1] and dist.get_rank() == 0:
+            assert settings.trace is not None
+            path = settings.trace / f"{model_name}{TAG}tp={ranks}.npz"
+            replace(recording, untraced_ms=times.median).save(path)
     tell(records)
     wrong = {s.label for s in systems if isinstance(s, Compiled) and not s.variant} - set(facts)
     right = [r for system, r in zip(timed, records, strict=True) if system.label not in wrong]
@@ -242,6 +253,17 @@ def load(
     program = Program(artifact, weights=weights, device=settings.device, group=group)
     model = LoadedLanguageModel(program)
     return OneRank(model) if is_one else Ranks(model, whole, is_alone)
+
+
+def recorded(system: Compiled) -> Recording:
+    """What a traced build notes of one step; all ranks make it, each has its own."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, system.model.capacity)
+    system.start(torch.randint(system.model.roles.vocabulary, shape, generator=generator))
+    meet(system.program.device)
+    trace(system.program, TRACED_POSITION)
+    meet(system.program.device)
+    return trace(system.program, TRACED_POSITION)
 
 
 def last_logits(model: Any, device: torch.device) -> torch.Tensor:
@@ -322,6 +344,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument(
+        "--trace", type=Path, help="a folder for a step of rank 0, as mpk trace reads it"
+    )
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     device = start(given.device)
@@ -337,6 +362,7 @@ def main() -> None:
             given.runs,
             given.repeats,
             () if given.no_peers else ("reduce-overhead",),
+            given.trace,
         )
         for model in given.models:
             records, right = measure(model, settings)
