@@ -13,12 +13,14 @@ import transformers
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 
+from mpkir.backends.interpreter.task_level import TaskProgram
 from mpkir.backends.interpreter.tensor_level import TensorProgram, initial_states
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
 from mpkir.frontend import decode_step, weights_of
 from mpkir.passes.fuse_operators import FuseOperatorsPass
 from mpkir.passes.join_linears import JoinLinearsPass
+from mpkir.passes.partition_tiles import PartitionTilesPass
 from mpkir.passes.raise_operators import RaiseOperatorsPass
 from mpkir.passes.shard import ShardPass
 from mpkir.passes.split_reductions import SplitReductionsPass
@@ -310,3 +312,23 @@ def test_ranks_that_differ_are_found(run: Any) -> None:
     program = TensorProgram(run(text, "mpk-fuse-operators"), {"w": np.arange(8, dtype=np.float32)})
     with pytest.raises(MpkirError, match="another 'w'"):
         program.step({}, {}, 0)
+
+
+def test_tasks_of_a_tied_and_of_a_partly_divided_model(models: Any) -> None:
+    """One weight whole and as a shard, and parts that two ranks have, as buffers and tasks."""
+    six = decoder("LlamaConfig", num_attention_heads=6, hidden_size=96)
+    for model, whole in (models["qwen3-tied"], (six, raised(six))):
+        operators = lowered(divided(whole, 4))
+        tasks = operators.clone()
+        PartitionTilesPass(workers=4).apply(Context(), tasks)
+        weights = arrays_of(model)
+        programs = (TensorProgram(operators, weights), TaskProgram(tasks, weights))
+        states = [initial_states(whole), initial_states(whole)]
+        for position in range(4):
+            for held in states:
+                held["tokens"][position] = 11 * position
+            wanted, found = (
+                program.step(held, {}, position)["logits"]
+                for program, held in zip(programs, states, strict=True)
+            )
+            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
