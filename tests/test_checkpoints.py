@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from mpkir import checkpoints
 from mpkir.frontend import LoadedModel, load_model, weights_of
+from mpkir.runtime.weights import TensorFiles
 
 
 @pytest.fixture
@@ -72,3 +74,60 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     assert checkpoints.load_checkpoint(file).stop == (7, 9)
     assert checkpoints.load_checkpoint(file).stop == (7, 9)
     assert len(expanded) == 2
+
+
+@pytest.fixture
+def directory(expanded: list[Path], tmp_path: Path) -> Path:
+    """The small model as transformers saves it."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF one")
+    path = tmp_path / "model"
+    checkpoints.load_checkpoint(file).save(path)
+    return path
+
+
+def test_an_open_checkpoint_has_its_weights_in_the_files(directory: Path):
+    opened, loaded = checkpoints.open_checkpoint(directory), checkpoints.load_checkpoint(directory)
+    assert isinstance(opened.weights, TensorFiles)
+    assert opened.loaded.stop == loaded.stop
+    parameters = dict(opened.loaded.model.named_parameters(remove_duplicate=False))
+    assert {parameter.device.type for parameter in parameters.values()} == {"meta"}
+    values = weights_of(loaded.model)
+    # The file has one of the two names of the tied weight.
+    assert "lm_head.weight" not in load_file(directory / "model.safetensors")
+    assert {"lm_head.weight", "model.embed_tokens.weight"} <= parameters.keys()
+    for name in parameters:
+        assert torch.equal(opened.weights[name], values[name])
+        assert opened.weights.shape_of(name) == tuple(values[name].shape)
+
+
+def test_weights_of_another_type_are_converted(directory: Path):
+    file = directory / "model.safetensors"
+    held = load_file(file)
+    save_file({name: tensor.float() for name, tensor in held.items()}, file)
+    opened = checkpoints.open_checkpoint(directory)
+    assert isinstance(opened.weights, TensorFiles)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert opened.weights.rows_of(name, 3, 5).dtype == torch.bfloat16
+    assert torch.equal(opened.weights[name], held[name])
+
+
+def test_files_that_hold_other_tensors_are_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch):
+    """As experts are, which transformers stacks while it loads them."""
+    file = directory / "model.safetensors"
+    held = load_file(file)
+    held["model.layers.0.mlp.up.weight"] = held.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(held, file)
+    whole = LoadedModel(torch.nn.Linear(2, 2), None, ())  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(checkpoints, "load_model", lambda path: whole)
+    opened = checkpoints.open_checkpoint(directory)
+    assert opened.loaded is whole
+    assert opened.weights.keys() == {"weight", "bias"}
+
+
+def test_a_gguf_file_is_opened_where_it_was_expanded(expanded: list[Path], tmp_path: Path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF one")
+    for _ in range(2):
+        assert isinstance(checkpoints.open_checkpoint(file).weights, TensorFiles)
+    assert expanded == [file]

@@ -20,7 +20,6 @@ from mpkir.passes.partition_tiles import PartitionTilesPass
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
 from mpkir.pipeline import lower
 from mpkir.runtime.artifact import load_artifact
-from mpkir.runtime.buffers import memory_dtype
 from mpkir.runtime.manifest import MANIFEST, Manifest
 from mpkir.runtime.table import Table, TaskField
 from mpkir.tools.sources import module_of
@@ -95,6 +94,10 @@ def _facts(manifest: Manifest, table: Table) -> RichTable:
         "written by mpkir": manifest.mpkir_version,
         **manifest.info,
     }
+    if manifest.ranks > 1:
+        exchanged = sum(buffer.exchange for buffer in manifest.buffers)
+        rows["ranks"] = manifest.ranks
+        rows["exchanged buffers, events of peers"] = f"{exchanged}, {manifest.peer_events}"
     if manifest.language is not None:
         rows["capacity"] = manifest.language.capacity
         rows["sequences at once"] = manifest.language.batch
@@ -123,7 +126,7 @@ def _memory(manifest: Manifest) -> RichTable:
         ]
         kind = ", ".join([buffer.kind, *(name for name, has in traits if has)])
         count[kind] += 1
-        size[kind] += prod(buffer.shape) * memory_dtype(buffer.dtype, buffer.flagged).itemsize
+        size[kind] += prod(buffer.memory_shape) * buffer.element_bytes
     result = RichTable("kind", "buffers", "bytes", title="memory")
     for kind in count:
         result.add_row(kind, str(count[kind]), f"{size[kind]:,}")
