@@ -261,6 +261,8 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
         initial=buffer.initial if is_state else None,
         donated=buffer.donated,
         flagged=buffer.flagged,
+        brief=buffer.brief,
+        apart=buffer.apart,
         packed=buffer.packed,
         parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in buffer.parts),
         shard=_shard(buffer.shard),

@@ -22,6 +22,7 @@ from mpkir.passes.fuse_events import FuseEventsPass
 from mpkir.passes.fuse_operators import FuseOperatorsPass
 from mpkir.passes.join_linears import JoinLinearsPass
 from mpkir.passes.launch_families import LaunchFamiliesPass
+from mpkir.passes.lay_out_flags import LayOutFlagsPass
 from mpkir.passes.linearize_tasks import LinearizeTasksPass
 from mpkir.passes.lower_dependencies import LowerDependenciesPass
 from mpkir.passes.merge_events import MergeEventsPass
@@ -83,6 +84,7 @@ def stages(
         *((ChooseHandoffsPass(),) if _has_flags(machine, policy, variant) else ()),
         # Activations take each other's memory where that makes nobody wait.
         PlanMemoryPass(),
+        *((LayOutFlagsPass(),) if _has_flags(machine, policy, variant) else ()),
         *(
             _one_kernel_each(machine)
             if machine.launch == "per-operator"

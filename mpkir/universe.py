@@ -30,6 +30,7 @@ _PASSES = {
     "mpk-partition-tiles": "mpkir.passes.partition_tiles:PartitionTilesPass",
     "mpk-choose-handoffs": "mpkir.passes.choose_handoffs:ChooseHandoffsPass",
     "mpk-plan-memory": "mpkir.passes.plan_memory:PlanMemoryPass",
+    "mpk-lay-out-flags": "mpkir.passes.lay_out_flags:LayOutFlagsPass",
     "mpk-lower-dependencies": "mpkir.passes.lower_dependencies:LowerDependenciesPass",
     "mpk-fuse-events": "mpkir.passes.fuse_events:FuseEventsPass",
     "mpk-merge-events": "mpkir.passes.merge_events:MergeEventsPass",

@@ -13,10 +13,29 @@ from collections.abc import Sequence
 import numpy as np
 
 from mpkir.analysis.dependence import Touch, Touches, overlap_of
+from mpkir.analysis.families import Family
 from mpkir.analysis.happens_before import HappensBefore
 from mpkir.analysis.schedule import Schedule, schedule_error
+from mpkir.dialects import task, tensor
 from mpkir.dialects.event import Handoff
 from mpkir.dialects.task import BufferOp
+
+
+_SIMPLE = (
+    tensor.ElementwiseOp,
+    tensor.ReshapeOp,
+    tensor.TransposeOp,
+    tensor.BroadcastOp,
+    tensor.LinearOp,
+    task.YieldOp,
+)
+
+
+def looks_at_all(family: Family) -> bool:
+    """Whether the tasks of a family look at every element of their boxes in every step, so that what
+    they find is of this step or of the one before. Who joins the parts of a split attention leaves
+    out the empty ones."""
+    return all(isinstance(op, _SIMPLE) for op in family.op.body.block.ops)
 
 
 def check_flagged(schedule: Schedule, touches: Touches, done: HappensBefore) -> None:
@@ -28,6 +47,7 @@ def check_flagged(schedule: Schedule, touches: Touches, done: HappensBefore) -> 
         _check_tasks(schedule, buffer, each)
         _check_written_once(schedule, buffer, each)
         _check_program_order(schedule, buffer, each)
+        _check_brief(schedule, buffer, each)
     if flagged:
         _check_first_tasks(schedule, done)
 
@@ -77,6 +97,18 @@ def _check_program_order(schedule: Schedule, buffer: BufferOp, touches: Sequence
                     "the step: it would wait for this step's tag",
                     "leave the buffer unflagged",
                 )
+
+
+def _check_brief(schedule: Schedule, buffer: BufferOp, touches: Sequence[Touch]) -> None:
+    for touch in touches:
+        if buffer.brief is None or touch.access.is_write or looks_at_all(touch.family):
+            continue
+        raise schedule_error(
+            f"{schedule.describe(schedule.tasks_of(touch.family)[0])} may leave out elements of "
+            f"{buffer.sym.data!r}, which is brief: it would take what was written two steps ago for "
+            "this step's",
+            "leave the buffer with whole tags",
+        )
 
 
 def _check_first_tasks(schedule: Schedule, done: HappensBefore) -> None:

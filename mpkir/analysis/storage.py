@@ -25,9 +25,10 @@ def element_bytes(type: Attribute) -> int:
 
 
 def bytes_of(buffer: BufferOp) -> int:
-    """Size of a buffer; an element with a tag takes twice its own."""
+    """Size of a buffer; an element with a whole tag takes twice its own. Gaps between groups that
+    lie apart do not count."""
     type = memref_type_of(buffer.result)
-    tagged = 1 if buffer.flagged is None else 2
+    tagged = 1 if buffer.flagged is None or buffer.brief is not None else 2
     return tagged * prod(type.get_shape()) * element_bytes(type.get_element_type())
 
 

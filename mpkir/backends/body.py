@@ -37,6 +37,10 @@ class Operand:
     """The buffer's element at index 0 in each dimension."""
     is_flagged: bool = False
     """Whether each element carries the number of the step that wrote it."""
+    is_brief: bool = False
+    """Whether of that number only the last bit is there."""
+    apart: int = 0
+    """Neighbouring elements that have a line of memory to themselves; 0: elements lie together."""
     is_packed: bool = False
     """Whether a weight lies as blocks for tensor cores."""
     is_exchange: bool = False
@@ -78,6 +82,11 @@ class Body:
         return tuple(self.op.body.block.ops)[:-1]
 
 
+def apart_of(buffer: task.BufferOp) -> int:
+    """Neighbouring elements of a buffer that have a line to themselves; 0 if all lie together."""
+    return 0 if buffer.apart is None else buffer.apart.value.data
+
+
 def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> tuple[Operand, ...]:
     result: list[Operand] = []
     for value, box in zip(values, boxes, strict=True):
@@ -92,6 +101,8 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
                 strides,
                 origin,
                 task.buffer_of(value).flagged is not None,
+                task.buffer_of(value).brief is not None,
+                apart_of(task.buffer_of(value)),
                 task.buffer_of(value).packed is not None,
                 task.buffer_of(value).exchange is not None,
                 task.row_elements(task.buffer_of(value)) if task.is_mine(value) else None,
@@ -109,6 +120,8 @@ def _code_key(op: task.GridOp) -> str:
         printer.print_attribute(value.type)
         printer.print_attribute(box)
         printer.print_string(" flagged " if task.buffer_of(value).flagged is not None else " ")
+        printer.print_string("brief " if task.buffer_of(value).brief is not None else "")
+        printer.print_string(f"{apart_of(task.buffer_of(value))} ")
         printer.print_string("packed " if task.buffer_of(value).packed is not None else "")
         if task.buffer_of(value).exchange is not None:
             row = task.row_elements(task.buffer_of(value)) if task.is_mine(value) else ""

@@ -21,7 +21,7 @@ from xdsl.ir import Attribute
 
 from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
-from mpkir.backends.body import Body, bodies_of
+from mpkir.backends.body import Body, apart_of, bodies_of
 from mpkir.dialects import event, task
 from mpkir.dialects.mesh import ranks_of
 from mpkir.dialects.shards import ShardAttr
@@ -55,6 +55,10 @@ class Buffer:
     """Whether the program writes over a state."""
     flagged: bool
     """Whether each element carries the number of the step that wrote it."""
+    brief: bool
+    """Whether of that number only the last bit is there."""
+    apart: int
+    """Neighbouring elements that have a line of memory to themselves, or 0."""
     packed: bool
     """Whether a weight lies as blocks for tensor cores."""
     parts: tuple[tuple[str, int, ShardAttr | None], ...]
@@ -114,6 +118,8 @@ def _buffer(op: task.BufferOp, name: str) -> Buffer:
         op.initial.value.data,
         op.donated is not None,
         op.flagged is not None,
+        op.brief is not None,
+        apart_of(op),
         op.packed is not None,
         tuple((source, rows, shard) for (source, rows), shard in parts),
         op.shard,
@@ -179,7 +185,12 @@ def _edge(
 
 
 def _family_row(family: Family, body: int, ids: dict[task.BufferOp, int]) -> list[int]:
-    if len(family.accesses) > MAX_OPERANDS:
+    accesses = list(family.accesses)
+    # A cache that is the last result is where it was read: bodies know it as what they read.
+    reads = {access.buffer for access in accesses if not access.is_write}
+    while len(accesses) > MAX_OPERANDS and accesses[-1].is_write and accesses[-1].buffer in reads:
+        accesses.pop()
+    if len(accesses) > MAX_OPERANDS:
         raise MpkirError(
             f"a task touches {len(family.accesses)} buffers, a table has room for {MAX_OPERANDS}",
             where=f"@{family.name}",
@@ -187,7 +198,7 @@ def _family_row(family: Family, body: int, ids: dict[task.BufferOp, int]) -> lis
         )
     stream = family.op.stream
     rows, weights = (stream.rows.data, len(stream.reads)) if stream is not None else (0, 0)
-    operands = [ids[access.buffer] for access in family.accesses]
+    operands = [ids[access.buffer] for access in accesses]
     return [
         body,
         family.size,

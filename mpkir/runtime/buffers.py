@@ -13,7 +13,6 @@ from mpkir.runtime.manifest import (
     DTYPE_BYTES,
     PACKED_COLUMNS,
     PACKED_ROWS,
-    TAGGED_BYTES,
     Buffer,
     Part,
     Place,
@@ -34,20 +33,38 @@ TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in D
 _TAGGED_WORDS = {4: torch.int32, 8: torch.int64}
 
 
-def memory_dtype(dtype: str, flagged: bool) -> torch.dtype:
+def memory_dtype(buffer: Buffer) -> torch.dtype:
     """What a buffer's elements are in memory: numbers of its element type, or words with a tag."""
-    return _TAGGED_WORDS[TAGGED_BYTES[dtype]] if flagged else TORCH_DTYPES[dtype]
+    return _TAGGED_WORDS[buffer.element_bytes] if buffer.flagged else TORCH_DTYPES[buffer.dtype]
 
 
 def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
     """What a buffer's memory holds, as its element type: without the tags, if it is flagged.
 
-    A 16-bit float lies in the upper half of its word, a 32-bit one in the lower.
+    A 16-bit float lies in the upper half of its word, a 32-bit one in the lower; a brief one is its
+    word but for the last bit.
     """
     if not buffer.flagged:
         return memory
-    half = 1 if TAGGED_BYTES[buffer.dtype] == 4 else 0
+    if buffer.apart:
+        memory = memory[:, : buffer.apart].contiguous()
+    if buffer.brief:
+        return (memory & ~1).view(torch.float32).view(buffer.shape)
+    memory = memory.view(buffer.shape)
+    half = 1 if buffer.element_bytes == 4 else 0
     return memory.view(TORCH_DTYPES[buffer.dtype]).view(*buffer.shape, 2)[..., half]
+
+
+def untagged(memory: torch.Tensor, tag: int, brief: bool = False, apart: int = 0) -> torch.Tensor:
+    """Which elements of a flagged buffer do not carry a tag: bools in the order of elements.
+
+    brief, apart  as in the manifest
+    """
+    words = (memory[:, :apart] if apart else memory).reshape(-1).cpu()
+    mask = 1 if brief else 0xFFFF
+    if words.dtype == torch.int64:
+        return (words >> 32 & 0xFFFFFFFF) != tag
+    return (words & mask) != (tag & mask)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -62,11 +79,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def allocate(buffer: Buffer, device: torch.device) -> torch.Tensor:
     """New memory for a buffer, filled with its initial value; a flagged one as its tagged words."""
-    dtype = memory_dtype(buffer.dtype, buffer.flagged)
-    size = math.prod(buffer.shape) * dtype.itemsize
+    dtype, shape = memory_dtype(buffer), buffer.memory_shape
+    size = math.prod(shape) * dtype.itemsize
     memory = torch.empty(size + ALIGNMENT, dtype=torch.uint8, device=device)
     skip = -memory.data_ptr() % ALIGNMENT
-    tensor = memory[skip : skip + size].view(dtype).view(buffer.shape)
+    tensor = memory[skip : skip + size].view(dtype).view(shape)
     return tensor.fill_(buffer.initial or 0)
 
 

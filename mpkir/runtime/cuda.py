@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.buffers import untagged
 from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
 from mpkir.runtime.hang import WATCHDOG_S, Hang, Missing, Polled, missing_elements
 from mpkir.runtime.launch import Answer, Control, GpuLaunchArgs, Stand
+from mpkir.runtime.manifest import Buffer
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.ranks.group import LAUNCH_S
 from mpkir.runtime.ranks.memory import PeerMemory
@@ -40,6 +42,8 @@ class CudaProgram:
     watchdog_s      seconds without progress after which the launch ends; 0 = for ever; by default
                     more where it is another rank that may be late
     peers           of a program of several ranks: what it shares with the others
+    specs           what the manifest says of the buffers, or nothing if their elements lie together
+                    with their whole tags
 
     Raises MpkirError if there is no GPU, if the cubin is for another one, if a buffer is misplaced,
     or if the GPU cannot hold all workers at once.
@@ -54,6 +58,7 @@ class CudaProgram:
         flagged: Mapping[int, Sequence[int]] | None = None,
         reads: Sequence[int] = (),
         peers: PeerMemory | None = None,
+        specs: Sequence[Buffer] = (),
     ) -> None:
         self.table = table
         usual = WATCHDOG_S if peers is None else LAUNCH_S
@@ -61,6 +66,7 @@ class CudaProgram:
         self.device = device_of(buffers, table)
         self._buffers = tuple(buffers)
         self._flagged, self._reads = dict(flagged or {}), reads
+        self._specs = dict(enumerate(specs))
         with torch.cuda.device(self.device):
             self._module = CudaModule(binary, self.device)
             self._kernel = self._module.function("mpk_run")
@@ -190,11 +196,10 @@ class CudaProgram:
 
     def _missing(self, buffer: int, step: int) -> Missing:
         """The elements of a flagged buffer that do not carry the tag of a step of this launch."""
-        words = self._buffers[buffer].cpu().numpy().reshape(-1)
         tag = (self._epoch + step + 1) % 2**32
-        if words.itemsize == 8:
-            return missing_elements(words.view(np.uint64) >> np.uint64(32) != tag)
-        return missing_elements(words.view(np.uint32) & np.uint32(0xFFFF) != tag & 0xFFFF)
+        spec = self._specs.get(buffer)
+        layout = () if spec is None else (spec.brief, spec.apart)
+        return missing_elements(untagged(self._buffers[buffer], tag, *layout).numpy())
 
     def read_global(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal, TypeAlias
 
 from mpkir.errors import MpkirError
@@ -34,6 +35,9 @@ DTYPE_BYTES = {
 
 TAGGED_BYTES = {"bfloat16": 4, "float16": 4, "float32": 8}
 """Bytes of one element of a flagged buffer: the value and its tag."""
+
+LINE_BYTES = 128
+"""Bytes of a line of memory."""
 
 MAX_RANKS = 16
 """Ranks that a program can be compiled for: places in `struct Peers` of include/mpk/abi.*."""
@@ -121,6 +125,9 @@ class Buffer:
     initial  what fills a state without a source at first and after a reset; None is 0
     donated  the program writes over this state: a call's argument is changed like in PyTorch
     flagged  each element is one word that holds the value and the number of the step that wrote it
+    brief    of a flagged float32: the word is the value, its last bit the last bit of the number
+    apart    of a flagged buffer: so many neighbouring words have LINE_BYTES to themselves; 0: all
+             words lie together
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
     parts    what fills a joined weight or constant instead of one source, row after row
     shard    unless it is scratch or an input: which part of the tensor every rank has
@@ -136,10 +143,25 @@ class Buffer:
     initial: int | float | None = None
     donated: bool = False
     flagged: bool = False
+    brief: bool = False
+    apart: int = 0
     packed: bool = False
     parts: tuple[Part, ...] = ()
     shard: Shard | None = None
     exchange: bool = False
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element in memory, with its tag."""
+        tagged = self.flagged and not self.brief
+        return (TAGGED_BYTES if tagged else DTYPE_BYTES)[self.dtype]
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """Of the memory, in elements: groups that lie apart are the first part of each line."""
+        if not self.apart:
+            return self.shape
+        return (prod(self.shape) // self.apart, LINE_BYTES // self.element_bytes)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -327,6 +349,12 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         raise MpkirError(
             f"only a weight of whole blocks is packed, not {buffer.kind} {list(buffer.shape)}",
             where=where,
+        )
+    if (buffer.brief and (not buffer.flagged or buffer.dtype != "float32")) or (
+        buffer.apart and (not buffer.flagged or prod(buffer.shape) % buffer.apart)
+    ):
+        raise MpkirError(
+            "only whole groups of flagged elements lie apart or are brief", where=where
         )
     if buffer.flagged and (buffer.kind != "scratch" or buffer.dtype not in TAGGED_BYTES):
         raise MpkirError(

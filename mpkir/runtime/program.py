@@ -264,7 +264,15 @@ def _launcher(
     origins = origins_of(artifact.path, manifest)
     writers = flagged_writers(table, manifest, origins)
     reads = [origin.reads for origin in origins]
-    return CudaProgram(binary, table, buffers, flagged=writers, reads=reads, peers=peers)
+    return CudaProgram(
+        binary,
+        table,
+        buffers,
+        flagged=writers,
+        reads=reads,
+        peers=peers,
+        specs=manifest.buffers,
+    )
 
 
 def _flatten_arguments(

@@ -44,6 +44,8 @@ def operand_type(operand: Operand) -> str:
     element = storage_type(operand.element_type)
     if not operand.is_flagged:
         return element
+    if operand.is_brief:
+        return "mpk::Brief"
     return f"mpk::{'Exchanged' if operand.is_exchange else 'Tagged'}<{element}>"
 
 
@@ -102,10 +104,12 @@ def _divisor(expr: AffineExpr) -> int:
 
 
 def rows_aligned(operand: Operand, elements: int) -> bool:
-    """Whether each row of a task's box is contiguous and begins at a multiple of so many elements
-    of the buffer.
+    """Whether each row of a task's box begins at a multiple of so many elements of the buffer, and as
+    many from each multiple on are contiguous.
     """
     if not operand.shape or operand.strides[-1] != 1:
+        return False
+    if operand.apart and operand.apart % elements:
         return False
     outer = operand.strides[:-1]
     starts = [

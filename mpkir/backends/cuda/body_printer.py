@@ -187,6 +187,8 @@ class BodyPrinter:
                 terms.append(f"mpk::i64({' + '.join(parts)}){scaled}")
         element = operand_type(operand)
         offset = " + ".join(terms) or "0"
+        if operand.apart:
+            offset = f"mpk::apart<{element}, {operand.apart}>({offset})"
         self.lines.append(
             f"{DEVICE} {element}* p{number}({self._parameters(len(operand.sizes))}) "
             f"{{ return w.at<{element}>({number}) + ({offset}); }}"

@@ -9,6 +9,7 @@ stand in the linear order, and on which worker each runs.
 from xdsl.ir import Dialect
 
 from mpkir.dialects.task.buffers import (
+    APART,
     FLAGGED_TYPES,
     PACKED_COLUMNS,
     PACKED_ROWS,
@@ -36,6 +37,7 @@ Task = Dialect(
 )
 
 __all__ = [
+    "APART",
     "FLAGGED_TYPES",
     "PACKED_COLUMNS",
     "PACKED_ROWS",

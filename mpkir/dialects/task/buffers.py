@@ -114,6 +114,10 @@ FLAGGED_TYPES = (BFloat16Type, Float16Type, Float32Type)
 """Types of elements that fit in one word together with the number of a step."""
 
 
+APART = (8, 16)
+"""Neighbouring elements that may share a line of memory with no others."""
+
+
 @irdl_attr_definition
 class BufferKindAttr(EnumAttribute[BufferKind], SpacedOpaqueSyntaxAttribute):
     name = "mpk_task.kind"
@@ -128,7 +132,10 @@ class BufferOp(IRDLOperation):
     `mpk_task.mine`. `donated`: the program
     writes over the state that it was given, where it lies. `flagged`: every element of an
     activation carries the number of the step that wrote it, so that whoever reads it waits for the
-    value itself and needs no event. `parts`: several tensors of the model fill a weight, row after
+    value itself and needs no event. `brief`: of the number only the last bit, in place of the last
+    bit of the value, so that an f32 stays in 4 bytes. `apart 8`: groups of 8 neighbouring flagged
+    elements begin at lines of memory, so that no two tasks write the same line. `parts`: several
+    tensors of the model fill a weight, row after
     row. `shard`: of a weight, a state or an output each rank has a part.
     `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
@@ -148,6 +155,8 @@ class BufferOp(IRDLOperation):
     exchange = opt_prop_def(UnitAttr)
     donated = opt_prop_def(UnitAttr)
     flagged = opt_prop_def(UnitAttr)
+    brief = opt_prop_def(UnitAttr)
+    apart = opt_prop_def(IntegerAttr[I64])
     parts = opt_prop_def(PartsAttr)
     shard = opt_prop_def(ShardAttr)
     packed = opt_prop_def(UnitAttr)
@@ -157,8 +166,8 @@ class BufferOp(IRDLOperation):
 
     assembly_format = (
         "$kind $name (`initial` $initial^)? (`exchange` $exchange^)? (`donated` $donated^)? "
-        "(`flagged` $flagged^)? (`parts` $parts^)? (`shard` $shard^)? "
-        "(`packed` $packed^)? attr-dict `:` type($result)"
+        "(`flagged` $flagged^)? (`brief` $brief^)? (`apart` $apart^)? "
+        "(`parts` $parts^)? (`shard` $shard^)? (`packed` $packed^)? attr-dict `:` type($result)"
     )
 
     def __init__(
@@ -189,6 +198,8 @@ class BufferOp(IRDLOperation):
             raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
         if self.flagged is not None:
             self._verify_flagged()
+        if self.brief is not None or self.apart is not None:
+            self._verify_layout()
         if self.parts is not None:
             if self.kind.data is not BufferKind.WEIGHT:
                 raise VerifyException(
@@ -237,6 +248,21 @@ class BufferOp(IRDLOperation):
         if not isinstance(element, FLAGGED_TYPES):
             raise VerifyException(
                 f"elements of a flagged buffer are bf16, f16 or f32, not {element}"
+            )
+
+    def _verify_layout(self) -> None:
+        if self.flagged is None or self.exchange is not None:
+            raise VerifyException(
+                f"only flagged buffers of one rank are brief or apart, not {self.sym}"
+            )
+        type = memref_type_of(self.result)
+        if self.brief is not None and not isinstance(type.get_element_type(), Float32Type):
+            raise VerifyException(f"only f32 is brief, not {type.get_element_type()}")
+        apart = 0 if self.apart is None else self.apart.value.data
+        if self.apart is not None and (apart not in APART or prod(type.get_shape()) % apart):
+            raise VerifyException(
+                f"groups of {apart} elements do not divide {type}, or are none of "
+                f"{', '.join(map(str, APART))}"
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from mpkir.runtime.manifest import DTYPE_BYTES, TAGGED_BYTES, Manifest
+from mpkir.runtime.manifest import Manifest
 
 ALIGNMENT = 256
 """Bytes; what lies in a heap begins at a multiple of it."""
@@ -30,8 +30,7 @@ def layout_of(manifest: Manifest) -> HeapLayout:
     for buffer in manifest.buffers:
         if buffer.exchange:
             offsets[buffer.name] = end
-            each = (TAGGED_BYTES if buffer.flagged else DTYPE_BYTES)[buffer.dtype]
-            end = _up(end + each * prod(buffer.shape))
+            end = _up(end + buffer.element_bytes * prod(buffer.shape))
     return HeapLayout(offsets, end)
 
 

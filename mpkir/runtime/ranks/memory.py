@@ -28,7 +28,7 @@ class PeerMemory:
 
     def buffer(self, buffer: Buffer) -> torch.Tensor:
         """The memory of an exchange buffer in the own heap."""
-        dtype = memory_dtype(buffer.dtype, buffer.flagged)
+        dtype = memory_dtype(buffer)
         count = torch.Size(buffer.shape).numel()
         first = self._layout.buffers[buffer.name]
         part = self._heap.memory[first : first + count * dtype.itemsize]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -15,9 +15,10 @@ from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.backends.body import bodies_of
 from mpkir.backends.cuda.emit import emit
-from mpkir.backends.table import buffers_of, table_of
+from mpkir.backends.table import Buffer, buffers_of, table_of
 from mpkir.machine import Machine
-from mpkir.runtime.buffers import memory_dtype, packed
+from mpkir.runtime import manifest as runtime
+from mpkir.runtime.buffers import allocate, packed
 from mpkir.runtime.build_cuda import build_cuda
 from mpkir.runtime.cuda import CudaProgram
 from mpkir.runtime.cuda_module import arch_of
@@ -25,14 +26,30 @@ from mpkir.runtime.cuda_module import arch_of
 _HOST = Path(__file__).parent / "host"
 
 
+def _memory_of(buffer: Buffer, device: torch.device) -> torch.Tensor:
+    """New memory for a buffer of a module."""
+    kind = "state" if buffer.kind == "state" else "scratch"
+    spec = runtime.Buffer(
+        buffer.name,
+        kind,
+        buffer.dtype,
+        buffer.shape,
+        initial=buffer.initial if kind == "state" else None,
+        flagged=buffer.flagged,
+        brief=buffer.brief,
+        apart=buffer.apart,
+    )
+    return allocate(spec, device)
+
+
 def _with_joined(
-    tensors: Mapping[str, torch.Tensor], joined: Mapping[str, tuple[tuple[str, int], ...]]
+    tensors: Mapping[str, torch.Tensor], joined: Mapping[str, Sequence[tuple[str, object, object]]]
 ) -> dict[str, torch.Tensor]:
     """The tensors, and what those of which all parts are among them look like joined."""
     result = dict(tensors)
     for name, parts in joined.items():
-        if all(part in tensors for part, _ in parts):
-            result[name] = torch.cat([tensors[part] for part, _ in parts])
+        if all(part in tensors for part, *_ in parts):
+            result[name] = torch.cat([tensors[part] for part, *_ in parts])
     return result
 
 
@@ -49,10 +66,7 @@ class HostProgram:
         subprocess.run([*command, "-o", str(library), str(folder / "kernel.cpp")], check=True)
         self._run_task = ctypes.CDLL(str(library)).run_task
         self.table, self.tokens = table_of(module), tokens
-        self.buffers = {
-            b.name: torch.full(b.shape, b.initial, dtype=memory_dtype(b.dtype, b.flagged))
-            for b in buffers_of(module)
-        }
+        self.buffers = {b.name: _memory_of(b, torch.device("cpu")) for b in buffers_of(module)}
         self._packed = {b.name for b in buffers_of(module) if b.packed}
         self._joined = {b.name: b.parts for b in buffers_of(module) if b.parts}
 
@@ -87,12 +101,7 @@ class GpuProgram:
         source = emit(bodies_of(module), machine, tokens)
         self._binary = build_cuda(source, arch_of(torch.device("cuda", 0)))
         self._table = table_of(module)
-        self.buffers = {
-            b.name: torch.full(
-                b.shape, b.initial, dtype=memory_dtype(b.dtype, b.flagged), device="cuda"
-            )
-            for b in buffers_of(module)
-        }
+        self.buffers = {b.name: _memory_of(b, torch.device("cuda")) for b in buffers_of(module)}
         self._flagged = [n for n, b in enumerate(buffers_of(module)) if b.flagged]
         self._packed = {b.name for b in buffers_of(module) if b.packed}
         self._joined = {b.name: b.parts for b in buffers_of(module) if b.parts}

@@ -1,7 +1,9 @@
 // Elements that carry their own ready mark: a value and the tag of the step that wrote it, in one
 // word that is stored and loaded whole. A reader polls the word itself, so a hand-off is one trip
 // through memory, without a counter, a fence or an acquire. 16-bit floats share 32 bits with 16 bits
-// of the tag, 32-bit floats 64 bits with all of it.
+// of the tag, 32-bit floats 64 bits with all of it. Where all readers look at every element in every
+// step, one bit tells a step from the one before: a brief float gives it its own last bit, and what
+// everybody polls is half as much.
 //
 // A buffer of such elements is written anew in each step, so what a reader may find there is this
 // step's tag or the one before. What a body has to keep:
@@ -23,6 +25,17 @@ template <>
 struct Tagged<f16> { u32 word; };
 template <>
 struct Tagged<float> { u64 word; };
+
+// A float whose last bit is the tag's.
+struct Brief { u32 word; };
+
+// Where element e is in a buffer whose groups of GROUP elements begin at lines of memory, so that no
+// two tasks write one: a line that several SMs write while all others poll it takes longer.
+template <class X, int GROUP>
+__device__ __forceinline__ i64 apart(i64 e) {
+  constexpr int LINE = 128 / int(sizeof(X));
+  return e / GROUP * LINE + e % GROUP;
+}
 
 // The same in an exchange buffer: GPUs that run the program together write it for each other.
 template <class T>
@@ -134,6 +147,18 @@ struct FetchedFloats {
   __device__ __forceinline__ float get(int i) const { return __uint_as_float(u32(word[i])); }
 };
 template <int N>
+struct Fetched<Brief, N> {
+  u32 word[N];
+  __device__ __forceinline__ void request(const Brief* address) { request_words<false>(address, word); }
+  __device__ __forceinline__ bool arrived(u32 tag) const {
+    u32 differ = 0;
+#pragma unroll
+    for (int i = 0; i < N; ++i) differ |= word[i] ^ tag;
+    return (differ & 1u) == 0;
+  }
+  __device__ __forceinline__ float get(int i) const { return __uint_as_float(word[i] & ~1u); }
+};
+template <int N>
 struct Fetched<Tagged<bf16>, N> : FetchedHalves<Tagged<bf16>, bf16, N> {};
 template <int N>
 struct Fetched<Tagged<f16>, N> : FetchedHalves<Tagged<f16>, f16, N> {};
@@ -238,6 +263,10 @@ __device__ __forceinline__ void store_word(void* p, u64 word) {
 template <class T, class V>
 __device__ __forceinline__ void publish(Tagged<T>* p, V v, const Work& work) {
   store_word<false>(p, tagged_word<T>(v, work));
+}
+template <class V>
+__device__ __forceinline__ void publish(Brief* p, V v, const Work& work) {
+  store_word<false>(p, (__float_as_uint(convert<float>(v)) & ~1u) | (work.tag & 1u));
 }
 
 }  // namespace mpk

@@ -1,0 +1,51 @@
+// RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s
+
+// What products read of small tasks' f32 is brief and lies apart; what one task writes as a whole lies
+// alike, so that its readers share their code. Of 16 bits only the layout changes; what a softmax reads
+// stays as it is.
+
+// CHECK-LABEL: func.func @products
+// CHECK:         mpk_task.buffer scratch "x" flagged brief apart 8 : memref<1x32xf32>
+// CHECK:         mpk_task.buffer scratch "y" flagged brief apart 8 : memref<1x32xf32>
+// CHECK:         mpk_task.buffer scratch "h" flagged apart 16 : memref<1x32xbf16>
+// CHECK:         mpk_task.buffer scratch "wide" flagged : memref<1x32xf32>
+func.func @products() {
+  %in = mpk_task.buffer input "in" : memref<1x32xf32>
+  %w = mpk_task.buffer weight "w" : memref<32x32xbf16>
+  %x = mpk_task.buffer scratch "x" flagged : memref<1x32xf32>
+  %y = mpk_task.buffer scratch "y" flagged : memref<1x32xf32>
+  %h = mpk_task.buffer scratch "h" flagged : memref<1x32xbf16>
+  %wide = mpk_task.buffer scratch "wide" flagged : memref<1x32xf32>
+  %out = mpk_task.buffer output "out" : memref<1x32xf32>
+  mpk_task.grid @norm [1] reads(%in : memref<1x32xf32>) writes(%x : memref<1x32xf32>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>] {
+  ^bb0(%0 : tensor<1x32xf32>):
+    %1 = mpk_tensor.rms_norm %0 eps 1.000000e-05 : (tensor<1x32xf32>) -> tensor<1x32xf32>
+    mpk_task.yield %1 : tensor<1x32xf32>
+  }
+  mpk_task.grid @linear [4] reads(%x, %w : memref<1x32xf32>, memref<32x32xbf16>) writes(%y : memref<1x32xf32>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (d0 * 8, 0)>, [8, 32]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [1, 8]>] {
+  ^bb0(%0 : tensor<1x32xf32>, %1 : tensor<8x32xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xf32>, [tensor<8x32xbf16>] to tensor<1x8xf32>
+    mpk_task.yield %2 : tensor<1x8xf32>
+  }
+  mpk_task.grid @linear.1 [2] reads(%y, %w : memref<1x32xf32>, memref<32x32xbf16>) writes(%h : memref<1x32xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (d0 * 16, 0)>, [16, 32]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 16)>, [1, 16]>] {
+  ^bb0(%0 : tensor<1x32xf32>, %1 : tensor<16x32xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xf32>, [tensor<16x32xbf16>] to tensor<1x16xbf16>
+    mpk_task.yield %2 : tensor<1x16xbf16>
+  }
+  mpk_task.grid @linear.2 [4] reads(%h, %w : memref<1x32xbf16>, memref<32x32xbf16>) writes(%wide : memref<1x32xf32>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (d0 * 8, 0)>, [8, 32]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [1, 8]>] {
+  ^bb0(%0 : tensor<1x32xbf16>, %1 : tensor<8x32xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xbf16>, [tensor<8x32xbf16>] to tensor<1x8xf32>
+    mpk_task.yield %2 : tensor<1x8xf32>
+  }
+  mpk_task.grid @softmax [1] reads(%wide : memref<1x32xf32>) writes(%out : memref<1x32xf32>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>] {
+  ^bb0(%0 : tensor<1x32xf32>):
+    %1 = mpk_tensor.softmax %0 : tensor<1x32xf32> to tensor<1x32xf32>
+    mpk_task.yield %1 : tensor<1x32xf32>
+  }
+  func.return
+}
