@@ -43,6 +43,7 @@ class Loop(Enum):
 _ATTENTION = (
     tensor.AttentionOp,
     tensor.AttentionSplitOp,
+    tensor.AttentionJoinOp,
     tensor.AttentionMergeOp,
     tensor.SdpaOp,
 )
@@ -197,16 +198,18 @@ def _scored_rows(family: Family, used: dict[int, _Use]) -> Ints:
     return result
 
 
-def _reads_cache(op: Operation) -> TypeGuard[tensor.AttentionOp | tensor.AttentionSplitOp]:
-    return isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp) and isinstance(
-        op.k_cache, BlockArgument
-    )
+_Cached = tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp
+
+
+def _reads_cache(op: Operation) -> TypeGuard[_Cached]:
+    return isinstance(op, _Cached) and isinstance(op.k_cache, BlockArgument)
 
 
 def _joined(family: Family) -> int:
     """How many parts of split attentions a task joins one after the other."""
     ops = family.op.body.block.ops
-    merges = (op for op in ops if isinstance(op, tensor.AttentionMergeOp))
+    merging = tensor.AttentionMergeOp | tensor.AttentionJoinOp
+    merges = (op for op in ops if isinstance(op, merging))
     return sum(tensor.shape_of(op.acc)[3] for op in merges)
 
 
@@ -267,10 +270,10 @@ def _used(family: Family, position: int | None) -> dict[int, _Use]:
 
     for op in block.ops:
         match op:
-            case tensor.AttentionOp() | tensor.AttentionSplitOp():
+            case tensor.AttentionOp() | tensor.AttentionSplitOp() | tensor.AttentionJoinOp():
                 tokens = tensor.shape_of(op.q)[1]
                 window = None if op.window is None else op.window.value.data
-                chunks = op.chunks.value.data if isinstance(op, tensor.AttentionSplitOp) else 1
+                chunks = 1 if isinstance(op, tensor.AttentionOp) else op.chunks.value.data
                 for cache in (op.k_cache, op.v_cache):
                     note(cache, _cache_rows(position, tokens, window, chunks))
                 for cache in (op.k_result, op.v_result):
@@ -376,7 +379,7 @@ def flops_of(op: Operation, cache_rows: int | None = None) -> int:
             k = tensor.shape_of(op.lhs)[-1]
             definition = define(tensor.MatmulOp.NOTATION)
             return definition.arithmetic({"b": prod(batch), "m": m, "n": n, "k": k})
-        case tensor.AttentionOp() | tensor.AttentionSplitOp():
+        case tensor.AttentionOp() | tensor.AttentionSplitOp() | tensor.AttentionJoinOp():
             _, tokens, heads, size = tensor.shape_of(op.q)
             rows = prod(tensor.shape_of(op.k_cache)[2:-1]) if cache_rows is None else cache_rows
             return 4 * tokens * heads * size * rows + _inside(op, 1)

@@ -36,18 +36,22 @@ from mpkir.dialects import tensor
 LEAST_BLOCK = 16
 """Neighbouring cache rows that are worth a task of their own."""
 
+LEAST_JOINED = 32
+"""Columns of a head that the first chunk's task joins with the others' at once."""
+
 ARGMAX_ALIGNMENT = 64
 """Parts of a long row begin at multiples of so many elements: readers use vectors."""
 
 
-def blocks_of(capacity: int, block: int, chunks: int) -> tuple[int, int]:
+def blocks_of(capacity: int, block: int, chunks: int, least: int = LEAST_BLOCK) -> tuple[int, int]:
     """How a cache of so many rows is dealt out: rows of a block, and to how many chunks.
 
-    At most `block` and `chunks`; equal shares, so both divide what there is. As many chunks as
-    possible, then blocks as large as possible; one chunk if there is no way to share.
+    At least `least` and at most `block` and `chunks`; equal shares, so both divide what there is.
+    As many chunks as possible, then blocks as large as possible; one chunk if there is no way to
+    share.
     """
     best = (capacity, 1)
-    for size in range(LEAST_BLOCK, min(block, capacity) + 1):
+    for size in range(least, min(block, capacity) + 1):
         if capacity % size:
             continue
         count = capacity // size
@@ -59,7 +63,8 @@ def blocks_of(capacity: int, block: int, chunks: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class SplitAttention(RewritePattern):
-    """attention over a cache of more than one block -> attention_split, attention_merge.
+    """attention over a cache of more than one block -> attention_split, attention_merge; or, if
+    `joins`, attention_split, attention_join.
 
     Blocks of at most `block` neighbouring rows are dealt out to so many chunks that all heads
     together make at most `tasks` tasks.
@@ -67,22 +72,29 @@ class SplitAttention(RewritePattern):
 
     block: int
     tasks: int
+    joins: bool
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.AttentionOp, rewriter: PatternRewriter, /) -> None:
         batch, heads, capacity, depth = tensor.shape_of(op.k_cache)
-        block, chunks = blocks_of(capacity, self.block, max(1, self.tasks // (batch * heads)))
+        joins = self.joins and tensor.shape_of(op.position)[0] == 1 and depth % LEAST_JOINED == 0
+        # Who joins has no other to wait for while all rows are in its first block.
+        least = max(LEAST_BLOCK, self.block // 2 + 1) if joins else LEAST_BLOCK
+        tasks = max(1, self.tasks // (batch * heads))
+        block, chunks = blocks_of(capacity, self.block, tasks, least)
         if chunks == 1:
             return
         shape = (batch, heads, capacity // (block * chunks), chunks, block, depth)
         k, v = (tensor.ReshapeOp(cache, shape) for cache in (op.k_cache, op.v_cache))
-        split = tensor.AttentionSplitOp(op, k.result, v.result)
         element = tensor.element_type_of(op.result)
-        merge = tensor.AttentionMergeOp(split.acc, split.stats, op.position, block, element)
-        results = [
-            tensor.ReshapeOp(cache, (batch, heads, capacity, depth))
-            for cache in (split.k_result, split.v_result)
-        ]
+        split = tensor.AttentionSplitOp(op, k.result, v.result, first=int(joins))
+        caches = (split.k_result, split.v_result)
+        if joins:
+            merge = tensor.AttentionJoinOp(op, split, element)
+            caches = (merge.k_result, merge.v_result)
+        else:
+            merge = tensor.AttentionMergeOp(split.acc, split.stats, op.position, block, element)
+        results = [tensor.ReshapeOp(cache, (batch, heads, capacity, depth)) for cache in caches]
         ops = [k, v, split, merge, *results]
         for new in ops:
             new.location = op.location
@@ -170,18 +182,21 @@ def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:
 @dataclass(frozen=True)
 class SplitReductionsPass(ModulePass):
     """Split attention into at most `attention_tasks` tasks that take blocks of at most
-    `attention_chunk` cache rows in turn, and argmax into `argmax_chunks` parts.
+    `attention_chunk` cache rows in turn, and argmax into `argmax_chunks` parts. The parts of
+    attention are joined by tasks of their own, or, with `attention_joins`, where it is for one
+    token, by those that have the first chunk: they wait for the others only where these have rows.
     """
 
     name = "mpk-split-reductions"
 
     attention_chunk: int = 32
     attention_tasks: int = 132
+    attention_joins: bool = False
     argmax_chunks: int = 64
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         patterns: list[RewritePattern] = [
-            SplitAttention(self.attention_chunk, self.attention_tasks),
+            SplitAttention(self.attention_chunk, self.attention_tasks, self.attention_joins),
             SplitArgmax(self.argmax_chunks),
         ]
         PatternRewriteWalker(GreedyRewritePatternApplier(patterns, ctx=ctx)).rewrite_module(op)

@@ -137,6 +137,17 @@ TABLE: tuple[Switch, ...] = (
         lambda number: Variant(macros=(f"MPK_CACHE_AHEAD {number}",)),
     ),
     Switch(
+        "attention-joins",
+        "blocks of N cache rows; a head's first chunk joins the others, no tasks of their own do",
+        "one hop less a layer, 2 us, and no other where all rows are of the first chunk",
+        lambda number: Variant(
+            options=(
+                ("mpk-split-reductions", "attention_joins", True),
+                ("mpk-split-reductions", "attention_chunk", number),
+            )
+        ),
+    ),
+    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",

@@ -9,9 +9,9 @@ from mpkir.backends.interpreter import tensor_level
 from mpkir.dialects import tensor
 
 
-def attention(capacity: int, extra: str = "") -> str:
+def attention(capacity: int, extra: str = "", depth: int = 8) -> str:
     cache = f"tensor<1x2x{capacity}x8xf32>"
-    return f"""
+    text = f"""
 func.func @step() {{
   %q = mpk_tensor.input "q" : tensor<1x1x6x8xf32>
   %k = mpk_tensor.input "k" : tensor<1x1x2x8xf32>
@@ -28,6 +28,7 @@ func.func @step() {{
   func.return
 }}
 """
+    return text.replace("x8xf32>", f"x{depth}xf32>")
 
 
 @pytest.mark.parametrize(
@@ -58,25 +59,27 @@ def test_blocks_are_dealt_evenly(run, assert_same_numbers, capacity, block, task
 
 
 @pytest.mark.parametrize("extra", ["", "window 5", "soft_cap 2.0"])
-def test_attention_in_chunks_at_every_position(run, extra: str) -> None:
+@pytest.mark.parametrize(("joins", "depth"), [("false", 8), ("true", 32)])
+def test_attention_in_chunks_at_every_position(run, joins: str, depth: int, extra: str) -> None:
     """Chunks that nobody attends to, behind the position or before the window, add nothing."""
-    text = attention(64, extra)
-    options = "{attention_chunk=16 attention_tasks=4}"
+    text = attention(64, extra, depth)
+    options = f"{{attention_chunk=16 attention_tasks=4 attention_joins={joins}}}"
     whole, split = run(text, ""), run(text, f"mpk-split-reductions{options}")
     tiled = run(text, f"mpk-split-reductions{options},mpk-partition-tiles{{workers=3}}")
-    assert "attention_merge" in str(tiled)
+    assert ("attention_join" if joins == "true" else "attention_merge") in str(tiled)
     rng = np.random.default_rng(0)
     inputs = {
-        "q": rng.standard_normal((1, 1, 6, 8), np.float32),
-        "k": rng.standard_normal((1, 1, 2, 8), np.float32),
-        "v": rng.standard_normal((1, 1, 2, 8), np.float32),
+        "q": rng.standard_normal((1, 1, 6, depth), np.float32),
+        "k": rng.standard_normal((1, 1, 2, depth), np.float32),
+        "v": rng.standard_normal((1, 1, 2, depth), np.float32),
     }
     for position in (0, 1, 15, 16, 17, 63):
-        caches = {name: rng.standard_normal((1, 2, 64, 8), np.float32) for name in ("kc", "vc")}
+        shape = (1, 2, 64, depth)
+        caches = {name: rng.standard_normal(shape, np.float32) for name in ("kc", "vc")}
         copies = {name: value.copy() for name, value in caches.items()}
         wanted = tensor_level.run_step(whole, {}, caches, inputs, position)["y"]
         found = tensor_level.run_step(split, {}, copies, inputs, position)["y"]
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
         for name, value in caches.items():
             np.testing.assert_array_equal(copies[name], value)
 

@@ -30,7 +30,9 @@ _RUN = 32
 """Rows of a cache that is not split that are asked for ahead at once."""
 
 
-def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSplitOp) -> str:
+def print_attention(
+    p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp
+) -> str:
     """The members of an attention body; its skeleton."""
     batch, tokens, heads, depth = shape_of(op.q)
     if batch != 1 or shape_of(op.k)[2] != 1:
@@ -53,6 +55,7 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
     p.constant("scale", op.scale.value.data, "float")
     p.constant("soft_cap", 0.0 if op.soft_cap is None else op.soft_cap.value.data, "float")
     p.constant("split", is_split, "bool")
+    p.constant("joins", isinstance(op, tensor.AttentionJoinOp), "bool")
     p.lines.append(f"using Cache = {element_of(cache.element_type)};")
     _rows_of_cache(p, op, k_cache, v_cache)
     token = "0" if tokens == 1 else "t"
@@ -70,6 +73,11 @@ def print_attention(p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSpl
     else:
         statements = p.stores(op.result, "y", ["0", token, head, "d"])
         p.method(f"void store({_TG}, int d, float y)", *statements)
+    if isinstance(op, tensor.AttentionJoinOp):
+        if tokens != 1 or depth % 32:
+            raise p.refuse(op, "joins several tokens in one task, or heads of no multiple of 32")
+        head = "0" if heads == 1 else "row"
+        _other_chunks(p, op, op.acc, op.stats, ["0", "0", head], first=1, block=op.block)
     return "Attention"
 
 
@@ -78,15 +86,21 @@ def _parts(op: tensor.AttentionSplitOp) -> tuple[tuple[SSAValue, str], tuple[SSA
 
 
 def _rows_of_cache(
-    p: BodyPrinter, op: tensor.AttentionOp | tensor.AttentionSplitOp, k_cache: int, v_cache: int
+    p: BodyPrinter,
+    op: tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp,
+    k_cache: int,
+    v_cache: int,
 ) -> None:
     """Which positions a task's rows are of, and where they are."""
     cache = p.body.operands[k_cache]
-    if isinstance(op, tensor.AttentionSplitOp):
+    if not isinstance(op, tensor.AttentionOp):
         _, _, rounds, here, block, _ = cache.sizes
         if here != 1 or rounds != cache.shape[2]:
             raise p.refuse(op, "covers other than one chunk of the cache in one task")
-        origin = "0" if op.origin is None else f"int({p.element(op.origin, ['0'])})"
+        origin = "0"
+        if isinstance(op, tensor.AttentionSplitOp):
+            own = "0" if op.origin is None else f"int({p.element(op.origin, ['0'])})"
+            origin = f"({own} + {op.first.value.data})"
         stride = op.chunks.value.data * block
         p.method(
             f"int rows_before({WORK}, mpk::i64 position)",
@@ -213,16 +227,22 @@ def _scale(p: BodyPrinter, weight: SSAValue | None) -> list[str]:
     return ["using Scale = void;", f"{DEVICE} float scale({WORK}, int d) {{ return {element}; }}"]
 
 
-def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
-    """The members of a body that joins the chunks of a split attention; its skeleton."""
-    *rows, splits, depth = shape_of(op.acc)
-    row = p.lead("0" if prod(rows) == 1 else "row", rows)
+def _other_chunks(
+    p: BodyPrinter,
+    op: tensor.AttentionMergeOp | tensor.AttentionJoinOp,
+    acc: SSAValue,
+    stats: SSAValue,
+    row: list[str],
+    *,
+    first: int,
+    block: int,
+) -> None:
+    """Where the results of chunks from number `first` on are, and how many may have something."""
+    splits = shape_of(acc)[3]
     split = "0" if splits == 1 else "split"
     parameters = f"{WORK}, int row"
-    p.constant("ROWS", prod(rows))
-    p.constant("D", depth)
     p.constant("SPLITS", splits)
-    for type, name, value in (("Acc", "acc", op.acc), ("Stats", "stats", op.stats)):
+    for type, name, value in (("Acc", "acc", acc), ("Stats", "stats", stats)):
         number = p.read(op, value)
         kind = vectors_of(p, number, 2)
         if kind == "void":
@@ -234,12 +254,22 @@ def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
         )
     if not isinstance(p.source(op.position).owner, tensor.PositionOp):
         raise p.refuse(op, "is at other positions than the step's")
-    last, block = shape_of(op.position)[0] - 1, op.block.value.data
+    last = shape_of(op.position)[0] - 1
     p.method(
         f"int parts({WORK})",
-        f"const mpk::i64 parts = (w.position + {last}) / {block} + 1;",
+        f"const mpk::i64 parts = (w.position + {last}) / {block} + {1 - first};",
         f"return parts > {splits} ? {splits} : int(parts);",
     )
+
+
+def print_attention_merge(p: BodyPrinter, op: tensor.AttentionMergeOp) -> str:
+    """The members of a body that joins the chunks of a split attention; its skeleton."""
+    *rows, _, depth = shape_of(op.acc)
+    row = p.lead("0" if prod(rows) == 1 else "row", rows)
+    p.constant("ROWS", prod(rows))
+    p.constant("D", depth)
+    _other_chunks(p, op, op.acc, op.stats, row, first=0, block=op.block.value.data)
+    parameters = f"{WORK}, int row"
     p.method(f"void store({parameters}, int d, float y)", *p.stores(op.result, "y", [*row, "d"]))
     return "AttentionMerge"
 

@@ -300,6 +300,7 @@ _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
     tensor.AttentionMergeOp: print_attention_merge,
     tensor.AttentionOp: print_attention,
     tensor.AttentionSplitOp: print_attention,
+    tensor.AttentionJoinOp: print_attention,
     tensor.CacheAppendOp: _cache_append,
     tensor.EmbeddingOp: _embedding,
     tensor.ExpertLinearOp: print_expert_linear,

@@ -16,6 +16,7 @@ from mpkir.dialects.tensor import (
     views,
 )
 from mpkir.dialects.tensor.attention import (
+    AttentionJoinOp,
     AttentionMergeOp,
     AttentionOp,
     AttentionSplitOp,
@@ -88,6 +89,7 @@ __all__ = [
     "ArgmaxMergeOp",
     "ArgmaxOp",
     "ArgmaxPartialOp",
+    "AttentionJoinOp",
     "AttentionMergeOp",
     "AttentionOp",
     "AttentionSplitOp",

@@ -303,8 +303,9 @@ class AttentionSplitOp(_CachedAttention):
     (r, s, p) is position (r * chunks + s) * P + p. Results, all f32: acc [B, T, H, S, D], the sum
     of exp(score - top) * v, and stats [B, T, H, S, 2], (top, sum of exp(score - top)). A chunk of
     which no row is attended to gives (0, -inf, 0); where all its rows lie behind the step's last
-    position, acc is left as it is. A tile of it has caches cut to its chunks; `origin`
-    (tensor<1xi64>) is the number of its first chunk, `chunks` how many there are in all.
+    position, acc is left as it is. `first` chunks (0 or 1) are left to who joins the others: there
+    is no acc and no stats of them. A tile has caches cut to its chunks; `origin` (tensor<1xi64>) is
+    the number of its first chunk behind those, `chunks` how many there are in all.
 
     {_CachedAttention.__doc__}
     """
@@ -312,6 +313,7 @@ class AttentionSplitOp(_CachedAttention):
     name = "mpk_tensor.attention_split"
 
     chunks = prop_def(IntegerAttr[I64])
+    first = prop_def(IntegerAttr[I64], default_value=IntegerAttr(0, i64))
     origin = opt_operand_def(TENSOR)
     acc = result_def(TENSOR)
     stats = result_def(TENSOR)
@@ -319,13 +321,15 @@ class AttentionSplitOp(_CachedAttention):
     v_result = result_def(TENSOR)
 
     assembly_format = (
-        "`chunks` $chunks (`origin` $origin^ `:` type($origin))? "
+        "`chunks` $chunks (`first` $first^)? (`origin` $origin^ `:` type($origin))? "
         + _OPERANDS
         + _OPERAND_TYPES
         + "`(` type(results) `)`"
     )
 
-    def __init__(self, attention: _CachedAttention, k_cache: SSAValue, v_cache: SSAValue):
+    def __init__(
+        self, attention: _CachedAttention, k_cache: SSAValue, v_cache: SSAValue, first: int = 0
+    ):
         """The split form of an attention, its regions moved here by cloning; caches in blocks."""
         q, chunks = shape_of(attention.q), shape_of(k_cache)[3]
         super().__init__(
@@ -345,14 +349,15 @@ class AttentionSplitOp(_CachedAttention):
                 "window": attention.window,
                 "soft_cap": attention.soft_cap,
                 "chunks": IntegerAttr(chunks, i64),
+                "first": IntegerAttr(first, i64),
             },
             regions=[
                 [] if attention.q_prologue is None else [attention.q_prologue.clone()],
                 [] if attention.k_prologue is None else [attention.k_prologue.clone()],
             ],
             result_types=[
-                TensorType(f32, [*q[:3], chunks, q[3]]),
-                TensorType(f32, [*q[:3], chunks, 2]),
+                TensorType(f32, [*q[:3], chunks - first, q[3]]),
+                TensorType(f32, [*q[:3], chunks - first, 2]),
                 k_cache.type,
                 v_cache.type,
             ],
@@ -372,10 +377,94 @@ class AttentionSplitOp(_CachedAttention):
             raise VerifyException(
                 f"{self.chunks.value.data} chunks, {splits} in {self.k_cache.type}"
             )
-        if shape_of(self.acc) != (*q[:3], splits, q[3]):
-            raise VerifyException(f"{splits} chunks do not give {self.acc.type}")
-        if shape_of(self.stats) != (*q[:3], splits, 2):
-            raise VerifyException(f"{splits} chunks do not give {self.stats.type}")
+        if self.first.value.data not in (0, 1):
+            raise VerifyException(f"{self.first.value.data} chunks are left to others, not 0 or 1")
+        parts = splits - (self.first.value.data if self.origin is None else 0)
+        if shape_of(self.acc) != (*q[:3], parts, q[3]):
+            raise VerifyException(f"{parts} chunks do not give {self.acc.type}")
+        if shape_of(self.stats) != (*q[:3], parts, 2):
+            raise VerifyException(f"{parts} chunks do not give {self.stats.type}")
+
+
+@irdl_op_definition
+class AttentionJoinOp(_CachedAttention):
+    __doc__ = f"""Attention over the first chunk of the cache, joined with the others: the second
+    half of flash decoding by who has a chunk of its own.
+
+    The caches are [B, KV, R, S, P, D] as in attention_split; only rows of chunk 0 are looked at or
+    written, so a tile may have no other. acc: f32 [B, T, H, S - 1, D], stats: f32 [B, T, H, S - 1,
+    2], of the other chunks; chunk s begins with position s * P: where that is behind the step's
+    last, nobody looks at its acc. Results: y [B, T, H, D] and both caches.
+
+    {_CachedAttention.__doc__}
+    """
+
+    name = "mpk_tensor.attention_join"
+
+    chunks = prop_def(IntegerAttr[I64])
+    acc = operand_def(TENSOR)
+    stats = operand_def(TENSOR)
+    result = result_def(TENSOR)
+    k_result = result_def(TENSOR)
+    v_result = result_def(TENSOR)
+
+    assembly_format = (
+        "`chunks` $chunks `joins` $acc `,` $stats `:` type($acc) `,` type($stats) `to` "
+        + _OPERANDS
+        + _OPERAND_TYPES
+        + "`(` type(results) `)`"
+    )
+
+    def __init__(self, attention: _CachedAttention, split: AttentionSplitOp, element: Attribute):
+        """What is left of an attention whose other chunks are split off."""
+        super().__init__(
+            operands=[
+                split.acc,
+                split.stats,
+                attention.q,
+                attention.k,
+                attention.v,
+                split.k_result,
+                split.v_result,
+                attention.position,
+                attention.q_args,
+                attention.k_args,
+            ],
+            properties={
+                "scale": attention.scale,
+                "window": attention.window,
+                "soft_cap": attention.soft_cap,
+                "chunks": split.chunks,
+            },
+            regions=[
+                [] if attention.q_prologue is None else [attention.q_prologue.clone()],
+                [] if attention.k_prologue is None else [attention.k_prologue.clone()],
+            ],
+            result_types=[
+                TensorType(element, shape_of(attention.q)),
+                split.k_result.type,
+                split.v_result.type,
+            ],
+        )
+
+    @property
+    def block(self) -> int:
+        """Neighbouring positions of one chunk."""
+        return shape_of(self.k_cache)[4]
+
+    def verify_(self) -> None:
+        self.verify_operands(cache_rank=6)
+        q, splits, chunks = shape_of(self.q), shape_of(self.k_cache)[3], self.chunks.value.data
+        if splits not in (1, chunks):
+            raise VerifyException(f"{chunks} chunks, {splits} in {self.k_cache.type}")
+        if shape_of(self.acc) != (*q[:3], chunks - 1, q[3]):
+            raise VerifyException(f"cannot join {self.acc.type} to the first of {chunks} chunks")
+        if shape_of(self.stats) != (*q[:3], chunks - 1, 2):
+            raise VerifyException(f"cannot join {self.stats.type} to the first of {chunks} chunks")
+        if shape_of(self.result) != q:
+            raise VerifyException(
+                f"attention of {self.q.type} gives its shape, not {self.result.type}"
+            )
 
 
 @irdl_op_definition
@@ -433,10 +522,12 @@ OPS = (
     RotaryOp,
     AttentionOp,
     AttentionSplitOp,
+    AttentionJoinOp,
     AttentionMergeOp,
 )
 __all__ = [
     "OPS",
+    "AttentionJoinOp",
     "AttentionMergeOp",
     "AttentionOp",
     "AttentionSplitOp",

@@ -155,6 +155,7 @@ _NEEDS: Mapping[type[Operation], Mapping[str, Need]] = {
     tensor.ArgmaxPartialOp: {"x": Need.NOTHING},
     tensor.AttentionOp: dict.fromkeys(("q", "k", "v"), Need.NOTHING),
     tensor.AttentionSplitOp: dict.fromkeys(("q", "k", "v"), Need.NOTHING),
+    tensor.AttentionJoinOp: dict.fromkeys(("q", "k", "v"), Need.NOTHING),
     tensor.BroadcastOp: {"source": Need.NOTHING},
     tensor.CacheAppendOp: {"new": Need.NOTHING},
     tensor.ConcatOp: {"sources": Need.NOTHING},

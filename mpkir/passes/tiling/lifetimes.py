@@ -12,6 +12,7 @@ from mpkir.dialects import tensor
 IN_PLACE: Mapping[type[Operation], Mapping[int, str]] = {
     tensor.AttentionOp: {1: "k_cache", 2: "v_cache"},
     tensor.AttentionSplitOp: {2: "k_cache", 3: "v_cache"},
+    tensor.AttentionJoinOp: {1: "k_cache", 2: "v_cache"},
     tensor.CacheAppendOp: {0: "cache"},
     tensor.SequenceAppendOp: {0: "sequence"},
     tensor.ArgmaxMergeOp: {1: "sequence"},

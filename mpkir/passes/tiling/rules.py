@@ -65,7 +65,8 @@ def _attention_split(op: tensor.AttentionSplitOp, limits: Limits) -> Tiling:
     splits = tensor.shape_of(op.acc)[3]
     q = {0: Cut(1, 1), 2: Cut(2, heads // kv)}
     k = {0: Cut(1, 1), 2: Cut(2, 1)}
-    cached = box(tensor.shape_of(op.k_cache), {0: Cut(1, 1), 1: Cut(2, 1), 3: Cut(0, 1)}, 3)
+    chunk = Cut(0, 1, start=op.first.value.data)
+    cached = box(tensor.shape_of(op.k_cache), {0: Cut(1, 1), 1: Cut(2, 1), 3: chunk}, 3)
     part = {**q, 3: Cut(0, 1)}
     return Tiling(
         (splits, batch, kv),
@@ -83,6 +84,26 @@ def _attention_split(op: tensor.AttentionSplitOp, limits: Limits) -> Tiling:
             cached,
         ),
         origin=0,
+    )
+
+
+def _attention_join(op: tensor.AttentionJoinOp, limits: Limits) -> Tiling:
+    batch, _, heads, _ = tensor.shape_of(op.q)
+    kv = tensor.shape_of(op.k)[2]
+    q = {0: Cut(0, 1), 2: Cut(1, heads // kv)}
+    k = {0: Cut(0, 1), 2: Cut(1, 1)}
+    first = Cut(0, 1, stride=0)
+    cached = box(tensor.shape_of(op.k_cache), {0: Cut(0, 1), 1: Cut(1, 1), 3: first}, 2)
+    return Tiling(
+        (batch, kv),
+        (
+            *(box(tensor.shape_of(v), q, 2) for v in (op.acc, op.stats, op.q)),
+            *(box(tensor.shape_of(v), k, 2) for v in (op.k, op.v)),
+            cached,
+            cached,
+            *(box(tensor.shape_of(v), {}, 2) for v in (op.position, *op.q_args, *op.k_args)),
+        ),
+        (box(tensor.shape_of(op.result), q, 2), cached, cached),
     )
 
 
@@ -255,6 +276,7 @@ _RULES: dict[type[Operation], Callable[..., Tiling]] = {
     tensor.ExpertLinearOp: expert_linear,
     tensor.AttentionOp: _attention,
     tensor.AttentionSplitOp: _attention_split,
+    tensor.AttentionJoinOp: _attention_join,
     tensor.AttentionMergeOp: _attention_merge,
     tensor.ArgmaxPartialOp: _argmax_partial,
     tensor.EmbeddingOp: _embedding,

@@ -17,14 +17,15 @@ from mpkir.dialects.task import RegionAttr
 
 @dataclass(frozen=True)
 class Cut:
-    """Along one dimension a task takes `size` elements, from coordinate * stride in grid dimension
-    `axis`.
+    """Along one dimension a task takes `size` elements, from start + coordinate * stride in grid
+    dimension `axis`.
     """
 
     axis: int
     size: int
     stride: int | None = None
-    """Distance of neighbouring boxes; `size` if not given."""
+    """Distance of neighbouring boxes; `size` if not given, 0 if all tasks take the same."""
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,12 @@ def _box(shape: tuple[int, ...], cuts: tuple[Cut | None, ...], grid_rank: int) -
             continue
         stride = cut.size if cut.stride is None else cut.stride
         offset = AffineExpr.dimension(cut.axis)
-        offsets.append(offset * stride if stride != 1 else offset)
+        if stride == 0:
+            offset = AffineExpr.constant(cut.start)
+        else:
+            offset = offset * stride if stride != 1 else offset
+            offset = offset + cut.start if cut.start else offset
+        offsets.append(offset)
         sizes.append(cut.size)
     return RegionAttr(AffineMap(grid_rank, 0, tuple(offsets)), sizes)
 

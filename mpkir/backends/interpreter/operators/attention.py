@@ -19,6 +19,9 @@ from mpkir.backends.interpreter.values import Array, rounding_to
 from mpkir.dialects import tensor as t
 from mpkir.errors import MpkirError
 
+NOWHERE = -1
+"""Instead of a position: rows that others write."""
+
 
 @builder(t.RotaryOp)
 def _rotary(op: t.RotaryOp) -> Kernel:
@@ -108,7 +111,7 @@ class _Cached:
     to_cache: Callable[[Array], Array]
 
     @classmethod
-    def of(cls, op: t.AttentionOp | t.AttentionSplitOp) -> _Cached:
+    def of(cls, op: t.AttentionOp | t.AttentionSplitOp | t.AttentionJoinOp) -> _Cached:
         def prologue(region: Region | None) -> BlockKernel | None:
             return None if region is None else block_kernel(region.block)
 
@@ -156,6 +159,16 @@ class _Cached:
         scores = scores.reshape(b, -1, self.heads_per_kv, tokens, k.shape[2])
         return np.where(allowed, scores, np.float32(-np.inf))
 
+    def part(
+        self, q: Array, k: Array, v: Array, position: Array, row: Array
+    ) -> tuple[Array, Array]:
+        """Sums and stats of a chunk, [B, T, H, D] and [B, T, H, 2], of rows of positions `row`."""
+        scores = self.scores(q, k, position, row)
+        top = np.max(scores, axis=-1, keepdims=True)
+        e = np.where(np.isneginf(top), np.float32(0), np.exp(scores - top))
+        stats = (_token_major(top[..., 0]), _token_major(np.sum(e, axis=-1)))
+        return _weigh(e, v), np.stack(stats, axis=-1)
+
 
 def _weigh(e: Array, v: Array) -> Array:
     """sum_j e[.., j] * v[j]: [B, KV, G, T, rows] and [B, KV, rows, D] to [B, T, heads, D]."""
@@ -191,6 +204,8 @@ def _attention(op: t.AttentionOp) -> Kernel:
 def _attention_split(op: t.AttentionSplitOp) -> Kernel:
     cached, chunks = _Cached.of(op), op.chunks.value.data
     has_origin = op.origin is not None
+    first = op.first.value.data
+    skipped = 0 if has_origin else first
     *lead, rounds, here, block, depth = t.shape_of(op.k_cache)
     starts = (np.arange(rounds)[:, np.newaxis] * chunks + np.arange(here)) * block
     rows_of_all = starts[:, :, np.newaxis] + np.arange(block)
@@ -198,11 +213,12 @@ def _attention_split(op: t.AttentionSplitOp) -> Kernel:
     def run(scalars: Scalars, *operands: Array) -> tuple[Array, ...]:
         origin = 0
         if has_origin:
-            origin, operands = int(operands[0][0]), operands[1:]
+            origin, operands = int(operands[0][0]) + first, operands[1:]
         q, k, v, k_blocks, v_blocks, position = operands[:6]
         places = rows_of_all + origin * block
         if not has_origin and int(position.max()) >= places.size:
             raise MpkirError(f"position {position.max()} is outside a cache of {places.size}")
+        places[:, :skipped] = NOWHERE
         k_cache, v_cache = (x.reshape(*lead, -1, depth) for x in (k_blocks, v_blocks))
         operands = (q, k, v, k_cache, v_cache, *operands[5:])
         q, k_cache, v_cache = cached.append(scalars, operands, places.reshape(-1))
@@ -210,7 +226,7 @@ def _attention_split(op: t.AttentionSplitOp) -> Kernel:
         acc = np.zeros(t.shape_of(op.acc), np.float32)
         stats = np.zeros(t.shape_of(op.stats), np.float32)
         stats[..., 0] = -np.inf
-        for s in range(here):
+        for s in range(skipped, here):
             row = places[:, s].reshape(-1)
             count = int(np.searchsorted(row, int(position.max()), side="right"))
             if count == 0:
@@ -218,15 +234,55 @@ def _attention_split(op: t.AttentionSplitOp) -> Kernel:
             keys, values = (
                 x[:, :, :, s].reshape(*lead, -1, depth)[:, :, :count] for x in (k_blocks, v_blocks)
             )
-            scores = cached.scores(q, keys, position, row[:count])
-            top = np.max(scores, axis=-1, keepdims=True)
-            e = np.where(np.isneginf(top), np.float32(0), np.exp(scores - top))
-            acc[:, :, :, s] = _weigh(e, values)
-            stats[:, :, :, s, 0] = _token_major(top[..., 0])
-            stats[:, :, :, s, 1] = _token_major(np.sum(e, axis=-1))
+            part = cached.part(q, keys, values, position, row[:count])
+            acc[:, :, :, s - skipped], stats[:, :, :, s - skipped] = part
         return acc, stats, k_blocks, v_blocks
 
     return run
+
+
+@builder(t.AttentionJoinOp)
+def _attention_join(op: t.AttentionJoinOp) -> Kernel:
+    cached, chunks = _Cached.of(op), op.chunks.value.data
+    to_type = rounding_to(t.element_type_of(op.result))
+    *lead, rounds, here, block, depth = t.shape_of(op.k_cache)
+    rows = (np.arange(rounds)[:, np.newaxis] * (chunks * block) + np.arange(block)).reshape(-1)
+    places = np.full((rounds, here, block), NOWHERE)
+    places[:, 0] = rows.reshape(rounds, block)
+
+    def run(scalars: Scalars, acc: Array, stats: Array, *operands: Array) -> tuple[Array, ...]:
+        q, k, v, k_blocks, v_blocks, position = operands[:6]
+        k_cache, v_cache = (x.reshape(*lead, -1, depth) for x in (k_blocks, v_blocks))
+        operands = (q, k, v, k_cache, v_cache, *operands[5:])
+        q, k_cache, v_cache = cached.append(scalars, operands, places.reshape(-1))
+        k_blocks, v_blocks = (x.reshape(*k_blocks.shape) for x in (k_cache, v_cache))
+        count = int(np.searchsorted(rows, int(position.max()), side="right"))
+        keys, values = (
+            x[:, :, :, 0].reshape(*lead, -1, depth)[:, :, :count] for x in (k_blocks, v_blocks)
+        )
+        own_acc, own_stats = cached.part(q, keys, values, position, rows[:count])
+        parts = int(position.max()) // block
+        return (
+            to_type(
+                _joined(
+                    np.concatenate([own_acc[:, :, :, np.newaxis], acc[..., :parts, :]], axis=3),
+                    np.concatenate([own_stats[:, :, :, np.newaxis], stats[..., :parts, :]], axis=3),
+                )
+            ),
+            k_blocks,
+            v_blocks,
+        )
+
+    return run
+
+
+def _joined(acc: Array, stats: Array) -> Array:
+    """[B, T, H, S, D] and [B, T, H, S, 2] to the attention over all chunks, [B, T, H, D]."""
+    top = stats[..., 0]
+    # A chunk nobody looked at has top -inf and weighs exp(-inf) = 0.
+    weight = np.exp(top - np.max(top, axis=-1, keepdims=True))
+    total = np.sum(weight * stats[..., 1], axis=-1, keepdims=True)
+    return np.sum(acc * weight[..., np.newaxis], axis=-2) / total
 
 
 @builder(t.AttentionMergeOp)
@@ -236,11 +292,6 @@ def _attention_merge(op: t.AttentionMergeOp) -> Kernel:
 
     def run(_: Scalars, acc: Array, stats: Array, position: Array) -> tuple[Array, ...]:
         parts = int(position.max()) // block + 1
-        acc, stats = acc[..., :parts, :], stats[..., :parts, :]
-        top = stats[..., 0]
-        # A chunk nobody looked at has top -inf and weighs exp(-inf) = 0.
-        weight = np.exp(top - np.max(top, axis=-1, keepdims=True))
-        total = np.sum(weight * stats[..., 1], axis=-1, keepdims=True)
-        return (to_type(np.sum(acc * weight[..., np.newaxis], axis=-2) / total),)
+        return (to_type(_joined(acc[..., :parts, :], stats[..., :parts, :])),)
 
     return run

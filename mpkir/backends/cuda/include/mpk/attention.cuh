@@ -5,6 +5,7 @@
 //   static constexpr int WINDOW;              0 = none: attends to positions > own - WINDOW
 //   static constexpr float scale, soft_cap;   soft_cap 0 = none
 //   static constexpr bool split;              partials, or the final result
+//   static constexpr bool joins;              joined with other chunks (attention_parts.cuh); T is 1
 //   static constexpr bool polled;             whether q, k, v are (partly) flagged
 //   using Cache = mpk::bf16;
 //   static __device__ int rows_before(const Work&, i64 position);  how many of the task's rows are of
@@ -29,6 +30,7 @@
 //     static __device__ const float* inv_freq(const Work&);
 //   };
 //   static __device__ void store(const Work&, int t, int g, int d, float y);            !split
+//   ..                                        the other chunks (attention_parts.cuh)    joins
 //   static __device__ void store_acc(const Work&, int t, int g, int d, float y);        split
 //   static __device__ void store_stats(const Work&, int t, int g, int i, float y);      {top, sum}
 //
@@ -42,6 +44,7 @@
 // the warps' sums are joined where they are stored.
 #pragma once
 #include "abi.cuh"
+#include "attention_parts.cuh"
 #include "reduce.cuh"
 #include "rotary.cuh"
 #include "tagged.cuh"
@@ -59,6 +62,25 @@ struct Eight : Fetched<X, 8> {};
 template <>
 struct Eight<void> {
   __device__ __forceinline__ bool arrived(u32) const { return true; }
+};
+
+// What a task joins to its own rows; nothing if it does not.
+template <class B, bool JOINS>
+struct Others {
+  __device__ __forceinline__ void ask_early(const Work&, int, bool) {}
+};
+template <class B>
+struct Others<B, true> : AttentionParts<B, 1> {
+  // Tops and sums, which those that have no rows have stored by now, as good as.
+  __device__ __forceinline__ void ask_early(const Work& work, int head, bool first) {
+    if (first) {
+      this->row = head, this->member = 0, this->lane = threadIdx.x % 32, this->parts = B::parts(work);
+      this->holds = true;
+      this->template ask_stats<true>(work);
+    } else {
+      this->template ask_stats<false>(work);
+    }
+  }
 };
 
 template <class B>
@@ -91,6 +113,8 @@ struct Attention {
   static constexpr int STATS = 2 * COMPUTE_WARPS * GC, SUMS = COMPUTE_WARPS * most(GC * D, 256);
   static constexpr int scratch_bytes = 4 * (Q + NEW + STATS + SUMS);
   static constexpr int partial_bytes = 0;
+  static_assert(!B::joins || (!B::split && T == 1 && D % 32 == 0), "joins columns of one token in warps");
+  using OtherChunks = Others<B, B::joins>;
   static constexpr float NONE = -1e30f;  // below every score; finite, so that differences are numbers
 
   using Row = Vector<Cache, 8>;
@@ -570,11 +594,16 @@ struct Attention {
   }
   // Joins the warps of each group and stores heads [first, first + GROUPS * GC).
   static __device__ __forceinline__ void write(const Work& work, const Lane& at, const Scratch& scratch, int t,
-                                               int first) {
+                                               int first, OtherChunks& others) {
     for (int e = at.thread; e < GROUPS * GC * D; e += COMPUTE_THREADS) {
       const int slot = e / D, d = e % D, head = first + slot;
       if (head >= G) continue;
       const int warp = slot / GC * MEMBERS, g = slot % GC;
+      if constexpr (B::joins) {
+        if (first > 0 || e >= COMPUTE_THREADS) others.ask_early(work, head, true);
+        others.d = d;
+        others.template ask_acc<true>(work, 0);
+      }
       float top = NONE, total = 0.0f, y = 0.0f;
 #pragma unroll
       for (int m = 0; m < MEMBERS; ++m) top = fmaxf(top, scratch.stats[((warp + m) * GC + g) * 2]);
@@ -592,6 +621,10 @@ struct Attention {
           B::store_stats(work, t, head, 1, total);
         }
       } else {
+        if constexpr (B::joins) {
+          others.await(work);
+          others.join(work, top, total, y);
+        }
         B::store(work, t, head, d, y / total);
       }
     }
@@ -619,6 +652,8 @@ struct Attention {
   // All rows of the range, for every head; `rows` has the first of them.
   static __device__ __forceinline__ void attend(const Work& work, const Lane& at, const Scratch& scratch,
                                                 int t, const Range& range, Rows& rows) {
+    OtherChunks others{};
+    if (at.thread / D < least(G, GROUPS * GC)) others.ask_early(work, at.thread / D, true);
 #pragma unroll 1
     for (int first = 0; first < G; first += GROUPS * GC) {
       if (first > 0) {
@@ -640,14 +675,15 @@ struct Attention {
         round<0>(work, at, scratch, head, range, base, s, rows);
       }
       hand_over(at, scratch, s);
+      if (first == 0 && at.thread / D < least(G, GROUPS * GC)) others.ask_early(work, at.thread / D, false);
       compute_sync();
-      write(work, at, scratch, t, first);
+      write(work, at, scratch, t, first, others);
     }
   }
 
   static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch) {
     const Range range = range_of(work, 0);
-    const bool empty = range.from >= range.to;
+    const bool empty = !B::joins && range.from >= range.to;
     if (!B::polled && empty) return write_empty(work, at, 0);
     // Set, because a register that is loaded on some paths only lives through all tasks.
     Rows rows{};

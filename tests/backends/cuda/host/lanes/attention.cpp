@@ -19,7 +19,7 @@ struct Body {
   static constexpr int T = S::T, D = S::D, G = S::G, WINDOW = S::WINDOW, P = S::P, SPLITS = S::SPLITS;
   static constexpr int CAPACITY = P * SPLITS * S::ROUNDS;
   static constexpr float scale = 0.1f, soft_cap = S::soft_cap;
-  static constexpr bool split = true, polled = !mpk::is_same<typename S::X, bf16>;
+  static constexpr bool split = true, joins = false, polled = !mpk::is_same<typename S::X, bf16>;
   using Cache = typename S::Cache;
   using Query = typename S::X;
   using Key = Query;
@@ -64,6 +64,22 @@ struct Merge {
   static const Acc* stats(const Work& w, int row, int split) { return w.at<Acc>(7) + (row * SPLITS + split) * 2; }
   static int parts(const Work& w) { return std::min<i64>(SPLITS, (w.position + B::T - 1) / B::P + 1); }
   static void store(const Work& w, int row, int d, float y) { w.at<float>(10)[row * D + d] = y; }
+};
+
+// The first chunk, by who joins the others.
+template <class B>
+struct Join : B {
+  static constexpr bool split = false, joins = true;
+  static constexpr int SPLITS = B::SPLITS - 1;
+  using Stats = typename B::Acc;
+  static const Stats* acc(const Work& w, int row, int split) {
+    return w.at<Stats>(6) + (row * B::SPLITS + split + 1) * B::D;
+  }
+  static const Stats* stats(const Work& w, int row, int split) {
+    return w.at<Stats>(7) + (row * B::SPLITS + split + 1) * 2;
+  }
+  static int parts(const Work& w) { return std::min<i64>(SPLITS, w.position / B::P); }
+  static void store(const Work& w, int, int g, int d, float y) { w.at<float>(10)[g * B::D + d] = y; }
 };
 
 template <class X>
@@ -142,12 +158,17 @@ double error_at(i64 position) {
     char* scratch = memory<char>(mpk::Attention<B>::scratch_bytes);
     mpk::asked_for.clear();
     for (int lane = 0; lane < 32; ++lane) mpk::Attention<B>::look_ahead(w, lane);
-    fibers::run([&] { mpk::Attention<B>::run(w, {}, scratch); });
+    if (S::joins && w.index == 0) {
+      if constexpr (S::joins) fibers::run([&] { mpk::Attention<Join<B>>::run(w, {}, scratch); });
+    } else {
+      fibers::run([&] { mpk::Attention<B>::run(w, {}, scratch); });
+    }
     std::free(scratch);
     check_asked<B>(w);
   }
+  w.index = 0;
   char* scratch = memory<char>(mpk::AttentionMerge<Merge<B>>::scratch_bytes + 1);
-  fibers::run([&] { mpk::AttentionMerge<Merge<B>>::run(w, {}, scratch); });
+  if (!S::joins) fibers::run([&] { mpk::AttentionMerge<Merge<B>>::run(w, {}, scratch); });
 
   for (int t = 0; t < T; ++t) {
     const auto row = prepared<typename B::k_prologue>(&keys[t * D], norm_k, frequency, position + t, D);
@@ -199,7 +220,7 @@ void check(const char* name) {
 struct Plain {
   static constexpr int T = 1, D = 64, G = 4, R = 64, WINDOW = 0, P = 16, SPLITS = 4, ROUNDS = 2;
   static constexpr float soft_cap = 0;
-  static constexpr bool norm = true;
+  static constexpr bool norm = true, joins = false;
   static constexpr Rotary rotary = Rotary::half;
   using X = bf16;
   using Acc = float;
@@ -238,6 +259,18 @@ struct ManyChunks : Flagged {
   static constexpr int D = 64, G = 1, R = 64, P = 4, SPLITS = 64;
   static constexpr Rotary rotary = Rotary::none;
 };
+struct Joined : Flagged {
+  static constexpr bool joins = true;
+};
+struct JoinedHeads : Plain {
+  static constexpr int G = 40, WINDOW = 20, SPLITS = 6;
+  static constexpr bool joins = true;
+};
+struct JoinedMany : Flagged {
+  static constexpr int G = 7, P = 4, SPLITS = 40, D = 96, R = 32;
+  static constexpr bool joins = true;
+  using Cache = float;
+};
 
 int main() {
   check<Plain>("plain");
@@ -249,5 +282,8 @@ int main() {
   check<Window>("window");
   check<Tokens>("tokens");
   check<ManyChunks>("many chunks");
+  check<Joined>("joined");
+  check<JoinedHeads>("joined, more heads");
+  check<JoinedMany>("joined, many chunks");
   return all_right ? 0 : 1;
 }
