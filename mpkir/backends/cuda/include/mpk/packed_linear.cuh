@@ -89,7 +89,9 @@ struct PackedShape {
   static constexpr int ROW = row_bytes(PP, BLOCK_X);
   static constexpr int X = x_bytes(PP, BLOCK_X) / COMPUTE_WARPS;  // bytes of a warp
   static constexpr int SQUARES = COMPUTE_WARPS * T;      // a sum for each warp and token
-  static constexpr int PARTIAL = (COMPUTE_WARPS * T * B::J * B::ROWS + SQUARES) * 4;
+  // Sums of a token, in floats: of several, odd multiples of 8, so that all banks serve a warp's.
+  static constexpr int SUMS = T > 1 && B::J * B::ROWS % 16 == 0 ? B::J * B::ROWS + 8 : B::J * B::ROWS;
+  static constexpr int PARTIAL = (COMPUTE_WARPS * T * SUMS + SQUARES) * 4;
   static_assert(T <= 16, "the tokens are the rows of one fragment");
   static_assert(B::K % (PARTS * BLOCK_COLUMNS) == 0 && B::N % ROW_GROUP == 0, "whole blocks");
   static_assert(B::ROWS % ROW_GROUP == 0 && ROW_GROUP * COLUMNS * 2 <= SLOT, "a stage fits a slot");
@@ -169,60 +171,66 @@ struct PackedLinear {
     return exists ? (pass * PP + part) * S::COLUMNS + within : -1;
   }
 
-  // Fetches a warp's part of x of several tokens, an operand as it is. TOGETHER tokens are on their way
-  // at once, the last first, for publishers begin with the first; as soon as one is converted the
-  // registers of its words serve for another.
+  // A warp's part of x of several tokens, an operand as it is, on its way to the warp's shared memory.
+  // TOGETHER tokens are asked for at once, the last first, for publishers begin with the first; as soon
+  // as one is converted the registers of its words serve for another.
   static constexpr int TOGETHER = most(1, least(T, MPK_TOGETHER / WORDS));
+  struct Rows {
+    static constexpr int COUNT = TOGETHER * LANE_REQUESTS;
+    using Words = Fetched<typename prologue::X, EACH>;
+    Words fetched[COUNT];
 
-  // Asks again for what has been asked for and was not there.
-  template <int COUNT, class Address, class Exists>
-  static __device__ __forceinline__ void await_group(const Work& work, Address address, Exists exists,
-                                                     Fetched<typename prologue::X, EACH> (&group)[COUNT]) {
-    for (u32 polls = 1;; ++polls) {
-      bool all = true;
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i) all &= !exists(i) || group[i].arrived(work.tag);
-      if (all || gives_up(work, polls)) return;
-      if constexpr (MPK_BATCH_PAUSE > 0) __nanosleep(MPK_BATCH_PAUSE);
-#pragma unroll
-      for (int i = 0; i < COUNT; ++i)
-        if (exists(i) && !group[i].arrived(work.tag)) group[i].request(address(i));
+    static __device__ __forceinline__ int token(int last, int i) { return most(0, last - i / LANE_REQUESTS); }
+    static __device__ __forceinline__ int column(int i, int pass, int warp, int lane) {
+      return column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp);
     }
-  }
-
-  static __device__ __forceinline__ void read_rows(const Work& work, int pass, char* own, int warp,
-                                                   int lane) {
-    constexpr int COUNT = TOGETHER * LANE_REQUESTS;
-    float scale[LANE_REQUESTS][EACH];
-    Fetched<typename prologue::X, EACH> fetched[COUNT];
-    int last = T - 1;  // of the tokens that are on their way
-    const auto token = [&](int i) { return most(0, last - i / LANE_REQUESTS); };
-    const auto address = [&](int i) {
-      return prologue::x(work, token(i), column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp));
-    };
-    const auto exists = [&](int i) {
-      return (T % TOGETHER == 0 || last - i / LANE_REQUESTS >= 0) &&
-             column_of(32 * (i % LANE_REQUESTS) + lane, pass, warp) >= 0;
-    };
+    static __device__ __forceinline__ bool exists(int last, int i, int column) {
+      return (T % TOGETHER == 0 || last - i / LANE_REQUESTS >= 0) && column >= 0;
+    }
+    __device__ __forceinline__ void ask(const Work& work, int i, int last, int pass, int warp, int lane) {
+      const int k = column(i, pass, warp, lane);
+      if (exists(last, i, k)) fetched[i].request(prologue::x(work, token(last, i), k));
+    }
+    // The first of them.
+    __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-      if (exists(i)) fetched[i].request(address(i));
-    if constexpr (NORM) {
+      for (int i = 0; i < COUNT; ++i) ask(work, i, T - 1, pass, warp, lane);
+    }
+    __device__ __forceinline__ bool arrived(const Work& work, int i, int last, int pass, int warp,
+                                            int lane) const {
+      return !exists(last, i, column(i, pass, warp, lane)) || fetched[i].arrived(work.tag);
+    }
+    // Until what has been asked for is there.
+    __device__ __forceinline__ void await(const Work& work, int last, int pass, int warp, int lane) {
+      for (u32 polls = 1;; ++polls) {
+        bool all = true;
 #pragma unroll
-      for (int i = 0; i < LANE_REQUESTS; ++i) {
-        const int k = column_of(32 * i + lane, pass, warp);
-        if (k >= 0) prologue::template scale<EACH>(work, k, scale[i]);
+        for (int i = 0; i < COUNT; ++i) all &= arrived(work, i, last, pass, warp, lane);
+        if (all || gives_up(work, polls)) return;
+        if constexpr (MPK_BATCH_PAUSE > 0) __nanosleep(MPK_BATCH_PAUSE);
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i)
+          if (!arrived(work, i, last, pass, warp, lane)) ask(work, i, last, pass, warp, lane);
       }
     }
-    __syncwarp();  // nobody of this warp still reads the x before
-#pragma unroll 1
-    for (; last >= 0; last -= TOGETHER) {
-      await_group(work, address, exists, fetched);
-      float sum[TOGETHER] = {};
+    // All of them, times the norm's weights, and the sums of their squares.
+    __device__ __forceinline__ void take(const Work& work, int pass, char* own, int warp, int lane) {
+      float scale[LANE_REQUESTS][EACH];
+      if constexpr (NORM) {
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) {
-        const int request = 32 * (i % LANE_REQUESTS) + lane;
-        if (exists(i)) {
+        for (int i = 0; i < LANE_REQUESTS; ++i) {
+          const int k = column(i, pass, warp, lane);
+          if (k >= 0) prologue::template scale<EACH>(work, k, scale[i]);
+        }
+      }
+      __syncwarp();  // nobody of this warp still reads the x before
+#pragma unroll 1
+      for (int last = T - 1; last >= 0; last -= TOGETHER) {
+        await(work, last, pass, warp, lane);
+        float sum[TOGETHER] = {};
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) {
+          if (!exists(last, i, column(i, pass, warp, lane))) continue;
           float v[EACH];
 #pragma unroll
           for (int e = 0; e < EACH; ++e) v[e] = fetched[i].get(e);
@@ -233,31 +241,34 @@ struct PackedLinear {
               v[e] *= scale[i % LANE_REQUESTS][e];
             }
           }
-          put(own + token(i) * S::ROW + request * (S::BLOCK_X / (BLOCK_COLUMNS / EACH)), v);
-          if (token(i) >= TOGETHER)
-            fetched[i].request(prologue::x(work, token(i) - TOGETHER,
-                                           column_of(request, pass, warp)));
+          const int request = 32 * (i % LANE_REQUESTS) + lane;
+          put(own + token(last, i) * S::ROW + request * (S::BLOCK_X / (BLOCK_COLUMNS / EACH)), v);
+          if (token(last, i) >= TOGETHER) ask(work, i, last - TOGETHER, pass, warp, lane);
+        }
+        if constexpr (NORM) {
+          float* squares = squares_of(own);
+#pragma unroll
+          for (int t = 0; t < TOGETHER; ++t) sum[t] = warp_join<Add>(sum[t]);
+#pragma unroll
+          for (int t = 0; t < TOGETHER; ++t)
+            if (lane == 0 && (T % TOGETHER == 0 || last >= t))
+              squares[last - t] = pass == 0 ? sum[t] : squares[last - t] + sum[t];
         }
       }
-      if constexpr (NORM) {
-        float* squares = squares_of(own);
-#pragma unroll
-        for (int t = 0; t < TOGETHER; ++t) sum[t] = warp_join<Add>(sum[t]);
-#pragma unroll
-        for (int t = 0; t < TOGETHER; ++t)
-          if (lane == 0 && (T % TOGETHER == 0 || last >= t))
-            squares[last - t] = pass == 0 ? sum[t] : squares[last - t] + sum[t];
-      }
+      __syncwarp();
     }
-    __syncwarp();
-  }
+  };
+
+  static constexpr bool ROWS_AT_ONCE = T > 1 && prologue::direct;
 
   // Fetches a warp's part of x, times the norm's weights, into its shared memory. With one token the
   // result is the lane's part of the sum of squares, which nobody needs before the product.
   static __device__ __forceinline__ float read_x(const Work& work, int pass, char* own, int warp,
                                                 int lane) {
-    if constexpr (T > 1 && prologue::direct) {
-      read_rows(work, pass, own, warp, lane);
+    if constexpr (ROWS_AT_ONCE) {
+      Rows rows;
+      rows.ask(work, pass, warp, lane);
+      rows.take(work, pass, own, warp, lane);
       return 0.0f;
     }
     char* rows = own;
@@ -361,7 +372,7 @@ struct PackedLinear {
     }
   };
   // Whether x stays in registers, for all stages.
-  static constexpr bool HOLDS = S::PASSES == 1 && PP * BW * (TWO ? 8 : 4) <= 64;
+  static constexpr bool HOLDS = B::PARTS % PP == 0 && PP * BW * (TWO ? 8 : 4) <= 64;
 
   // The warp's columns of the stage that comes next.
   struct Weights {
@@ -398,7 +409,8 @@ struct PackedLinear {
 
   // Where the sum of (t, j, row) over a warp's columns goes.
   static __device__ __forceinline__ float& cell(float* partial, int warp, int t, int j, int row) {
-    return partial[((warp * T + t) * J + j) * ROWS + row];
+    if constexpr (T == 1) return partial[((warp * T + t) * J + j) * ROWS + row];
+    return partial[(warp * T + t) * S::SUMS + j * ROWS + row];
   }
   static __device__ __forceinline__ void put_sums(float* partial, int warp, int t, int j, int row,
                                                   bool add, float a, float b) {
@@ -414,9 +426,16 @@ struct PackedLinear {
     float* partial = role.partial();
     const int groups = groups_of(work), lane = role.lane, warp = role.warp;
     char* const own = role.own_scratch();
+    Rows rows;
+    if constexpr (S::PASSES > 1 && ROWS_AT_ONCE) rows.ask(work, 0, warp, lane);
 #pragma unroll 1
     for (int pass = 0; pass < S::PASSES; ++pass) {
-      if constexpr (S::PASSES > 1) {
+      if constexpr (S::PASSES > 1 && ROWS_AT_ONCE) {
+        // What the next pass needs is on its way while this one's is multiplied.
+        rows.take(work, pass, own, warp, lane);
+        if (pass + 1 < S::PASSES) rows.ask(work, pass + 1, warp, lane);
+        if (pass == 0 && lane == 0) mark(work, Mark::ready_data);
+      } else if constexpr (S::PASSES > 1) {
         square += read_x(work, pass, own, warp, lane);
         if (pass == 0 && lane == 0) mark(work, Mark::ready_data);
       }
@@ -462,7 +481,7 @@ struct PackedLinear {
       }
     }
     if constexpr (NORM) {
-      float* squares = partial + COMPUTE_WARPS * T * J * ROWS + warp * T;
+      float* squares = partial + COMPUTE_WARPS * T * S::SUMS + warp * T;
       if constexpr (T == 1) {
         if (lane == 0) squares[0] = square;
       } else {
@@ -525,7 +544,7 @@ struct PackedLinear {
         float squares = 0.0f;
 #pragma unroll
         for (int w = 0; w < COMPUTE_WARPS; ++w)
-          squares += partial[COMPUTE_WARPS * T * J * ROWS + w * T + role.lane];
+          squares += partial[COMPUTE_WARPS * T * S::SUMS + w * T + role.lane];
         own_factor = rsqrtf(squares / B::K + prologue::eps);
       }
       __syncwarp();
@@ -596,7 +615,7 @@ struct PackedLinear {
         float squares = 0.0f;
 #pragma unroll
         for (int w = 0; w < COMPUTE_WARPS; ++w)
-          squares += partial[COMPUTE_WARPS * T * J * ROWS + w * T + t];
+          squares += partial[COMPUTE_WARPS * T * S::SUMS + w * T + t];
         factor = rsqrtf(squares / B::K + prologue::eps);
       }
       float y[J];
