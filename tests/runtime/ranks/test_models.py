@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import io
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import transformers
 
 from mpkir import LanguageModel
 from mpkir.runtime.manifest import Shard
+from mpkir.tools import mpk
 
 PROMPT = [5, 7, 11, 200]
 NEW = 20
@@ -87,17 +88,19 @@ def test_ranks_give_what_one_gives(run_ranks: Any, checkpoint: Path, tp: int):
 
 
 @pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
-def test_mpk_starts_the_ranks_itself(checkpoint: Path):
+def test_mpk_generate_shows_what_rank_0_says(run_ranks: Any, checkpoint: Path):
+    """As torchrun would start it; or mpk itself, which test_start.py tries."""
     tokens, _, _ = _answer(checkpoint, 1)
     prompt = " ".join(f"w{token}" for token in PROMPT)
-    options = ["--tp", "2", "--workers", "1", "--capacity", "48", "-n", str(NEW)]
-    done = subprocess.run(
-        [sys.executable, "-m", "mpkir.tools.mpk", "generate", str(checkpoint), prompt, *options],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == " ".join(f"w{token}" for token in tokens) + "\n"
-    stages = [line for line in done.stderr.splitlines() if "load the weights" in line]
-    assert len(stages) == 1  # rank 0's
+    options = ["--tp=2", "--workers=1", "--capacity=48", f"--max-new-tokens={NEW}"]
+
+    def rank(number: int) -> str:
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said), suppress(SystemExit):
+            mpk.main(["generate", *options, str(checkpoint), prompt])
+        return said.getvalue()
+
+    first, second = run_ranks(rank, 2)
+    assert " ".join(f"w{token}" for token in tokens) in first
+    assert "load the weights" in first
+    assert second == ""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
 import pytest
+import torch
 
+from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.ranks import start
 from mpkir.runtime.ranks.start import run_ranks
 
@@ -65,6 +69,23 @@ time.sleep(60)
 """
     assert run_ranks(_python(text), 2) == 128 + signal.SIGKILL
     assert capfd.readouterr().err == "rank 1 was ended by signal 9\n"
+
+
+def test_mpk_starts_the_ranks_that_a_program_has(
+    two_ranks: Artifact, weight: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("RANK", raising=False)
+    x = torch.arange(32).float().view(1, 32)
+    np.save(tmp_path / "x.npy", x.numpy())
+    command = [sys.executable, "-m", "mpkir.tools.mpk", "run", str(two_ranks.path)]
+    options = ["-i", f"x={tmp_path / 'x.npy'}", "-o", str(tmp_path), "--steps", "3"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 of 3 steps") == 1  # rank 0's
+    z, half = (np.load(tmp_path / f"{name}.npy") for name in ("z", "half"))
+    wanted = x @ (weight[:32] + weight[32:]).T
+    np.testing.assert_allclose(z[0], wanted.numpy(), rtol=1e-5)
+    np.testing.assert_array_equal(half, np.concatenate([x, x], 1))
 
 
 def test_a_process_alone_is_rank_0(monkeypatch: pytest.MonkeyPatch):
