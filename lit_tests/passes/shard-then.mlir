@@ -20,12 +20,9 @@
 // CHECK-NEXT:    %[[I1:.*]] = mpk_tensor.reshape %[[I]]
 // CHECK-NEXT:    %[[V2:.*]] = mpk_tensor.all_gather %[[V1]] dim 1 of 2 : tensor<1x1x2xf32> to tensor<1x2x2xf32>
 // CHECK-NEXT:    %[[I2:.*]] = mpk_tensor.all_gather %[[I1]] dim 1 of 2 : tensor<1x1x2xi64> to tensor<1x2x2xi64>
-// CHECK-NEXT:    %[[FIRST:.*]] = mpk_tensor.iota step 80 : tensor<2xi64>
-// CHECK-NEXT:    %[[COLUMN:.*]] = mpk_tensor.reshape %[[FIRST]]
-// CHECK-NEXT:    %[[I3:.*]] = mpk_tensor.elementwise %[[I2]], %[[COLUMN]]
-// CHECK:         %[[V4:.*]] = mpk_tensor.reshape %[[V2]] : tensor<1x2x2xf32> to tensor<1x4xf32>
-// CHECK-NEXT:    %[[I4:.*]] = mpk_tensor.reshape %[[I3]] : tensor<1x2x2xi64> to tensor<1x4xi64>
-// CHECK-NEXT:    mpk_tensor.argmax_merge %[[V4]], %[[I4]]
+// CHECK-NEXT:    %[[V3:.*]] = mpk_tensor.reshape %[[V2]] : tensor<1x2x2xf32> to tensor<1x4xf32>
+// CHECK-NEXT:    %[[I3:.*]] = mpk_tensor.reshape %[[I2]] : tensor<1x2x2xi64> to tensor<1x4xi64>
+// CHECK-NEXT:    mpk_tensor.argmax_merge %[[V3]], %[[I3]] : {{.*}} parts [2, 80]
 // CHECK-NOT:     all_gather
 func.func @step() {
   %x = mpk_tensor.input "x" : tensor<1x64xbf16>

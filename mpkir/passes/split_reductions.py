@@ -11,16 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from xdsl.context import Context
-from xdsl.dialects import arith
-from xdsl.dialects.builtin import (
-    BFloat16Type,
-    Float16Type,
-    Float32Type,
-    ModuleOp,
-    TensorType,
-    i64,
-)
-from xdsl.ir import Block, Operation
+from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, ModuleOp
+from xdsl.ir import Operation
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
     GreedyRewritePatternApplier,
@@ -120,16 +112,17 @@ class SplitArgmax(RewritePattern):
             chunk = -(-chunk // ARGMAX_ALIGNMENT) * ARGMAX_ALIGNMENT
         partial = tensor.ArgmaxPartialOp(own, chunk)
         ops: list[Operation] = [partial]
-        value, index = partial.value, partial.index
+        value, index, parts = partial.value, partial.index, None
         if gather is not None:
             ops += (gathered := _gathered(partial, gather.of.value.data))
             value, index = gathered[-2].results[0], gathered[-1].results[0]
+            parts = tensor.shape_of(partial.value)[-1], tensor.shape_of(own)[-1]
         append = _append_of(op)
         if append is None:
-            merge = tensor.ArgmaxMergeOp(value, index)
+            merge = tensor.ArgmaxMergeOp(value, index, parts=parts)
         else:
             merge = tensor.ArgmaxMergeOp(
-                value, index, append.sequence, append.position, append.stop.get_values()
+                value, index, append.sequence, append.position, append.stop.get_values(), parts
             )
         for new in (*ops, merge):
             new.location = op.location
@@ -152,22 +145,12 @@ def _gather_of(op: tensor.ArgmaxOp) -> tensor.AllGatherOp | None:
 
 
 def _gathered(partial: tensor.ArgmaxPartialOp, of: int) -> list[Operation]:
-    """Every rank's candidates in the order of ranks; the last two have the values, and the indices
-    in the whole row: where a candidate stands says whose it is."""
+    """Every rank's candidates in the order of ranks: the last two operators have the values and the
+    indices, each in its rank's part."""
     *rows, chunks = tensor.shape_of(partial.value)
-    values, indices = (tensor.ReshapeOp(v, [*rows, 1, chunks]) for v in partial.results)
-    gathers = [tensor.AllGatherOp(each.result, len(rows), of) for each in (values, indices)]
-    first = tensor.IotaOp(TensorType(i64, [of]), step=tensor.shape_of(partial.x)[-1])
-    column = tensor.ReshapeOp(first.result, [of, 1])
-    block = Block(arg_types=[i64, i64])
-    block.add_ops(
-        [total := arith.AddiOp(block.args[0], block.args[1]), tensor.YieldOp(total.result)]
-    )
-    moved = tensor.ElementwiseOp([gathers[1].result, column.result], block, gathers[1].result.type)
-    found = [
-        tensor.ReshapeOp(each, [*rows, of * chunks]) for each in (gathers[0].result, moved.result)
-    ]
-    return [values, indices, *gathers, first, column, moved, *found]
+    own = [tensor.ReshapeOp(v, [*rows, 1, chunks]) for v in partial.results]
+    gathers = [tensor.AllGatherOp(each.result, len(rows), of) for each in own]
+    return [*own, *gathers, *(tensor.ReshapeOp(g.result, [*rows, of * chunks]) for g in gathers)]
 
 
 def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:

@@ -235,7 +235,8 @@ def _argmax_partial(printer: BodyPrinter, op: tensor.ArgmaxPartialOp) -> None:
 
 def _argmax_merge(printer: BodyPrinter, op: tensor.ArgmaxMergeOp) -> None:
     value, index = printer.tiles[op.value].name, printer.tiles[op.index].name
-    merged = f"mpk::argmax_merge({printer.result(op.result)}, {value}, {index})"
+    parts = "" if op.parts is None else f"<{op.part[0]}, {op.part[1]}>"
+    merged = f"mpk::argmax_merge{parts}({printer.result(op.result)}, {value}, {index})"
     if op.sequence is None or op.position is None or op.sequence_result is None:
         printer.call("tokens", f"{merged};")
         return

@@ -257,7 +257,8 @@ def _argmax_merge(p: BodyPrinter, op: tensor.ArgmaxMergeOp) -> str:
     at = [*_row(op.value), "0" if count == 1 else "i"]
     i = "int i"
     p.method(f"float value({_ROW}, {i})", f"return {p.element(op.value, at)};")
-    p.method(f"mpk::i64 index({_ROW}, {i})", f"return {p.element(op.index, at)};")
+    moved = "" if op.parts is None else f" + mpk::i64(i / {op.part[0]}) * {op.part[1]}"
+    p.method(f"mpk::i64 index({_ROW}, {i})", f"return {p.element(op.index, at)}{moved};")
     p.method(f"void store({_ROW}, mpk::i64 y)", *p.stores(op.result, "y", _row(op.value)))
     p.constant("append", op.sequence is not None, "bool")
     if op.sequence is not None and op.position is not None and op.sequence_result is not None:

@@ -15,6 +15,7 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_operand_def,
+    opt_prop_def,
     opt_result_def,
     prop_def,
     result_def,
@@ -164,7 +165,9 @@ class ArgmaxMergeOp(IRDLOperation):
     it.
 
     value: f32 [.., S]; index: i64 [.., S]; result: i64 [..]. With `sequence` and `position`, the
-    second result is the sequence after `sequence_append`.
+    second result is the sequence after `sequence_append`. With `parts` [C, V], every C candidates
+    are of another part, of V elements, of the row, and their indices count from its first: the
+    index of candidate j is `index[j] + j div C * V`.
     """
 
     name = "mpk_tensor.argmax_merge"
@@ -174,6 +177,7 @@ class ArgmaxMergeOp(IRDLOperation):
     sequence = opt_operand_def(TENSOR)
     position = opt_operand_def(TENSOR)
     stop = prop_def(DenseArrayBase.constr(i64), default_value=DenseArrayBase.from_list(i64, []))
+    parts = opt_prop_def(DenseArrayBase.constr(i64))
     result = result_def(TENSOR)
     sequence_result = opt_result_def(TENSOR)
 
@@ -186,7 +190,7 @@ class ArgmaxMergeOp(IRDLOperation):
     assembly_format = (
         "$value `,` $index `:` type($value) `,` type($index) `to` type($result) "
         "(`append` $sequence^ `at` $position `:` type($sequence) `,` type($position) "
-        "`to` type($sequence_result))? (`stop` $stop^)? attr-dict"
+        "`to` type($sequence_result))? (`stop` $stop^)? (`parts` $parts^)? attr-dict"
     )
 
     def __init__(
@@ -196,17 +200,35 @@ class ArgmaxMergeOp(IRDLOperation):
         sequence: SSAValue | None = None,
         position: SSAValue | None = None,
         stop: Sequence[int] = (),
+        parts: tuple[int, int] | None = None,
     ):
         super().__init__(
             operands=[value, index, sequence, position],
-            properties={"stop": DenseArrayBase.from_list(i64, stop)},
+            properties={
+                "stop": DenseArrayBase.from_list(i64, stop),
+                "parts": None if parts is None else DenseArrayBase.from_list(i64, parts),
+            },
             result_types=[
                 TensorType(i64, shape_of(value)[:-1]),
                 None if sequence is None else sequence.type,
             ],
         )
 
+    @property
+    def part(self) -> tuple[int, int]:
+        """Candidates of one part of the row, and its elements; of a row that is one, all and 0."""
+        if self.parts is None:
+            return shape_of(self.value)[-1], 0
+        each, size = self.parts.get_values()
+        return int(each), int(size)
+
     def verify_(self) -> None:
+        if self.parts is not None and (
+            len(self.parts) != 2 or min(self.part) < 1 or shape_of(self.value)[-1] % self.part[0]
+        ):
+            raise VerifyException(
+                f"{self.value.type} are not the candidates of parts {self.parts.get_values()}"
+            )
         if shape_of(self.value) != shape_of(self.index) or element_type_of(self.index) != i64:
             raise VerifyException(f"cannot merge {self.value.type} and {self.index.type}")
         given = (self.sequence, self.position, self.sequence_result)

@@ -89,6 +89,7 @@ def _argmax_partial(op: t.ArgmaxPartialOp) -> Kernel:
 @builder(t.ArgmaxMergeOp)
 def _argmax_merge(op: t.ArgmaxMergeOp) -> Kernel:
     stop = frozenset(op.stop.get_values())
+    each, size = op.part
 
     def run(
         scalars: Scalars,
@@ -99,7 +100,7 @@ def _argmax_merge(op: t.ArgmaxMergeOp) -> Kernel:
     ) -> tuple[Array, ...]:
         # Chunks are in ascending order of index: the first of equal values has the lowest index.
         best = np.argmax(value, axis=-1)[..., np.newaxis]
-        token = np.take_along_axis(index, best, axis=-1)[..., 0]
+        token = (np.take_along_axis(index, best, axis=-1) + best // each * size)[..., 0]
         if sequence is None or position is None:
             return (token,)
         return token, _append(scalars, sequence, token, position, stop)

@@ -169,15 +169,16 @@ inline void argmax_partial(const Value& value, const Index& best, const X& x, lo
   });
 }
 
-// out[..] = index of the largest value; gives the last one found.
-template <class Out, class Value, class Index>
+// out[..] = index of the largest value; gives the last one found. Every EACH candidates are of another
+// part of the row, of PART elements.
+template <long EACH = 1, long PART = 0, class Out, class Value, class Index>
 inline long long argmax_merge(const Out& out, const Value& value, const Index& index) {
   long count[Value::rank];
   common_extent(count, value);
   long long token = 0;
   for_rows(count, [&](const long(&at)[Value::rank]) {
     const long s = largest(value, value.row(at), count[Value::rank - 1]).index;
-    token = index.get(index.row(at) + s * Index::step);
+    token = index.get(index.row(at) + s * Index::step) + s / EACH * PART;
     if constexpr (!is_none<Out>) out.put(out.leading(at, Value::rank - 1), token);
   });
   return token;
