@@ -9,6 +9,7 @@ others meanwhile.
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic, sleep
@@ -97,6 +98,8 @@ class Group:
         if self._process_group is None:
             if not dist.is_initialized():
                 self._owns_process_group = True
+                if self.is_one_host:  # which may have no network
+                    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
                 dist.init_process_group(
                     "gloo",
                     store=PrefixStore("gloo", self._store),

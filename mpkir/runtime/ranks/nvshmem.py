@@ -19,6 +19,8 @@ from mpkir.runtime.ranks.group import Group
 
 _LIBRARY = "libnvshmem_host.so.3"
 _WITH_UNIQUE_ID = 1 << 3
+_STARTED: list[int] = []
+"""How many ranks this process has met: the library is started once."""
 
 
 class UniqueId(ctypes.Structure):
@@ -57,15 +59,18 @@ class InitAttr(ctypes.Structure):
 class Nvshmem:
     """Memory of `size` bytes on the GPU of each rank of a group; see `Heap`.
 
-    Raises MpkirError if the library is not installed, does not start, or knows no direct way to a
-    rank's memory.
+    It is kept until the process ends: to give it back, all ranks would have to agree. Raises
+    MpkirError if the library is not installed, does not start, or knows no direct way to a rank's
+    memory.
     """
 
     def __init__(self, size: int, device: torch.device, group: Group) -> None:
         self._library = load_library()
         with torch.cuda.device(device):
             torch.cuda.current_stream().synchronize()  # makes torch's context the current one
-            self._start(group)
+            if not _STARTED:
+                self._start(group)
+                _STARTED.append(group.ranks)
             self._begin = self._library.nvshmem_malloc(size)
             if not self._begin:
                 raise MpkirError(f"NVSHMEM has no {size} bytes of memory on {device}")
@@ -81,12 +86,6 @@ class Nvshmem:
                 )
         self.deltas = tuple(begin - self._begin for begin in begins)
         group.barrier()
-
-    def close(self) -> None:
-        """Give the memory back, on all ranks, and end the library."""
-        del self.memory
-        self._library.nvshmem_free(self._begin)
-        self._library.nvshmemx_hostlib_finalize()
 
     def _start(self, group: Group) -> None:
         """Let the library meet the others, where rank 0 says."""
@@ -146,9 +145,6 @@ def _declared(path: Path) -> ctypes.CDLL:
     library.nvshmem_malloc.restype = ctypes.c_void_p
     library.nvshmem_ptr.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.nvshmem_ptr.restype = ctypes.c_void_p
-    library.nvshmem_free.argtypes = [ctypes.c_void_p]
-    library.nvshmem_free.restype = None
-    library.nvshmemx_hostlib_finalize.restype = None
     for name in (
         "nvshmemx_get_uniqueid",
         "nvshmemx_set_attr_uniqueid_args",

@@ -39,15 +39,10 @@ class SharedMemory:
             group.barrier()
         finally:
             os.close(own)
-        # torch and ctypes count on nobody unmapping it, so references are kept as long.
+        # The maps last as long as this, and the memory as long as the last rank's map.
         begins = [ctypes.addressof(ctypes.c_char.from_buffer(mapped)) for mapped in self._maps]
         self.memory = torch.frombuffer(self._maps[group.rank], dtype=torch.uint8)
         self.deltas = tuple(begin - begins[group.rank] for begin in begins)
-
-    def close(self) -> None:
-        """Let the maps go; the system frees the memory with the last rank's."""
-        self._maps.clear()
-        del self.memory
 
 
 def _mapped(file: str, size: int, rank: int) -> mmap.mmap:

@@ -39,10 +39,6 @@ class SymmetricMemory:
         self.deltas = tuple(begin - own for begin in begins)
         group.barrier()
 
-    def close(self) -> None:
-        """Let the memory go."""
-        del self._handle, self.memory
-
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,14 +24,12 @@ class Heap(Protocol):
              returns
     deltas   by how many bytes the memory of each rank lies behind the own one, in the address
              space of this process or its GPU; 0 for the own
+
+    It lasts as long as somebody refers to it, here or on another rank.
     """
 
     memory: torch.Tensor
     deltas: tuple[int, ...]
-
-    def close(self) -> None:
-        """Give the memory back. Nobody may use it any more, on any rank."""
-        ...
 
 
 def open_heap(size: int, device: torch.device, group: Group) -> Heap:

@@ -43,7 +43,6 @@ def test_all_ranks_write_each_others_memory_and_leave_nothing(run_ranks: Any):
             ctypes.memset(heap.memory.data_ptr() + delta + number, 7 + number, 1)
         group.barrier()
         seen = bytes(heap.memory[:4].tolist())
-        heap.close()
         group.leave()
         return seen
 
@@ -154,3 +153,19 @@ def test_a_process_without_a_machine_is_not_called_dead(tmp_path: Path):
     assert not own.is_gone(own)
     assert not replace(gone, machine="elsewhere").is_gone(own)
     assert not replace(gone, machine="").is_gone(replace(own, machine=""))
+
+
+def test_torch_knows_the_same_ranks(run_ranks: Any):
+    """What torch's symmetric memory asks for; nothing of it stays when the rank leaves."""
+
+    def rank(number: int) -> tuple[int, int, bool]:
+        import torch.distributed as dist
+
+        group = Group.join(2)
+        known = group.process_group
+        assert group.process_group is known
+        assert dist.get_backend() == "gloo"
+        group.leave()
+        return known.rank(), known.size(), dist.is_initialized()
+
+    assert run_ranks(rank, 2) == [(0, 2, False), (1, 2, False)]
