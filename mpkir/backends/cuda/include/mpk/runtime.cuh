@@ -54,6 +54,8 @@ struct Layout {
   static constexpr int FIXED = int(sizeof(Queue)) + 2 * PARTIAL + SCRATCH + 1024;
   static constexpr int SLOTS = least(P::ring_slots, (P::shared_bytes - FIXED) / (SLOT + 16));
   static_assert(SLOTS > P::in_flight, "too little shared memory for the ring beside these bodies");
+  // A smaller ring is not filled more slowly while it holds as little.
+  static constexpr int EASE = most(0, P::ease - (P::ring_slots - SLOTS));
 };
 
 template <bool DYNAMIC>
@@ -294,7 +296,7 @@ struct LoadVisitor {
 };
 
 template <class P>
-using LoaderOf = Loader<Layout<P>::SLOTS, P::in_flight, P::ease, P::pace>;
+using LoaderOf = Loader<Layout<P>::SLOTS, P::in_flight, Layout<P>::EASE, P::pace>;
 
 template <class P>
 __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lookup& next, QueueCursor& queue) {
