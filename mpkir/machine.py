@@ -50,8 +50,12 @@ class Ring:
     """Stages asked for and not landed yet, at most."""
     ease: int = 0
     """While no more than so many slots are free, the loader takes its time."""
-    pace: int = 0
-    """Clock cycles from one stage to the next then."""
+    pace: int | None = None
+    """Clock cycles from one stage to the next then; None: what a program's steps leave time for
+    (backends/cuda/pace.py)."""
+    exposed_us: float = 0.0
+    """How long a family of tasks waits for the one before it, beside its weights."""
+    clock_mhz: int = 0
     packed: bool = False
     """Whether weights are packed at load into blocks for tensor cores."""
 

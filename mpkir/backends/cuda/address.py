@@ -104,8 +104,8 @@ def _divisor(expr: AffineExpr) -> int:
 
 
 def rows_aligned(operand: Operand, elements: int) -> bool:
-    """Whether each row of a task's box begins at a multiple of so many elements of the buffer, and as
-    many from each multiple on are contiguous.
+    """Whether each row of a task's box begins at a multiple of so many elements of the buffer, and
+    as many from each multiple on are contiguous.
     """
     if not operand.shape or operand.strides[-1] != 1:
         return False

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation
+
 from mpkir.backends.body import Body
 from mpkir.backends.cuda.body_printer import BodyPrinter
 from mpkir.backends.cuda.operators import print_members
+from mpkir.backends.cuda.pace import pace_of
 from mpkir.dialects.mesh import ranks_of
 from mpkir.machine import Machine
 
@@ -39,6 +43,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     a form on a GPU.
     """
     ranks = ranks_of(bodies[0].op) if bodies else 1
+    pace = pace_of(_module_of(bodies[0].op), machine) if bodies else 0
     printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
@@ -49,7 +54,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int shared_bytes = {machine.shared_memory};",
         f"  static constexpr int ring_slots = {machine.ring.slots};",
         f"  static constexpr int in_flight = {machine.ring.in_flight};",
-        f"  static constexpr int ease = {machine.ring.ease}, pace = {machine.ring.pace};",
+        f"  static constexpr int ease = {machine.ring.ease}, pace = {pace};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",
         "",
@@ -67,6 +72,14 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         "MPK_KERNEL(program)",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _module_of(op: Operation) -> ModuleOp:
+    parent = op.parent_op()
+    if parent is None:
+        assert isinstance(op, ModuleOp)
+        return op
+    return _module_of(parent)
 
 
 def print_bodies(bodies: Sequence[Body]) -> list[str]:
