@@ -131,3 +131,8 @@ builtin.module attributes {mpk.mesh = {tp = 2, pp = 2}} {
   %w = mpk_tensor.weight "w" shard <dim 0 of 2> : tensor<16x8xbf16>
 }
 // CHECK: a mesh is {tp = N} with N >= 1, got
+
+// -----
+%v, %i = "test.op"() : () -> (tensor<1x6xf32>, tensor<1x6xi64>)
+%b = mpk_tensor.argmax_merge %v, %i : tensor<1x6xf32>, tensor<1x6xi64> to tensor<1xi64> parts [4, 100]
+// CHECK:      tensor<1x6xf32> are not the candidates of parts (4, 100)
