@@ -18,9 +18,7 @@ from mpkir import LanguageModel, MpkirError
 def main(source: str, target: str, question: str) -> None:
     """Compile for as many ranks as there are, and answer."""
     rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    # A CPU's ranks share its cores; a GPU's have all of theirs.
-    workers = max(1, (os.cpu_count() or 1) // ranks) if target == "cpu" else None
-    model = LanguageModel.from_pretrained(source, target, tp=ranks, workers=workers)
+    model = LanguageModel.from_pretrained(source, target, tp=ranks)
     answer = model.generate(question, max_new_tokens=128, chat=True)
     if rank == 0:
         print(answer.text)

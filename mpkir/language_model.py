@@ -66,7 +66,7 @@ class LanguageModel(LoadedLanguageModel):
         many ranks run the model together; each is a process that torchrun has started and that
         makes the same calls, and reads its part of the weights only. Raises MpkirError.
         """
-        machine_named(target, workers)
+        machine_named(target, workers, tp)
         if output is not None:
             check_replaceable(output)
         options: dict[str, Any] = {
@@ -183,7 +183,7 @@ def compile_language_model(
     frequencies); `weights` are stored with it, `weight_files` referred to, if given; `variant` is
     what is done otherwise than by default; `tp` is how many ranks run it together.
     """
-    machine = machine_named(target, workers=workers)
+    machine = machine_named(target, workers, tp)
     capacity = capacity_for(model, capacity)
     with progress.stage("read constants and tokenizer"):
         constants, extra_files = _constants_of(model), _tokenizer_files(tokenizer)

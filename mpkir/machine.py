@@ -253,27 +253,27 @@ def _read(file: Traversable) -> dict[str, Any]:
     return data
 
 
-def machine_named(name: str, workers: int | None = None) -> Machine:
+def machine_named(name: str, workers: int | None = None, ranks: int = 1) -> Machine:
     """The model of that name, or the first for that architecture, or in that file (`NAME.json`),
     with another number of workers if given; `NAME{launch=per-operator}`: with a kernel for each
     operator.
 
-    A model with 0 workers has one for each CPU of this machine. Raises MpkirError for an unknown
-    name, or a file that is no model.
+    A model with 0 workers has one for each CPU of this machine, which `ranks` share. Raises
+    MpkirError for an unknown name, or a file that is no model.
     """
     if match := _TARGET.fullmatch(name):
-        return launched(machine_named(match["name"], workers), match["launch"])
+        return launched(machine_named(match["name"], workers, ranks), match["launch"])
     if name.endswith(".json"):
-        return _machine(name, _read(Path(name)), workers)
+        return _machine(name, _read(Path(name)), workers, ranks)
     if name in _own():
         # Asking plugins needs the compiler, which is not everywhere that programs are measured.
-        return _machine(name, _data(name), workers)
+        return _machine(name, _data(name), workers, ranks)
     by_arch = {_data(each)["arch"]: each for each in reversed(machine_names())}
     name = by_arch.get(name, name)
     if name not in machine_names():
         known = ", ".join((*machine_names(), *sorted(set(by_arch) - set(machine_names()))))
         raise MpkirError(f"no machine is named {name!r}", hint=f"choose one of {known}")
-    return _machine(name, _data(name), workers)
+    return _machine(name, _data(name), workers, ranks)
 
 
 def launched(machine: Machine, launch: str) -> Machine:
@@ -290,7 +290,7 @@ def launched(machine: Machine, launch: str) -> Machine:
     return replace(machine, launch=launch)
 
 
-def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
+def _machine(name: str, data: dict[str, Any], workers: int | None, ranks: int) -> Machine:
     if workers is not None and workers < 1:
         raise MpkirError(f"a machine needs at least one worker, got {workers}")
     try:
@@ -307,7 +307,7 @@ def _machine(name: str, data: dict[str, Any], workers: int | None) -> Machine:
     return Machine(
         name=name,
         arch=data["arch"],
-        workers=workers or data["workers"] or os.cpu_count() or 1,
+        workers=workers or data["workers"] or max(1, (os.cpu_count() or 1) // ranks),
         shared_memory=data["shared_memory"],
         scratch=data["scratch"],
         memory_bandwidth=data["memory_bandwidth"],

@@ -38,3 +38,10 @@ def test_workers():
 def test_an_unknown_name():
     with pytest.raises(MpkirError, match="no machine is named 'h1000'; choose one of a100, cpu"):
         machine_named("h1000")
+
+
+def test_ranks_of_one_host_share_its_cpus(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert [machine_named("cpu", ranks=ranks).workers for ranks in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    assert machine_named("cpu", 5, 2).workers == 5
+    assert machine_named("h200", ranks=4).workers == machine_named("h200").workers

@@ -102,7 +102,7 @@ def compile_source(
     from mpkir.frontend import weights_of
 
     path = Path(source)
-    machine = machine_named(target, workers=workers)
+    machine = machine_named(target, workers, tp)
     _check_batch(path, batch)
     if output is not None:
         check_replaceable(output)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from mpkir.errors import MpkirError
@@ -18,6 +20,7 @@ class SymmetricMemory:
     def __init__(self, size: int, device: torch.device, group: Group) -> None:
         import torch.distributed._symmetric_memory as symmetric
 
+        os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
         try:
             with torch.cuda.device(device):
                 symmetric.set_backend("CUDA")
