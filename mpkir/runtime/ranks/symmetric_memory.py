@@ -23,7 +23,6 @@ class SymmetricMemory:
         os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")
         try:
             with torch.cuda.device(device):
-                symmetric.set_backend("CUDA")
                 self.memory = symmetric.empty(size, dtype=torch.uint8, device=device)
                 self._handle = symmetric.rendezvous(self.memory, group.process_group)
                 self.memory.zero_()
