@@ -79,7 +79,21 @@ struct PackedShape {
   // of more, whose x would fill registers and memory that weights need.
   static constexpr bool LOW = !prologue::exact && T <= 2 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
   static constexpr int BLOCK_X = LOW ? 128 : 64;
+  // Whether the lanes that multiply x fetch it themselves, into registers: of many tokens, in words of
+  // 4 bytes. All of a row if that fits, else what leaves room for the words of the pass that follows.
+#ifdef MPK_THROUGH_MEMORY
+  static constexpr bool STRAIGHT = false;
+#else
+  static constexpr bool STRAIGHT = T > 4 && prologue::direct && sizeof(typename prologue::X) == 4;
+#endif
+  static constexpr int HELD = BW * (T > 8 ? 8 : 4);  // registers of a part
+  static constexpr int parts_held() {
+    int parts = PARTS * HELD <= 64 ? PARTS : most(1, 32 / HELD);
+    while (PARTS % parts != 0) --parts;
+    return parts;
+  }
   static constexpr int parts_at_once() {
+    if (STRAIGHT) return parts_held();
     int parts = PARTS;
     while (parts > 1 && x_bytes(parts, BLOCK_X) > LIMIT) --parts;
     return parts;
@@ -87,7 +101,7 @@ struct PackedShape {
   static constexpr int PP = parts_at_once();  // parts of a pass
   static constexpr int PASSES = ceil_div(PARTS, PP);
   static constexpr int ROW = row_bytes(PP, BLOCK_X);
-  static constexpr int X = x_bytes(PP, BLOCK_X) / COMPUTE_WARPS;  // bytes of a warp
+  static constexpr int X = STRAIGHT ? 0 : x_bytes(PP, BLOCK_X) / COMPUTE_WARPS;  // bytes of a warp
   static constexpr int SQUARES = COMPUTE_WARPS * T;      // a sum for each warp and token
   // Sums of a token, in floats: of several, odd multiples of 8, so that all banks serve a warp's.
   static constexpr int SUMS = T > 1 && B::J * B::ROWS % 16 == 0 ? B::J * B::ROWS + 8 : B::J * B::ROWS;
@@ -96,6 +110,16 @@ struct PackedShape {
   static_assert(B::K % (PARTS * BLOCK_COLUMNS) == 0 && B::N % ROW_GROUP == 0, "whole blocks");
   static_assert(B::ROWS % ROW_GROUP == 0 && ROW_GROUP * COLUMNS * 2 <= SLOT, "a stage fits a slot");
   static_assert(prologue::norm != Norm::layer, "the factor is the only thing a norm may leave over");
+};
+
+// One of two types.
+template <bool FIRST, class A, class B>
+struct Either {
+  using type = A;
+};
+template <class A, class B>
+struct Either<false, A, B> {
+  using type = B;
 };
 
 template <class B>
@@ -259,7 +283,7 @@ struct PackedLinear {
     }
   };
 
-  static constexpr bool ROWS_AT_ONCE = T > 1 && prologue::direct;
+  static constexpr bool ROWS_AT_ONCE = T > 1 && prologue::direct && !S::STRAIGHT;
 
   // Fetches a warp's part of x, times the norm's weights, into its shared memory. With one token the
   // result is the lane's part of the sum of squares, which nobody needs before the product.
@@ -491,15 +515,179 @@ struct PackedLinear {
     }
   }
 
+  // ---- compute, with x straight to registers ----
+
+  // A lane's columns of a block are 8 of its token (and of the one 8 further on), 32 bytes. Two lanes
+  // together ask for those of one, then for those of the other, so that no sector of memory is asked
+  // for twice, and swap what they have of each other's.
+  struct Held {
+    static constexpr int TOKENS = T > 8 ? 2 : 1;  // of a lane
+    static constexpr int COUNT = PP * BW * TOKENS, AT_ONCE = least(COUNT, most(1, MPK_TOGETHER / 8));
+    Columns part[PP];
+    Fetched<typename prologue::X, 4> half[AT_ONCE][2];
+    float square[TOKENS];
+
+    static __device__ __forceinline__ int token(int i, int lane) { return lane / 4 + 8 * (i % TOKENS); }
+    static __device__ __forceinline__ bool exists(int i, int warp, int lane) {
+      const int block = warp * BW + i / TOKENS % BW;
+      return (S::BLOCKS % COMPUTE_WARPS == 0 || block < S::BLOCKS) && (T % 8 == 0 || token(i, lane) < T);
+    }
+    // The first column in a pass, and how many blocks on i is.
+    static __device__ __forceinline__ int origin(int pass, int warp, int lane) {
+      return pass * (PP * S::COLUMNS) + warp * (BW * BLOCK_COLUMNS) + lane % 4 / 2 * 16 + lane % 2 * 4;
+    }
+    static constexpr __device__ int blocks_on(int i) {
+      return i / TOKENS / BW * S::BLOCKS + i / TOKENS % BW;
+    }
+    static __device__ __forceinline__ int column(int i, int h, int pass, int warp, int lane) {
+      return origin(pass, warp, lane) + blocks_on(i) * BLOCK_COLUMNS + h * 8;
+    }
+    // One address and constants: what lies apart does so in parts of blocks, but compilers see that not.
+    __device__ __forceinline__ void ask_half(const Work& work, int i, int h, int pass, int warp, int lane) {
+      const auto* row = prologue::x(work, 0, 0);
+      const i64 block = prologue::x(work, 0, BLOCK_COLUMNS) - row, eight = prologue::x(work, 0, 8) - row;
+      half[i % AT_ONCE][h].request(prologue::x(work, token(i, lane), origin(pass, warp, lane)) +
+                                   (blocks_on(i) * block + h * eight));
+    }
+    __device__ __forceinline__ void ask(const Work& work, int i, int pass, int warp, int lane) {
+      if (!exists(i, warp, lane)) return;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) ask_half(work, i, h, pass, warp, lane);
+    }
+    // The first of a pass.
+    __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) ask(work, i, pass, warp, lane);
+    }
+    // Until those from `first` on are there.
+    __device__ __forceinline__ void await(const Work& work, int first, int pass, int warp, int lane) {
+      const auto there = [&](int i, int h) {
+        return i >= COUNT || !exists(i, warp, lane) || half[i % AT_ONCE][h].arrived(work.tag);
+      };
+      for (u32 polls = 1;; ++polls) {
+        bool all = true;
+#pragma unroll
+        for (int i = first; i < first + AT_ONCE; ++i) all &= there(i, 0) && there(i, 1);
+        if (all || gives_up(work, polls)) break;
+        if constexpr (MPK_BATCH_PAUSE > 0) __nanosleep(MPK_BATCH_PAUSE);
+#pragma unroll
+        for (int i = first; i < first + AT_ONCE; ++i)
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            if (!there(i, h)) ask_half(work, i, h, pass, warp, lane);
+      }
+      __syncwarp();
+    }
+    // What has come, times the norm's weights, to its place.
+    __device__ __forceinline__ void keep(int i, const float (&scale)[2][4], int warp, int lane) {
+      u32 word[2][2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float v[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          v[e] = exists(i, warp, lane) ? half[i % AT_ONCE][h].get(e) : 0.0f;
+          if constexpr (NORM) {
+            square[i % TOKENS] = fmaf(v[e], v[e], square[i % TOKENS]);
+            v[e] *= scale[h][e];
+          }
+        }
+        word[h][0] = pair_of(v[0], v[1]), word[h][1] = pair_of(v[2], v[3]);
+      }
+      const bool odd = lane % 2 != 0;
+      const u32 a = __shfl_xor_sync(0xffffffffu, odd ? word[0][0] : word[1][0], 1);
+      const u32 b = __shfl_xor_sync(0xffffffffu, odd ? word[0][1] : word[1][1], 1);
+      const uint4 all = odd ? make_uint4(a, b, word[1][0], word[1][1])
+                            : make_uint4(word[0][0], word[0][1], a, b);
+      Columns& columns = part[i / TOKENS / BW];
+      if (i % TOKENS == 0) columns.first[i / TOKENS % BW] = all;
+      else columns.second[TWO ? i / TOKENS % BW : 0] = all;
+    }
+    // All of a pass, behind ask.
+    __device__ __forceinline__ void take(const Work& work, int pass, int warp, int lane) {
+      if (pass == 0) {
+#pragma unroll
+        for (int t = 0; t < TOKENS; ++t) square[t] = 0.0f;
+      }
+#pragma unroll
+      for (int first = 0; first < COUNT; first += AT_ONCE) {
+        float scale[AT_ONCE][2][4];
+        if constexpr (NORM) {
+#pragma unroll
+          for (int i = first; i < least(first + AT_ONCE, COUNT); ++i)
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+              if (exists(i, warp, lane))
+                prologue::template scale<4>(work, column(i, h, pass, warp, lane), scale[i - first][h]);
+        }
+        await(work, first, pass, warp, lane);
+#pragma unroll
+        for (int i = first; i < least(first + AT_ONCE, COUNT); ++i) {
+          keep(i, scale[i - first], warp, lane);
+          if (i + AT_ONCE < COUNT) ask(work, i + AT_ONCE, pass, warp, lane);
+        }
+      }
+    }
+  };
+
+  template <class C>
+  static __device__ __forceinline__ void task(C& role, const Work& work, Held& x) {
+    float* partial = role.partial();
+    const int groups = groups_of(work), lane = role.lane, warp = role.warp;
+    if constexpr (S::PASSES > 1) x.ask(work, 0, warp, lane);
+#pragma unroll 1
+    for (int pass = 0; pass < S::PASSES; ++pass) {
+      if constexpr (S::PASSES > 1) {
+        // What the next pass needs is on its way while this one's is multiplied.
+        x.take(work, pass, warp, lane);
+        if (pass + 1 < S::PASSES) x.ask(work, pass + 1, warp, lane);
+        if (pass == 0 && lane == 0) mark(work, Mark::ready_data);
+      }
+#pragma unroll 1
+      for (int jg = 0; jg < J * groups; ++jg) {
+        const int j = J == 1 || jg < groups ? 0 : jg / groups, g = jg - j * groups;
+        float sum[CHAINS][4] = {};
+#pragma unroll
+        for (int p = 0; p < PP; ++p) {
+          Weights weights;
+          weights.read(role);
+          multiply(weights, x.part[p], warp, sum);
+          role.release_stage();
+        }
+        float total[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + sum[1][i] + (sum[2][i] + sum[3][i]);
+        const int t = lane / 4, row = g * ROW_GROUP + lane % 4 * 2;
+        put_sums(partial, warp, t, j, row, pass > 0, total[0], total[1]);
+        if constexpr (T > 8) put_sums(partial, warp, t + 8, j, row, pass > 0, total[2], total[3]);
+      }
+    }
+    if constexpr (NORM) {
+      float* squares = partial + COMPUTE_WARPS * T * S::SUMS + warp * T;
+#pragma unroll
+      for (int i = 0; i < Held::TOKENS; ++i) {
+        float sum = x.square[i];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        const int t = Held::token(i, lane);
+        if (lane % 4 == 0 && t < T) squares[t] = sum;
+      }
+    }
+  }
+
   // This task and those after it that use the same x.
   template <class C>
   static __device__ __forceinline__ void compute(C& role) {
     const int family = role.work().family, step = role.work().step;
     if (!role.wait_ready()) return;
     if constexpr (!B::polls) role.wait_published();
-    float square = 0.0f;
+    typename Either<S::STRAIGHT, Held, float>::type square{};
     u32 data_at = 0;  // in a trace, of the first task
-    if constexpr (S::PASSES == 1) {
+    if constexpr (S::STRAIGHT && S::PASSES == 1) {
+      square.ask(role.work(), 0, role.warp, role.lane);
+      square.take(role.work(), 0, role.warp, role.lane);
+      data_at = trace_clock();
+    } else if constexpr (S::PASSES == 1) {
       square = read_x(role.work(), 0, role.own_scratch(), role.warp, role.lane);
       data_at = trace_clock();
     }
