@@ -137,6 +137,13 @@ TABLE: tuple[Switch, ...] = (
         lambda number: Variant(macros=(f"MPK_CACHE_AHEAD {number}",)),
     ),
     Switch(
+        "attention-shuffles",
+        "rows of a bf16 cache through dots by shuffles, not through tensor cores",
+        "0.3-0.5 us more a layer: several times the instructions between q and the sums",
+        _fixed(Variant(macros=("MPK_ATTENTION_SHUFFLES",))),
+        takes_number=False,
+    ),
+    Switch(
         "attention-joins",
         "blocks of N cache rows; a head's first chunk joins the others, no tasks of their own do",
         "one hop less a layer, 2 us, and no other where all rows are of the first chunk",

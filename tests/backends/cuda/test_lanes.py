@@ -9,7 +9,14 @@ from pathlib import Path
 from mpkir.runtime.build_cuda import INCLUDE
 
 HOST = Path(__file__).parent / "host" / "lanes"
-SKELETONS = ("attention", "attention_merge", "attention_parts", "reduce", "rotary")
+SKELETONS = (
+    "attention",
+    "attention_merge",
+    "attention_parts",
+    "attention_products",
+    "reduce",
+    "rotary",
+)
 
 
 def test_attention_and_merge(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@
 #pragma once
 #include "abi.cuh"
 #include "attention_parts.cuh"
+#include "attention_products.cuh"
 #include "reduce.cuh"
 #include "rotary.cuh"
 #include "tagged.cuh"
@@ -83,6 +84,16 @@ struct Others<B, true> : AttentionParts<B, 1> {
   }
 };
 
+// The rows of the cache that a lane has in flight.
+template <class A, class Products, bool MULTIPLIES>
+struct RowsOf {
+  using type = typename A::Rows;
+};
+template <class A, class Products>
+struct RowsOf<A, Products, true> {
+  using type = typename Products::Rows;
+};
+
 template <class B>
 struct Attention {
   using Cache = typename B::Cache;
@@ -106,10 +117,17 @@ struct Attention {
   // Prepared rows: G of q, then k and v.
   static constexpr int PLACES = COMPUTE_WARPS * AT_ONCE;
   static constexpr int ROUNDS = ceil_div(G + 2, PLACES);
+  // Whether rows of the cache go through tensor cores.
+#ifdef MPK_ATTENTION_SHUFFLES
+  static constexpr bool MULTIPLIES = false;
+#else
+  static constexpr bool MULTIPLIES = T == 1 && is_same<Cache, bf16> && (D == 64 || D == 128) && G <= 4;
+#endif
   // Floats of scratch: q rows, k and v as in the cache, per-warp (top, sum), per-warp sums (before
   // that: rows whose pairs lie in several lanes).
   static constexpr int QUERY = 8 * LANES;
-  static constexpr int Q = ceil_div(G, GC * GROUPS) * GC * GROUPS * QUERY, NEW = 2 * QUERY;
+  static constexpr int Q = MULTIPLIES ? G * (D + 32) : ceil_div(G, GC * GROUPS) * GC * GROUPS * QUERY;
+  static constexpr int NEW = 2 * QUERY;
   static constexpr int STATS = 2 * COMPUTE_WARPS * GC, SUMS = COMPUTE_WARPS * most(GC * D, 256);
   static constexpr int scratch_bytes = 4 * (Q + NEW + STATS + SUMS);
   static constexpr int partial_bytes = 0;
@@ -377,11 +395,18 @@ struct Attention {
           }
         }
         if (query) {
-          float4 low, high;
-          low.x = y[0] * B::scale, low.y = y[1] * B::scale, low.z = y[2] * B::scale, low.w = y[3] * B::scale;
-          high.x = y[4] * B::scale, high.y = y[5] * B::scale, high.z = y[6] * B::scale, high.w = y[7] * B::scale;
-          *scratch.query(head, at.d) = low;
-          *scratch.query(head, at.d + 4) = high;
+          float z[8];
+#pragma unroll
+          for (int i = 0; i < 8; ++i) z[i] = y[i] * B::scale;
+          if constexpr (MULTIPLIES) {
+            AttentionProducts<Attention, B>::put_query(scratch, head, at.d, z);
+          } else {
+            float4 low, high;
+            low.x = z[0], low.y = z[1], low.z = z[2], low.w = z[3];
+            high.x = z[4], high.y = z[5], high.z = z[6], high.w = z[7];
+            *scratch.query(head, at.d) = low;
+            *scratch.query(head, at.d + 4) = high;
+          }
         }
         if (KEYS && owns && (key || value)) {
 #pragma unroll
@@ -467,11 +492,11 @@ struct Attention {
   struct State {
     float sum[GC][8], top[GC], weight[GC];
   };
-  static __device__ __forceinline__ float score(float dot) {
-    dot = warp_join<Add, LANES>(dot);
+  static __device__ __forceinline__ float capped(float dot) {
     if constexpr (B::soft_cap > 0.0f) dot = B::soft_cap * tanhf(dot / B::soft_cap);
     return dot;
   }
+  static __device__ __forceinline__ float score(float dot) { return capped(warp_join<Add, LANES>(dot)); }
   // Takes the V rows of slots FIRST .. (those with valid[u]) into the running softmax.
   template <int FIRST>
   static __device__ __forceinline__ void take(State& s, const Lane& at, const Scratch& scratch, int head,
@@ -686,14 +711,18 @@ struct Attention {
     const bool empty = !B::joins && range.from >= range.to;
     if (!B::polled && empty) return write_empty(work, at, 0);
     // Set, because a register that is loaded on some paths only lives through all tasks.
-    Rows rows{};
+    using Products = AttentionProducts<Attention, B>;
+    typename RowsOf<Attention, Products, MULTIPLIES>::type rows{};
     Step<true, true> step{};
     step.t = 0;
     // First what comes last: what is missing then is asked for again while angles are computed.
     step.template ask<true>(work, at);
     const bool prepares = !empty && at.warp < step.COUNT;
     if (prepares) step.fetch_constants(work, at);
-    if (!empty) fetch<0, U>(work, at, range.from, range.cached, rows);
+    if (!empty) {
+      if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
+      else fetch<0, U>(work, at, range.from, range.cached, rows);
+    }
     if constexpr (B::polled) step.template ask<false>(work, at);
     if (prepares) step.turn(work, at);
     step.await(work, at);
@@ -705,7 +734,16 @@ struct Attention {
     step.prepare(work, at, scratch, range.to > range.cached, range.cached);
     compute_sync();
     if (at.thread == 0) mark(work, Mark::ready_data);
-    attend(work, at, scratch, 0, range, rows);
+    if constexpr (MULTIPLIES) {
+      OtherChunks others{};
+      if (at.thread / D < G) others.ask_early(work, at.thread / D, true);
+      Products::attend(work, at, scratch, range, rows);
+      if (at.thread / D < G) others.ask_early(work, at.thread / D, false);
+      compute_sync();
+      write(work, at, scratch, 0, 0, others);
+    } else {
+      attend(work, at, scratch, 0, range, rows);
+    }
   }
 
   // Several tokens: their keys and values first, so that all that is attended to is in the cache.

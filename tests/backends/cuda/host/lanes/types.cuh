@@ -41,9 +41,6 @@ struct bf16 {
 };
 template <class A, class B>
 constexpr bool is_same = std::is_same_v<A, B>;
-struct Nothing {
-  void operator()() const {}
-};
 constexpr int least(int a, int b) { return a < b ? a : b; }
 constexpr int most(int a, int b) { return a > b ? a : b; }
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
