@@ -130,7 +130,7 @@ class Ranks(Compiled):
 
     def logits(self) -> torch.Tensor:
         logits = self.program.output(self.model.roles.logits).to(self.program.device)
-        return logits.float().reshape(self.batch, -1)
+        return logits.float().reshape(self.batch, -1).clone()
 
     def run(self, position: int, steps: int) -> float:
         meet(self.program.device)
