@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -189,7 +190,8 @@ class CudaProgram:
     def _hang(self, control: Control) -> MpkirError:
         data = self._stands.cpu().numpy().tobytes()
         stands = list((Stand * self.table.worker_count).from_buffer_copy(data))
-        polled = Polled(self._missing, self._flagged, self._reads) if self._flagged else None
+        rows = {k: prod(spec.shape[1:]) for k, spec in self._specs.items() if spec.exchange}
+        polled = Polled(self._missing, self._flagged, self._reads, rows) if self._flagged else None
         counters = self._counters.cpu().numpy().view(np.uint32)
         hang = Hang(self.table, control, stands, counters, self._epoch, polled)
         return hang.error(self.watchdog_s)
@@ -198,8 +200,8 @@ class CudaProgram:
         """The elements of a flagged buffer that do not carry the tag of a step of this launch."""
         tag = (self._epoch + step + 1) % 2**32
         spec = self._specs.get(buffer)
-        layout = () if spec is None else (spec.brief, spec.apart)
-        return missing_elements(untagged(self._buffers[buffer], tag, *layout).numpy())
+        brief, apart = (False, 0) if spec is None else (spec.brief, spec.apart)
+        return missing_elements(untagged(self._buffers[buffer], tag, brief, apart).numpy())
 
     def read_global(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""

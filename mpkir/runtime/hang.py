@@ -8,7 +8,7 @@ say which are missing, and where those stand in turn.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import numpy as np
@@ -46,11 +46,13 @@ class Polled:
     missing   of a buffer in a step of the launch
     writers   the families that write each flagged buffer; () if that is not known
     reads     how many operands each family reads; () if that is not known
+    rows      elements that each rank writes, row after row, of buffers that ranks exchange
     """
 
     missing: Callable[[int, int], Missing]
     writers: Mapping[int, Sequence[int]]
     reads: Sequence[int] = ()
+    rows: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass
@@ -181,6 +183,11 @@ class Hang:
         table = self.table
         raised = int(table.tasks[signallers, TaskField.SIGNAL_AMOUNT].sum())
         wanted = int(table.events[event])
+        if event >= table.first_peer_event and raised * table.ranks >= wanted:
+            return (
+                f"all {len(signallers)} tasks of this rank that signal it have run; from all "
+                f"{table.ranks} ranks together {lacking} arrivals lack"
+            )
         if raised >= wanted:
             return f"all {len(signallers)} tasks that signal it have run; signals lost: {lacking}"
         silent = self._silent(event, signallers)
@@ -267,7 +274,12 @@ class Hang:
         rows = np.flatnonzero(np.isin(self.table.tasks[:, TaskField.FAMILY], list(families)))
         absent = [task for task in rows.tolist() if not self._has_run(task, step)]
         note = ""
-        if not absent and families:
+        row = self.polled.rows.get(buffer)
+        if row:
+            ranks = sorted({r for a, b in missing.runs for r in range(a // row, b // row + 1)})
+            what = "rank" if len(ranks) == 1 else "ranks"
+            note = f"what is not there comes from {what} {', '.join(map(str, ranks))}"
+        elif not absent and families:
             names = ", ".join(self.table.names.families[family] for family in families)
             note = f"all tasks of {names}, which write it, have run: a store was lost"
         return _Wait(title, [], absent, note)

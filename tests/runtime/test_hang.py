@@ -22,7 +22,9 @@ def gave_up(step: int, task: int) -> Stand:
     return Stand(polls=~(step << 32 | task) % 2**64)
 
 
-def report(table: Table, stands: list[Stand], late: list[int]) -> list[str]:
+def report(
+    table: Table, stands: list[Stand], late: list[int], rows: dict[int, int] | None = None
+) -> list[str]:
     flags = np.zeros(24, np.bool_)
     flags[late] = True
 
@@ -32,7 +34,7 @@ def report(table: Table, stands: list[Stand], late: list[int]) -> list[str]:
 
     control = Control(fault=1, fault_worker=2, fault_task=5, fault_event=-1)
     counters = np.array([3 * 12], np.uint32)
-    polled = Polled(missing, {1: (0,)}, reads=(1, 1))
+    polled = Polled(missing, {1: (0,)}, reads=(1, 1), rows=rows or {})
     hang = Hang(table, control, stands, counters, epoch=7, polled=polled)
     return str(hang.error(2.0)).splitlines()
 
@@ -65,3 +67,23 @@ def test_what_came_since(polling: Table):
     """A poll that was given up because of another finds its data when the host looks."""
     lines = report(polling, [gave_up(5, 1), Stand(), Stand()], [])
     assert lines[2] == "- what l0.down[0] polls in step 5 has come since; wanted by l0.down[0] on 0"
+
+
+def test_ranks_that_have_not_sent_their_row(polling: Table):
+    """h has a row of 6 for each of 4 ranks."""
+    stands = [gave_up(5, task) for task in (1, 3, 5)]
+    lines = report(polling, stands, [8, 9, 18, 19, 20], rows={1: 6})
+    assert "  what is not there comes from ranks 1, 3" in lines
+
+
+def test_an_event_of_peers_for_which_arrivals_lack():
+    names = TableNames(("x",), ("up",), ("up",), ("met",))
+    lists = [[(0, 0, 0, 4, 1, 0, 2)]]
+    table = build_table(lists, [(0, 1, 0, 0, 0)], [4], names, ranks=2, peer_events=1)
+    control = Control(fault=1, fault_worker=0, fault_task=0, fault_event=0)
+    waits = Stand(kind=1, step=1, task=0, event=0, seen=2, wanted=4)
+    hang = Hang(table, control, [waits], np.array([2], np.uint32), epoch=0)
+    text = str(hang.error(6.0))
+    assert "event met has 2 of 4 arrivals in step 0" in text
+    assert "all 1 tasks of this rank that signal it have run" in text
+    assert "from all 2 ranks together 2 arrivals lack" in text
