@@ -198,19 +198,19 @@ def _scored_rows(family: Family, used: dict[int, _Use]) -> Ints:
     return result
 
 
-_Cached = tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp
-
-
-def _reads_cache(op: Operation) -> TypeGuard[_Cached]:
-    return isinstance(op, _Cached) and isinstance(op.k_cache, BlockArgument)
+def _reads_cache(
+    op: Operation,
+) -> TypeGuard[tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp]:
+    return isinstance(
+        op, tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp
+    ) and isinstance(op.k_cache, BlockArgument)
 
 
 def _joined(family: Family) -> int:
     """How many parts of split attentions a task joins one after the other."""
     ops = family.op.body.block.ops
-    merging = tensor.AttentionMergeOp | tensor.AttentionJoinOp
-    merges = (op for op in ops if isinstance(op, merging))
-    return sum(tensor.shape_of(op.acc)[3] for op in merges)
+    joining = (tensor.AttentionMergeOp, tensor.AttentionJoinOp)
+    return sum(tensor.shape_of(op.acc)[3] for op in ops if isinstance(op, joining))
 
 
 def loop_of(family: Family) -> Loop:

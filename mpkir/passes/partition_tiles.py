@@ -392,9 +392,10 @@ class _Partition:
         """Attention's prologues see tiles of q and k, an expert linear's rows of x, a linear's all
         of x.
         """
-        attention = tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp
-        if isinstance(op, attention):
-            assert isinstance(inner, attention)
+        if isinstance(op, tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp):
+            assert isinstance(
+                inner, tensor.AttentionOp | tensor.AttentionSplitOp | tensor.AttentionJoinOp
+            )
             for region, before, after in (
                 (inner.q_prologue, op.q, inner.q),
                 (inner.k_prologue, op.k, inner.k),

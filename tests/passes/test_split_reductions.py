@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mpkir.backends.interpreter import tensor_level
+from mpkir.backends.interpreter import task_level, tensor_level
 from mpkir.dialects import tensor
 
 
@@ -76,12 +76,14 @@ def test_attention_in_chunks_at_every_position(run, joins: str, depth: int, extr
     for position in (0, 1, 15, 16, 17, 63):
         shape = (1, 2, 64, depth)
         caches = {name: rng.standard_normal(shape, np.float32) for name in ("kc", "vc")}
-        copies = {name: value.copy() for name, value in caches.items()}
+        before = {name: value.copy() for name, value in caches.items()}
         wanted = tensor_level.run_step(whole, {}, caches, inputs, position)["y"]
-        found = tensor_level.run_step(split, {}, copies, inputs, position)["y"]
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-        for name, value in caches.items():
-            np.testing.assert_array_equal(copies[name], value)
+        for step, module in ((tensor_level.run_step, split), (task_level.run_step, tiled)):
+            copies = {name: value.copy() for name, value in before.items()}
+            found = step(module, {}, copies, inputs, position)["y"]
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+            for name, value in caches.items():
+                np.testing.assert_array_equal(copies[name], value)
 
 
 @pytest.mark.parametrize("vocabulary", [1, 3, 10, 63, 64, 65])
