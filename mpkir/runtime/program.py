@@ -69,7 +69,7 @@ class Program:
         beside: Program | None,
     ) -> None:
         if device is None and self.group is not None and self.manifest.target.kind == "cuda":
-            device = torch.device("cuda", self.group.number_on_host)
+            device = _gpu_of(self.group)
         self.device = _device_of(self.manifest.target, device)
         check_host(self.manifest.target, self.device, str(self.artifact.path))
         artifact = self.artifact
@@ -220,6 +220,11 @@ def _group_for(manifest: Manifest, group: Group | None) -> Group | None:
     if group.ranks != manifest.ranks:
         raise MpkirError(f"{group.ranks} ranks run a program that is for {manifest.ranks}")
     return group
+
+
+def _gpu_of(group: Group) -> torch.device:
+    """The GPU of a rank: the one of its number on its host, or the only one that it is shown."""
+    return torch.device("cuda", group.number_on_host % max(1, torch.cuda.device_count()))
 
 
 def _device_of(target: Target, device: torch.device | str | None) -> torch.device:

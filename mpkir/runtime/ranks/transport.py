@@ -43,6 +43,7 @@ def open_heap(size: int, device: torch.device, group: Group) -> Heap:
         from mpkir.runtime.ranks.shared_memory import SharedMemory
 
         return SharedMemory(size, group)
+    check_distinct(group, str(torch.cuda.get_device_properties(device).uuid))
     chosen = os.environ.get("MPKIR_TRANSPORT") or (SYMMETRIC if group.is_one_host else NVSHMEM)
     if chosen == SYMMETRIC:
         from mpkir.runtime.ranks.symmetric_memory import SymmetricMemory
@@ -57,3 +58,18 @@ def open_heap(size: int, device: torch.device, group: Group) -> Heap:
         where="environment: MPKIR_TRANSPORT",
         hint=f"set it to {SYMMETRIC} or {NVSHMEM}, or not at all",
     )
+
+
+def check_distinct(group: Group, gpu: str) -> None:
+    """Raise MpkirError, on all ranks, where two have the same GPU: neither would leave it to the
+    other, for which it waits."""
+    first: dict[bytes, int] = {}
+    for rank, other in enumerate(group.gather(gpu.encode())):
+        if first.setdefault(other, rank) != rank:
+            raise group.fail(
+                MpkirError(
+                    f"ranks {first[other]} and {rank} have the same GPU",
+                    where=gpu,
+                    hint="start one rank for each GPU, at most as many as the host has",
+                )
+            )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,14 +38,31 @@ def test_cpus_of_several_hosts_are_refused():
         SharedMemory(4096, group)
 
 
+@pytest.fixture
+def _any_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "check_distinct", lambda group, gpu: None)
+    properties = SimpleNamespace(uuid="GPU-1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+
+def test_two_ranks_on_one_gpu_are_refused():
+    group: Any = SimpleNamespace(
+        gather=lambda own: [b"GPU-1", b"GPU-2", own], fail=lambda error: error
+    )
+    transport.check_distinct(group, "GPU-3")
+    with pytest.raises(MpkirError, match="ranks 1 and 2 have the same GPU"):
+        transport.check_distinct(group, "GPU-2")
+
+
+@pytest.mark.usefixtures("_any_gpu")
 def test_gpus_of_several_hosts_need_nvshmem(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(nvshmem, "find_spec", lambda name: None)
     group: Any = SimpleNamespace(is_one_host=False)
     with pytest.raises(MpkirError, match="pip install nvidia-nvshmem-cu13"):
         transport.open_heap(4096, torch.device("cuda"), group)
 
 
+@pytest.mark.usefixtures("_any_gpu")
 def test_an_unknown_transport(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MPKIR_TRANSPORT", "pigeon")
     group: Any = SimpleNamespace(is_one_host=True)
