@@ -1,15 +1,16 @@
-"""Cooperative skeletons as they are, each lane a fiber: shuffles, barriers and vectors on a CPU."""
+"""Skeletons as they are, each lane a fiber: shuffles, barriers and vectors on a CPU."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from mpkir.runtime.build_cuda import INCLUDE
 
 HOST = Path(__file__).parent / "host" / "lanes"
-SKELETONS = (
+ATTENTION = (
     "attention",
     "attention_merge",
     "attention_parts",
@@ -17,18 +18,28 @@ SKELETONS = (
     "reduce",
     "rotary",
 )
+PRODUCTS = ("packed_linear", "linear_direct", "reduce")
 
 
 def test_attention_and_merge(tmp_path: Path) -> None:
     """Heads in groups, heads of any size, windows, several tokens, marks or none: as in fp64."""
-    for path in HOST.iterdir():
-        shutil.copy(path, tmp_path)
-    for name in SKELETONS:
-        shutil.copy(INCLUDE / "mpk" / f"{name}.cuh", tmp_path)
-    program = tmp_path / "attention"
     # So little that compute warps ask, too.
-    options = ["-std=c++20", "-O1", "-DMPK_CACHE_AHEAD=4096"]
-    command = ["c++", *options, "-o", str(program), str(tmp_path / "attention.cpp")]
+    _run("attention", ATTENTION, tmp_path, "-DMPK_CACHE_AHEAD=4096")
+
+
+def test_products_of_packed_weights(tmp_path: Path) -> None:
+    """Tokens, rows of x in passes, norms, two weights, x that comes late: as in fp64."""
+    _run("products", PRODUCTS, tmp_path)
+
+
+def _run(name: str, skeletons: Sequence[str], folder: Path, *options: str) -> None:
+    for path in HOST.iterdir():
+        shutil.copy(path, folder)
+    for skeleton in skeletons:
+        shutil.copy(INCLUDE / "mpk" / f"{skeleton}.cuh", folder)
+    program = folder / name
+    source = folder / f"{name}.cpp"
+    command = ["c++", "-std=c++20", "-O1", *options, "-o", str(program), str(source)]
     subprocess.run(command, check=True)
     ran = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
     assert ran.returncode == 0, ran.stdout

@@ -20,6 +20,7 @@
 //   };
 #pragma once
 #include "linear_direct.cuh"
+#include "mma.cuh"
 #include "reduce.cuh"
 #include "runtime.cuh"
 #include "tagged.cuh"
@@ -33,21 +34,7 @@
 
 namespace mpk {
 
-// sum += a * b, 16 tokens by 8 features over 16 columns; lanes as in the PTX manual's figures.
-__device__ __forceinline__ void multiply_fragments(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3,
-                                                   u32 b0, u32 b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-// Two floats as two bf16 in a word, the first in the low half.
-__device__ __forceinline__ u32 pair_of(float low, float high) {
-  u32 word;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
-  return word;
-}
+// Of two bf16 in a word.
 __device__ __forceinline__ float low_of(u32 pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_of(u32 pair) { return __uint_as_float(pair & 0xffff0000u); }
 
@@ -360,11 +347,11 @@ struct PackedLinear {
     return square;
   }
   static __device__ __forceinline__ void put(char* place, const float (&v)[EACH]) {
-    const u32 a = pair_of(v[0], v[1]), b = pair_of(v[2], v[3]);
+    const u32 a = bf16_pair(v[0], v[1]), b = bf16_pair(v[2], v[3]);
     if constexpr (S::LOW) {
       *reinterpret_cast<uint4*>(place) =
-          make_uint4(a, pair_of(v[0] - low_of(a), v[1] - high_of(a)), b,
-                     pair_of(v[2] - low_of(b), v[3] - high_of(b)));
+          make_uint4(a, bf16_pair(v[0] - low_of(a), v[1] - high_of(a)), b,
+                     bf16_pair(v[2] - low_of(b), v[3] - high_of(b)));
     } else {
       *reinterpret_cast<uint2*>(place) = make_uint2(a, b);
     }
@@ -421,12 +408,12 @@ struct PackedLinear {
       float(&even)[4] = sum[2 * b % CHAINS], (&odd)[4] = sum[(2 * b + 1) % CHAINS];
       if constexpr (S::LOW) {
         const uint4 u = x.second[b];
-        multiply_fragments(even, v.x, v.y, v.z, v.w, w.x, w.y);
-        multiply_fragments(odd, u.x, u.y, u.z, u.w, w.z, w.w);
+        add_product(even, v.x, v.y, v.z, v.w, w.x, w.y);
+        add_product(odd, u.x, u.y, u.z, u.w, w.z, w.w);
       } else {
         const uint4 u = T > 8 ? x.second[TWO ? b : 0] : make_uint4(0, 0, 0, 0);
-        multiply_fragments(even, v.x, u.x, v.y, u.y, w.x, w.y);
-        multiply_fragments(odd, v.z, u.z, v.w, u.w, w.z, w.w);
+        add_product(even, v.x, u.x, v.y, u.y, w.x, w.y);
+        add_product(odd, v.z, u.z, v.w, u.w, w.z, w.w);
       }
     }
   }
@@ -592,7 +579,7 @@ struct PackedLinear {
             v[e] *= scale[h][e];
           }
         }
-        word[h][0] = pair_of(v[0], v[1]), word[h][1] = pair_of(v[2], v[3]);
+        word[h][0] = bf16_pair(v[0], v[1]), word[h][1] = bf16_pair(v[2], v[3]);
       }
       const bool odd = lane % 2 != 0;
       const u32 a = __shfl_xor_sync(0xffffffffu, odd ? word[0][0] : word[1][0], 1);

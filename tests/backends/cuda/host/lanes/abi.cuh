@@ -9,6 +9,7 @@ struct Work {
   i64 position;
   int index;
   u32 tag;
+  int body, family, step;
 
   template <class T>
   T* at(int k) const { return static_cast<T*>(operand[k]); }

@@ -33,8 +33,16 @@ struct Fetched<Tagged<T>, N> {
 };
 
 inline bool gives_up(const Work&, u32 polls) {
-  if (polls > 3) fibers::fail("an element is waited for that nobody writes");
+  if (polls > 5) fibers::fail("an element is waited for that nobody writes");
   return false;
+}
+template <int N, int COUNT, class X, class Address, class Exists>
+void await_all(const Work& work, Address address, Exists exists, Fetched<X, N> (&group)[COUNT], int = 0) {
+  for (int i = 0; i < COUNT; ++i) {
+    if (!exists(i)) continue;
+    group[i].request(address(i));
+    if (!group[i].arrived(work.tag)) fibers::fail("an element is waited for that nobody writes");
+  }
 }
 template <class T>
 void publish(Tagged<T>* p, float value, const Work& work) {

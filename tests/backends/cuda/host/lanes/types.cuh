@@ -14,9 +14,17 @@
 struct float4 {
   float x, y, z, w;
 };
+struct float2 {
+  float x, y;
+};
+struct uint2 {
+  unsigned x, y;
+};
 struct uint4 {
   unsigned x, y, z, w;
 };
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float __uint_as_float(unsigned word) {
   float f;
@@ -28,6 +36,7 @@ inline unsigned __float_as_uint(float f) {
   std::memcpy(&word, &f, 4);
   return word;
 }
+inline void __nanosleep(unsigned) {}
 inline float __expf(float x) { return std::exp(x); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 

@@ -1,0 +1,269 @@
+// Products over packed weights, lane by lane, against a plain loop in fp64: x of one and of several
+// tokens, in one pass and in many, with a norm and without, in marked words and plain. Prints the
+// largest error of each case and exits with 1 if one is too large.
+#include <map>
+#include <random>
+
+#include "tagged.cuh"
+
+// An element that does not come before it has been asked for a few times, by each lane.
+struct Late {
+  mpk::u32 word;
+};
+template <int N>
+struct mpk::Fetched<Late, N> {
+  static inline std::map<std::pair<int, const Late*>, int> asked;
+  bool there = false;
+  Late word[N];
+  void request(const Late* address) {
+    check_aligned(address, N * sizeof(Late));
+    there = ++asked[{threadIdx.x, address}] > 1 + (threadIdx.x + address->word / 65536) % 3;
+    std::copy(address, address + N, word);
+  }
+  bool arrived(u32) const { return there; }
+  float get(int i) const { return there ? __uint_as_float(word[i].word & 0xffff0000u) : NAN; }
+};
+
+#include "packed_linear.cuh"
+
+using mpk::bf16, mpk::i64, mpk::Tagged, mpk::Work;
+
+// S: what a case is. Operands: x, weights (J of them), norm weights, y, what is added to it.
+template <class S>
+struct Body : S {
+  using S::T, S::K, S::N, S::ROWS, S::J;
+  using Weight = bf16;
+  static constexpr int STAGE_ROWS = 8;
+  static constexpr bool same_x = true, polls = true;
+  static int weight(int j) { return 1 + j; }
+  static int first_row(int index) { return index * ROWS; }
+  struct prologue {
+    static constexpr mpk::Norm norm = S::norm ? mpk::Norm::rms : mpk::Norm::none;
+    static constexpr bool direct = true, exact = false;
+    static constexpr float eps = 1e-5f;
+    using X = typename S::X;
+    static const X* x(const Work& w, int t, int k) { return w.at<X>(0) + S::place(t * K + k); }
+    template <int E>
+    static void load(const Work&, int, int, float (&)[E]) {}
+    template <int E>
+    static void scale(const Work& w, int k, float (&g)[E]) {
+      mpk::load_constant_vector<bf16, E>(w.at<bf16>(3) + k).unpack(g);
+    }
+  };
+  struct epilogue {
+    struct Nothing {};
+    struct Added { float value; };
+    using Inputs = std::conditional_t<S::adds, Added, Nothing>;
+    static float& y(const Work& w, int operand, int t, int row) {
+      return w.at<float>(operand)[t * N + w.index * ROWS + row];
+    }
+    static Inputs load(const Work& w, int t, int row) {
+      if constexpr (S::adds) return {y(w, 5, t, row)};
+      else return {};
+    }
+    static void store(const Work& w, int t, int row, const float (&sum)[J], const Inputs& in) {
+      float result = sum[0];
+      if constexpr (J == 2) result *= sum[1];
+      if constexpr (S::adds) result += in.value;
+      float& place = y(w, 4, t, row);
+      if (place == place) fibers::fail("an element is stored twice");
+      place = result;
+    }
+  };
+};
+
+// A worker whose stages are all there: of tasks [0, works), one after another.
+struct Worker {
+  std::vector<Work> works;
+  std::vector<mpk::Stage> stages;
+  std::vector<std::vector<float>> partials;
+  std::vector<char> scratch;
+  int scratch_of_warp = 0;
+
+  int lane = 0;
+  bool issue(const char* source, int bytes) {
+    stages.push_back({source, bytes});
+    return true;
+  }
+};
+struct Lane {
+  Worker& all;
+  int warp = threadIdx.x / 32, lane = threadIdx.x % 32, task = 0, stage = 0;
+
+  const Work& work() const { return all.works[task]; }
+  bool wait_ready() { return true; }
+  void wait_published() {}
+  void wait_filled() {}
+  void finish_task() { ++task; }
+  char* own_scratch() { return all.scratch.data() + warp * all.scratch_of_warp; }
+  float* partial() { return all.partials[task].data(); }
+  void hand_over() { __syncwarp(); }
+  const char* wait_stage() { return all.stages[stage].source; }
+  int take_stage() { return stage++; }
+  void release_stage() { release_stage(take_stage()); }
+  void release_stage(int) { __syncwarp(); }
+  // As the publisher.
+  const float* wait_partial() { return all.partials[task].data(); }
+  void published(const Work&) { ++task; }
+};
+
+bool all_right = true;
+
+template <class S>
+void check(const char* name) {
+  using B = Body<S>;
+  using L = mpk::PackedLinear<B>;
+  constexpr int T = S::T, K = S::K, N = S::N, J = S::J;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  const auto number = [&] { return mpk::convert<bf16>(normal(random)); };
+  std::vector<bf16> weights[2], gain(K + 8);
+  for (auto& weight : weights) {
+    weight.resize(N * K + 8);
+    for (bf16& w : weight) w = number();
+  }
+  for (bf16& g : gain) g = number();
+  std::vector<typename S::X> x(S::place(T * K) + 64);
+  std::vector<float> y(T * N, NAN), added(T * N), exact(T * K);
+  for (float& a : added) a = normal(random);
+  Work work{};
+  // Aligned as buffers are; vectors of the standard library are aligned to 16 bytes.
+  void* operands[] = {x.data(), weights[0].data(), weights[1].data(), gain.data(), y.data(), added.data()};
+  for (int i = 0; i < 6; ++i) work.operand[i] = operands[i];
+  if (J == 1) work.operand[2] = gain.data();
+  work.tag = 77;
+  for (int i = 0; i < T * K; ++i) {
+    const bf16 v = number();
+    exact[i] = mpk::to_float(v);
+    S::put(x.data() + S::place(i), v, work);
+  }
+  Worker worker;
+  for (int i = 0; i * S::ROWS < N; ++i) {
+    work.index = i;
+    worker.works.push_back(work);
+    L::load(worker, work);
+    worker.partials.emplace_back(L::partial_bytes / 4, NAN);
+  }
+  work.body = -1;
+  worker.works.push_back(work);
+  worker.scratch_of_warp = (L::scratch_bytes / 8 + 15) / 16 * 16;
+  worker.scratch.resize(worker.scratch_of_warp * 8 + 16);
+  std::vector<int> read(256);
+  fibers::run([&] {
+    Lane lane{worker};
+    while (lane.work().body >= 0) L::compute(lane);
+    read[threadIdx.x] = lane.stage;
+  });
+  for (int stages : read)
+    if (stages != int(worker.stages.size())) fibers::fail("not all stages are read");
+  fibers::run([&] {
+    if (threadIdx.x >= 32) return;
+    Lane lane{worker};
+    while (lane.work().body >= 0) L::publish(lane, lane.work());
+  });
+  double worst = 0;
+  for (int t = 0; t < T; ++t) {
+    double squares = 0;
+    for (int k = 0; k < K; ++k) squares += double(exact[t * K + k]) * exact[t * K + k];
+    const double factor = S::norm ? 1 / std::sqrt(squares / K + 1e-5) : 1;
+    for (int n = 0; n < N; ++n) {
+      double sum[2] = {};
+      for (int j = 0; j < J; ++j)
+        for (int k = 0; k < K; ++k) {
+          const int at = (n / 8 * (K / 32) + k / 32) * 256 + n % 8 * 32 + k % 32;
+          sum[j] += mpk::to_float(weights[j][at]) * exact[t * K + k] *
+                    (S::norm ? mpk::to_float(gain[k]) : 1.0f);
+        }
+      double wanted = sum[0] * factor;
+      if (J == 2) wanted *= sum[1] * factor;
+      if (S::adds) wanted += added[t * N + n];
+      const double error = std::abs(wanted - y[t * N + n]) / (J == 2 ? K : std::sqrt(K));
+      worst = std::max(worst, error == error ? error : 1e9);
+    }
+  }
+  const bool right = worst < (S::norm ? 0.03 : 1e-4);
+  std::printf("%-24s %.2g%s\n", name, worst, right ? "" : " too much");
+  all_right = all_right && right;
+}
+
+struct Marked {
+  static constexpr int T = 8, K = 1024, N = 48, ROWS = 16, J = 1, PARTS = 1;
+  static constexpr bool norm = true, adds = false;
+  using X = Tagged<bf16>;
+  static int place(int i) { return i; }
+  static void put(X* p, bf16 v, const Work& w) { mpk::publish(p, mpk::to_float(v), w); }
+};
+struct One : Marked {
+  static constexpr int T = 1, PARTS = 2, J = 2;
+};
+struct Two : One {
+  static constexpr int T = 2;
+};
+struct Four : Two {
+  static constexpr int T = 4, ROWS = 24;
+};
+struct Five : Marked {
+  static constexpr int T = 5, PARTS = 2;
+  static constexpr bool adds = true;
+};
+struct Eight : Marked {
+  static constexpr int K = 512, PARTS = 2, J = 2;
+};
+struct Apart : Eight {  // 16 elements to a line of 32
+  static int place(int i) { return i / 16 * 32 + i % 16; }
+};
+struct EightLong : Marked {
+  static constexpr int K = 6144, PARTS = 6, N = 16;
+  static constexpr bool norm = false, adds = true;
+};
+struct LongNorm : EightLong {
+  static constexpr bool norm = true;
+};
+struct Thirteen : Marked {
+  static constexpr int T = 13;
+};
+struct Sixteen : Marked {
+  static constexpr int T = 16, J = 2;
+};
+struct SixteenLong : EightLong {
+  static constexpr int T = 16;
+};
+struct FewBlocks : Marked {  // not each warp has as many
+  static constexpr int K = 320;
+};
+struct FourLong : EightLong {
+  static constexpr int T = 4, K = 10240, PARTS = 10;
+};
+template <class S>
+struct Lately : S {
+  using X = Late;
+  static void put(X* p, bf16 v, const Work& w) { mpk::publish(reinterpret_cast<Tagged<bf16>*>(p), mpk::to_float(v), w); }
+};
+struct Plain : Marked {
+  static constexpr int K = 512, T = 8;
+  using X = bf16;
+  static void put(X* p, bf16 v, const Work&) { *p = v; }
+};
+
+int main() {
+  check<One>("one token");
+  check<Two>("two");
+  check<Four>("four");
+  check<FourLong>("four, long");
+  check<Five>("five");
+  check<Marked>("eight");
+  check<Eight>("eight, two weights");
+  check<Apart>("eight, apart");
+  check<EightLong>("eight, long");
+  check<LongNorm>("eight, long, norm");
+  check<FewBlocks>("eight, few blocks");
+  check<Thirteen>("thirteen");
+  check<Sixteen>("sixteen");
+  check<SixteenLong>("sixteen, long");
+  check<Plain>("eight, plain");
+  check<Lately<Four>>("four, late");
+  check<Lately<Eight>>("eight, late");
+  check<Lately<LongNorm>>("eight, long, norm, late");
+  check<Lately<Sixteen>>("sixteen, late");
+  return all_right ? 0 : 1;
+}

@@ -1,0 +1,13 @@
+// What bodies know of runtime.cuh and ring.cuh.
+#pragma once
+#include "trace.cuh"
+
+namespace mpk {
+
+constexpr int SLOT = 16384;
+struct Stage {
+  const char* source;
+  int bytes;
+};
+
+}  // namespace mpk
