@@ -38,10 +38,11 @@
 // rows is of a step's position or an earlier one stores no acc; nobody reads it.
 //
 // Cache rows come from far, so the loader, which is ahead of the compute warps, asks for the first of
-// them into L2, and the compute warps for those further on as they go. What is there before q, k and v
-// of the step are (cache rows, norm weights, angles) is asked for before they are waited for. Then: one round trip for q, k, v; norm and rotary in registers, a lane
-// for 8 elements; one barrier; rows of the cache with a running softmax in each warp; one barrier;
-// the warps' sums are joined where they are stored.
+// them into L2, and the compute warps for those further on as they go. First q, k and v of the step are
+// asked for, then what is there before they are (cache rows, norm weights, frequencies), so that asking
+// again does not wait for that. Then norm and rotary in registers, a lane for 8 elements; one barrier;
+// rows of the cache with a running softmax in each warp, on tensor cores if they are bf16
+// (attention_products.cuh); one barrier; the warps' sums are joined where they are stored.
 #pragma once
 #include "abi.cuh"
 #include "attention_parts.cuh"
@@ -274,6 +275,11 @@ struct Attention {
   template <bool QUERIES, bool KEYS>
   struct Step {
     static constexpr int HEADS = QUERIES ? G : 0, COUNT = HEADS + (KEYS ? 2 : 0);
+    // Whether a lane has one row at most, which is fetched alike whatever it is.
+    static constexpr bool ALIKE_IN_MEMORY = QUERIES && KEYS && ROUNDS == 1 &&
+                                            is_same<typename B::Query, typename B::Key> &&
+                                            is_same<typename B::Query, typename B::Value> &&
+                                            !is_same<typename B::Query, void>;
     Eight<typename B::Query> q[ROUNDS];
     Eight<typename B::Key> k;
     Eight<typename B::Value> v;
@@ -304,9 +310,28 @@ struct Attention {
       if constexpr (QUERIES) q_constants.turn(at, position);
       if constexpr (KEYS && !(ALIKE && QUERIES)) k_constants.turn(at, position);
     }
+    // The lane's row of q, k or v, if all lie alike.
+    __device__ __forceinline__ const typename B::Query* source(const Work& work, const Lane& at) const {
+      const int row = number(at, 0);
+      if (row < HEADS) return B::q_row(work, t, row) + at.d;
+      return (row == HEADS ? B::k_row(work, t) : B::v_row(work, t)) + at.d;
+    }
     // Asks for what has not arrived, or for all; whether all has.
     template <bool FIRST>
     __device__ __forceinline__ bool ask(const Work& work, const Lane& at) {
+      bool all = true;
+      if constexpr (ALIKE_IN_MEMORY) {
+        if (at.holds && number(at, 0) < COUNT && (FIRST || !q[0].arrived(work.tag))) {
+          all = false;
+          q[0].request(source(work, at));
+        }
+        return all;
+      } else {
+        return ask_each<FIRST>(work, at);
+      }
+    }
+    template <bool FIRST>
+    __device__ __forceinline__ bool ask_each(const Work& work, const Lane& at) {
       bool all = true;
       if constexpr (!is_same<typename B::Query, void>) {
 #pragma unroll
@@ -338,6 +363,33 @@ struct Attention {
         __syncwarp();
       }
     }
+#ifdef MPK_ATTENTION_TWO_POLLS
+    // The same with two requests on their way, half a round trip apart: what comes is seen sooner.
+    Eight<typename B::Query> again;
+    __device__ __forceinline__ void ask_again(const Work& work, const Lane& at) {
+      if constexpr (ALIKE_IN_MEMORY && B::polled)
+        if (at.holds && number(at, 0) < COUNT) again.request(source(work, at));
+    }
+    __device__ __forceinline__ void await_either(const Work& work, const Lane& at) {
+      if constexpr (ALIKE_IN_MEMORY && B::polled) {
+        if (at.holds && number(at, 0) < COUNT) {
+          const auto* from = source(work, at);
+          for (u32 polls = 1;; ++polls) {
+            if (q[0].arrived(work.tag)) break;
+            q[0].request(from);
+            if (again.arrived(work.tag) || gives_up(work, polls)) {
+              q[0] = again;
+              break;
+            }
+            again.request(from);
+          }
+        }
+        __syncwarp();
+      } else {
+        await(work, at);
+      }
+    }
+#endif
 
     // A row's elements, read here if they could not be fetched as vectors.
     __device__ __forceinline__ void take_query(const Work& work, const Lane& at, int j, float (&x)[8]) const {
@@ -351,6 +403,7 @@ struct Attention {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if constexpr (is_same<typename B::Key, void>) x[i] = B::k(work, t, at.d + i);
+        else if constexpr (ALIKE_IN_MEMORY) x[i] = q[0].get(i);
         else x[i] = k.get(i);
       }
     }
@@ -358,6 +411,7 @@ struct Attention {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if constexpr (is_same<typename B::Value, void>) x[i] = B::v(work, t, at.d + i);
+        else if constexpr (ALIKE_IN_MEMORY) x[i] = q[0].get(i);
         else x[i] = v.get(i);
       }
     }
@@ -648,7 +702,7 @@ struct Attention {
       } else {
         if constexpr (B::joins) {
           others.await(work);
-          others.join(work, top, total, y);
+          if (others.parts > 0) others.join(work, top, total, y);
         }
         B::store(work, t, head, d, y / total);
       }
@@ -723,9 +777,15 @@ struct Attention {
       if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
       else fetch<0, U>(work, at, range.from, range.cached, rows);
     }
+#ifdef MPK_ATTENTION_TWO_POLLS
+    step.ask_again(work, at);
+    if (prepares) step.turn(work, at);
+    step.await_either(work, at);
+#else
     if constexpr (B::polled) step.template ask<false>(work, at);
     if (prepares) step.turn(work, at);
     step.await(work, at);
+#endif
     if (empty) {
       if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
       compute_sync();
