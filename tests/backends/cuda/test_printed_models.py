@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 from mpkir.frontend import decode_step, weights_of
 from mpkir.machine import machine_named
 from mpkir.pipeline import lower
+from mpkir.variant import Variant
 
 _SMALL = dict(
     num_hidden_layers=2,
@@ -27,6 +28,7 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(head_dim=16, **_SMALL),
     "qwen2": lambda: Qwen2Config(head_dim=24, tie_word_embeddings=True, **_SMALL),
     "qwen3": lambda: Qwen3Config(head_dim=8, attention_bias=True, **_SMALL),
+    "first chunks join the others": lambda: Qwen3Config(head_dim=32, **_SMALL),
     "qwen3-moe": lambda: Qwen3MoeConfig(
         head_dim=16,
         num_experts=8,
@@ -56,7 +58,8 @@ def test_logits_and_tokens(
     tiles = replace(machine.tiles, attention_chunk=32)
     machine = replace(machine, tiles=tiles, handoffs=handoffs)
     module = decode_step(model, 80)
-    lower(module, machine)
+    joins = ("mpk-split-reductions", "attention_joins", name.startswith("first chunks"))
+    lower(module, machine, variant=Variant(options=(joins,)))
     program = request.getfixturevalue(where)(module, machine)
     program.bind(weights_of(model))
     program.bind({name: tensor for name, tensor in model.named_buffers()})

@@ -409,6 +409,18 @@ struct Attention {
       B::store_stats(w, t, g, 0, top), B::store_stats(w, t, g, 1, sum);
       if (B::rows_before(w, w.position + B::T) == 0) return;
       for (int d = 0; d < B::D; ++d) B::store_acc(w, t, g, d, y[d]);
+    } else if constexpr (B::joins) {
+      float largest = top;
+      for (int i = 0; i < B::SPLITS; ++i) largest = std::max(largest, read(B::stats(w, g, i), w));
+      const float own = std::exp(top - largest);
+      sum *= own;
+      for (float& each : y) each *= own;
+      for (int i = 0; i < B::SPLITS; ++i) {
+        const float keep = std::exp(read(B::stats(w, g, i), w) - largest);
+        sum += keep * read(B::stats(w, g, i) + 1, w);
+        for (int d = 0; d < B::D && i < B::parts(w); ++d) y[d] += keep * read(B::acc(w, g, i) + d, w);
+      }
+      for (int d = 0; d < B::D; ++d) B::store(w, t, g, d, y[d] / sum);
     } else {
       for (int d = 0; d < B::D; ++d) B::store(w, t, g, d, y[d] / sum);
     }
