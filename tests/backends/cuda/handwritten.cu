@@ -133,7 +133,7 @@ struct body_residual {
 struct body_attention {
   static constexpr int T = 1, D = HEAD, G = GROUP, WINDOW = 0;
   static constexpr float scale = SCALE, soft_cap = 0.0f;
-  static constexpr bool split = true, polled = false;
+  static constexpr bool split = true, joins = false, polled = false;
   using Cache = bf16;
   using Query = bf16;
   using Key = bf16;
