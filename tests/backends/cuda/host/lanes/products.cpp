@@ -187,7 +187,7 @@ void check(const char* name) {
 }
 
 struct Marked {
-  static constexpr int T = 8, K = 1024, N = 48, ROWS = 16, J = 1, PARTS = 1;
+  static constexpr int T = 8, K = 1024, N = 32, ROWS = 16, J = 1, PARTS = 1;
   static constexpr bool norm = true, adds = false;
   using X = Tagged<bf16>;
   static int place(int i) { return i; }
@@ -200,7 +200,7 @@ struct Two : One {
   static constexpr int T = 2;
 };
 struct Four : Two {
-  static constexpr int T = 4, ROWS = 24;
+  static constexpr int T = 4, N = 48, ROWS = 24;
 };
 struct Five : Marked {
   static constexpr int T = 5, PARTS = 2;
@@ -223,7 +223,7 @@ struct Thirteen : Marked {
   static constexpr int T = 13;
 };
 struct Sixteen : Marked {
-  static constexpr int T = 16, J = 2;
+  static constexpr int T = 16, K = 512, J = 2;
 };
 struct SixteenLong : EightLong {
   static constexpr int T = 16;
