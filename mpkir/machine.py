@@ -93,6 +93,8 @@ class Tiles:
     """Most bytes of weights for each worker of linears that become one; 0: none do."""
     row_multiple: int = 1
     """Output features of a linear's task are a multiple of this: a tensor core takes as many."""
+    attention_joins: bool = False
+    """Whether who has the first chunk of an attention joins the others to it."""
 
 
 @dataclass(frozen=True)

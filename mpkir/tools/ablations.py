@@ -144,14 +144,11 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
-        "attention-joins",
-        "blocks of N cache rows; a head's first chunk joins the others, no tasks of their own do",
-        "one hop less a layer, 2 us, and no other where all rows are of the first chunk",
+        "attention-merges",
+        "blocks of N cache rows; tasks of their own join a head's chunks, not the first chunk's",
+        "one hop more a layer, 2 us; with small blocks at long positions nothing",
         lambda number: Variant(
-            options=(
-                ("mpk-split-reductions", "attention_joins", True),
-                ("mpk-split-reductions", "attention_chunk", number),
-            )
+            machine=(("tiles.attention_joins", False), ("tiles.attention_chunk", number))
         ),
     ),
     Switch(
