@@ -74,6 +74,8 @@ class SplitAttention(RewritePattern):
         least = max(LEAST_BLOCK, self.block // 2 + 1) if joins else LEAST_BLOCK
         tasks = max(1, self.tasks // (batch * heads))
         block, chunks = blocks_of(capacity, self.block, tasks, least)
+        if chunks == 1 and capacity > self.block:
+            block, chunks = blocks_of(capacity, self.block, tasks)
         if chunks == 1:
             return
         shape = (batch, heads, capacity // (block * chunks), chunks, block, depth)

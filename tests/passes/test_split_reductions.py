@@ -58,6 +58,22 @@ def test_blocks_are_dealt_evenly(run, assert_same_numbers, capacity, block, task
     assert_same_numbers(run(text, ""), split)
 
 
+@pytest.mark.parametrize(
+    ("capacity", "expected"),
+    [(1024, (1, 8, 128)), (16384, (1, 128, 128)), (80, None), (2096, (1, 131, 16)), (67, None)],
+)
+def test_who_joins_has_a_large_block(run, capacity: int, expected: tuple[int, int, int] | None):
+    """Of more than half of what may be neighbours, if the cache can be shared so at all."""
+    options = "{attention_chunk=128 attention_tasks=262 attention_joins=true}"
+    split = run(attention(capacity, depth=32), f"mpk-split-reductions{options}")
+    found = [
+        tensor.shape_of(op.k_cache)[2:5]
+        for op in split.walk()
+        if isinstance(op, tensor.AttentionJoinOp)
+    ]
+    assert found == ([] if expected is None else [expected])
+
+
 @pytest.mark.parametrize("extra", ["", "window 5", "soft_cap 2.0"])
 @pytest.mark.parametrize(("joins", "depth"), [("false", 8), ("true", 32)])
 def test_attention_in_chunks_at_every_position(run, joins: str, depth: int, extra: str) -> None:

@@ -133,6 +133,7 @@ struct body_residual {
 struct body_attention {
   static constexpr int T = 1, D = HEAD, G = GROUP, WINDOW = 0;
   static constexpr float scale = SCALE, soft_cap = 0.0f;
+  static constexpr int RUN = CHUNK_ROWS;
   static constexpr bool split = true, joins = false, polled = false;
   using Cache = bf16;
   using Query = bf16;
@@ -226,6 +227,7 @@ using kernel_10 = mpk::ArgmaxMerge<body_next>;
 
 struct program {
   static constexpr int tokens = 1, shared_bytes = SHARED_BYTES, ring_slots = 12, in_flight = IN_FLIGHT;
+  static constexpr int ease = 0, pace = 0;
   static constexpr bool dynamic = ANY_DYNAMIC;
   using bodies = mpk::Bodies<kernel_0, kernel_1, kernel_2, kernel_3, kernel_4, kernel_5, kernel_6, kernel_7,
                              kernel_8, kernel_9, kernel_10>;
