@@ -45,7 +45,7 @@ constexpr int LEAST_SLOTS = 3;
 // What a kernel of this body needs beside the ring.
 template <class B>
 struct BodyNeeds {
-  static constexpr int shared_bytes = 1 << 30, ring_slots = 2, in_flight = 1;
+  static constexpr int shared_bytes = 1 << 30, ring_slots = 2, in_flight = 1, ease = 0;
   static constexpr bool dynamic = false;
   using bodies = Bodies<B>;
   static constexpr int bytes = B::streams ? Layout<BodyNeeds>::FIXED : Layout<BodyNeeds>::SCRATCH;
@@ -55,7 +55,7 @@ struct BodyNeeds {
 template <class Machine, class B>
 struct Operator {
   static constexpr bool dynamic = false;
-  static constexpr int in_flight = 1;  // what Layout asks to have room for
+  static constexpr int in_flight = 1, ease = 0;  // what Layout asks to have room for
   static constexpr int tokens = Machine::tokens;
   using bodies = Bodies<B>;
   using body = B;
