@@ -20,7 +20,6 @@ from mpkir.dialects import task, tensor
 from mpkir.dialects.event import Handoff
 from mpkir.dialects.task import BufferOp
 
-
 _SIMPLE = (
     tensor.ElementwiseOp,
     tensor.ReshapeOp,
@@ -32,9 +31,9 @@ _SIMPLE = (
 
 
 def looks_at_all(family: Family) -> bool:
-    """Whether the tasks of a family look at every element of their boxes in every step, so that what
-    they find is of this step or of the one before. Who joins the parts of a split attention leaves
-    out the empty ones."""
+    """Whether the tasks of a family look at every element of their boxes in every step, so that
+    what they find is of this step or of the one before. Who joins the parts of a split attention
+    leaves out the empty ones."""
     return all(isinstance(op, _SIMPLE) for op in family.op.body.block.ops)
 
 
@@ -71,17 +70,17 @@ def _check_written_once(schedule: Schedule, buffer: BufferOp, touches: Sequence[
             continue
         begin, slices = schedule.tasks_of(touch.family).start, list(touch.slices())
         tasks: list[int] = touch.boxes.tasks.tolist()
-        for task, box in zip(tasks, touch.box.tolist(), strict=True):
+        for number, box in zip(tasks, touch.box.tolist(), strict=True):
             mine = owner[slices[box]]
             if (mine >= 0).any():
                 other = int(mine.max())
                 raise schedule_error(
-                    f"{schedule.describe(other)} and {schedule.describe(begin + task)} write the "
+                    f"{schedule.describe(other)} and {schedule.describe(begin + number)} write the "
                     f"same elements of {buffer.sym.data!r}, which is flagged: the tag of the one "
                     "may be taken for the other's",
                     "leave the buffer unflagged",
                 )
-            owner[slices[box]] = begin + task
+            owner[slices[box]] = begin + number
 
 
 def _check_program_order(schedule: Schedule, buffer: BufferOp, touches: Sequence[Touch]) -> None:
@@ -105,8 +104,8 @@ def _check_brief(schedule: Schedule, buffer: BufferOp, touches: Sequence[Touch])
             continue
         raise schedule_error(
             f"{schedule.describe(schedule.tasks_of(touch.family)[0])} may leave out elements of "
-            f"{buffer.sym.data!r}, which is brief: it would take what was written two steps ago for "
-            "this step's",
+            f"{buffer.sym.data!r}, which is brief: it would take what was written two steps ago "
+            "for this step's",
             "leave the buffer with whole tags",
         )
 

@@ -221,8 +221,11 @@ def test_every_ablation_changes_the_compilation_for_a_gpu():
     machine = machine_named("h100")
     for switch in TABLE:
         variant = switch.ablation(switch.name, 3).variant
-        changed = stages(variant.machine_of(machine), variant=variant)
-        assert changed != stages(machine) or variant.macros, switch.name
+        changed = variant.machine_of(machine)
+        passes = stages(changed, variant=variant) != stages(machine)
+        # How the loader paces itself goes into the kernel alone.
+        paced = (changed.ring.ease, changed.ring.pace) != (machine.ring.ease, machine.ring.pace)
+        assert passes or paced or variant.macros, switch.name
 
 
 def test_ablations_are_named_once_each():

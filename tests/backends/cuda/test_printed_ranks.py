@@ -92,6 +92,8 @@ def _buffer(each: Any) -> Buffer:
         source=each.symbol,
         initial=each.initial,
         flagged=each.flagged,
+        brief=each.brief,
+        apart=each.apart,
         packed=each.packed,
         parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in each.parts),
         shard=_shard(each.shard),

@@ -275,11 +275,6 @@ struct Attention {
   template <bool QUERIES, bool KEYS>
   struct Step {
     static constexpr int HEADS = QUERIES ? G : 0, COUNT = HEADS + (KEYS ? 2 : 0);
-    // Whether a lane has one row at most, which is fetched alike whatever it is.
-    static constexpr bool ALIKE_IN_MEMORY = QUERIES && KEYS && ROUNDS == 1 &&
-                                            is_same<typename B::Query, typename B::Key> &&
-                                            is_same<typename B::Query, typename B::Value> &&
-                                            !is_same<typename B::Query, void>;
     Eight<typename B::Query> q[ROUNDS];
     Eight<typename B::Key> k;
     Eight<typename B::Value> v;
@@ -310,28 +305,9 @@ struct Attention {
       if constexpr (QUERIES) q_constants.turn(at, position);
       if constexpr (KEYS && !(ALIKE && QUERIES)) k_constants.turn(at, position);
     }
-    // The lane's row of q, k or v, if all lie alike.
-    __device__ __forceinline__ const typename B::Query* source(const Work& work, const Lane& at) const {
-      const int row = number(at, 0);
-      if (row < HEADS) return B::q_row(work, t, row) + at.d;
-      return (row == HEADS ? B::k_row(work, t) : B::v_row(work, t)) + at.d;
-    }
     // Asks for what has not arrived, or for all; whether all has.
     template <bool FIRST>
     __device__ __forceinline__ bool ask(const Work& work, const Lane& at) {
-      bool all = true;
-      if constexpr (ALIKE_IN_MEMORY) {
-        if (at.holds && number(at, 0) < COUNT && (FIRST || !q[0].arrived(work.tag))) {
-          all = false;
-          q[0].request(source(work, at));
-        }
-        return all;
-      } else {
-        return ask_each<FIRST>(work, at);
-      }
-    }
-    template <bool FIRST>
-    __device__ __forceinline__ bool ask_each(const Work& work, const Lane& at) {
       bool all = true;
       if constexpr (!is_same<typename B::Query, void>) {
 #pragma unroll
@@ -363,33 +339,6 @@ struct Attention {
         __syncwarp();
       }
     }
-#ifdef MPK_ATTENTION_TWO_POLLS
-    // The same with two requests on their way, half a round trip apart: what comes is seen sooner.
-    Eight<typename B::Query> again;
-    __device__ __forceinline__ void ask_again(const Work& work, const Lane& at) {
-      if constexpr (ALIKE_IN_MEMORY && B::polled)
-        if (at.holds && number(at, 0) < COUNT) again.request(source(work, at));
-    }
-    __device__ __forceinline__ void await_either(const Work& work, const Lane& at) {
-      if constexpr (ALIKE_IN_MEMORY && B::polled) {
-        if (at.holds && number(at, 0) < COUNT) {
-          const auto* from = source(work, at);
-          for (u32 polls = 1;; ++polls) {
-            if (q[0].arrived(work.tag)) break;
-            q[0].request(from);
-            if (again.arrived(work.tag) || gives_up(work, polls)) {
-              q[0] = again;
-              break;
-            }
-            again.request(from);
-          }
-        }
-        __syncwarp();
-      } else {
-        await(work, at);
-      }
-    }
-#endif
 
     // A row's elements, read here if they could not be fetched as vectors.
     __device__ __forceinline__ void take_query(const Work& work, const Lane& at, int j, float (&x)[8]) const {
@@ -403,7 +352,6 @@ struct Attention {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if constexpr (is_same<typename B::Key, void>) x[i] = B::k(work, t, at.d + i);
-        else if constexpr (ALIKE_IN_MEMORY) x[i] = q[0].get(i);
         else x[i] = k.get(i);
       }
     }
@@ -411,7 +359,6 @@ struct Attention {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         if constexpr (is_same<typename B::Value, void>) x[i] = B::v(work, t, at.d + i);
-        else if constexpr (ALIKE_IN_MEMORY) x[i] = q[0].get(i);
         else x[i] = v.get(i);
       }
     }
@@ -702,7 +649,7 @@ struct Attention {
       } else {
         if constexpr (B::joins) {
           others.await(work);
-          if (others.parts > 0) others.join(work, top, total, y);
+          others.join(work, top, total, y);
         }
         B::store(work, t, head, d, y / total);
       }
@@ -777,15 +724,9 @@ struct Attention {
       if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
       else fetch<0, U>(work, at, range.from, range.cached, rows);
     }
-#ifdef MPK_ATTENTION_TWO_POLLS
-    step.ask_again(work, at);
-    if (prepares) step.turn(work, at);
-    step.await_either(work, at);
-#else
     if constexpr (B::polled) step.template ask<false>(work, at);
     if (prepares) step.turn(work, at);
     step.await(work, at);
-#endif
     if (empty) {
       if constexpr (ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
       compute_sync();

@@ -147,15 +147,6 @@ struct PackedLinear {
     return true;
   }
 
-  // The same stages by number, where x comes in one pass.
-  static __device__ __forceinline__ Stage stage_at(const Work& work, int i) {
-    constexpr int STAGE = ROW_GROUP * S::COLUMNS * 2;
-    const int each = groups_of(work) * B::PARTS, j = i / each;
-    if (S::PASSES > 1 || j >= J) return {nullptr, 0};
-    const i64 first = i64(B::first_row(work.index)) * (B::K * 2);
-    return {work.at<char>(B::weight(j)) + first + (i - j * each) * i64(STAGE), STAGE};
-  }
-
   // ---- compute ----
 
   // Behind a warp's x: its sums of squares.

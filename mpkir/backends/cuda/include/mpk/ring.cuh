@@ -34,12 +34,6 @@ struct Ring {
   }
 };
 
-// A piece of a weight that one slot takes.
-struct Stage {
-  const char* source;
-  int bytes;
-};
-
 // A place in the ring, and the parity of the round it is in.
 template <int SLOTS>
 struct RingCursor {

@@ -72,10 +72,16 @@ struct Body : S {
   };
 };
 
+// What the loader asked for.
+struct Stage {
+  const char* source;
+  int bytes;
+};
+
 // A worker whose stages are all there: of tasks [0, works), one after another.
 struct Worker {
   std::vector<Work> works;
-  std::vector<mpk::Stage> stages;
+  std::vector<Stage> stages;
   std::vector<std::vector<float>> partials;
   std::vector<char> scratch;
   int scratch_of_warp = 0;

@@ -5,9 +5,5 @@
 namespace mpk {
 
 constexpr int SLOT = 16384;
-struct Stage {
-  const char* source;
-  int bytes;
-};
 
 }  // namespace mpk
