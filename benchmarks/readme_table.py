@@ -105,6 +105,70 @@ def sweep_table(title: str, key: str, default: Any) -> list[str]:
     return ["", *lines]
 
 
+def latest_table() -> list[str]:
+    """The kernels of today beside those of the table above; timed, and not checked against fp32."""
+    checked = {
+        run[0]["model"]: ours
+        for run in runs(records("decode-h100"))
+        if run[0]["batch"] == 1 and run[0]["positions"] == SHORT
+        if (ours := one(run, "mpkir-megakernel")) is not None
+    }
+    compared = records("compare-h100")
+    commit = compared[-1]["commit"]
+    lines = [
+        f"| H100, kernels since ({commit}), ms per token | checked above | now | share of floor |",
+        "| --- | --- | --- | --- |",
+    ]
+    for record in compared:
+        same = record["commit"] == commit and record["positions"] == SHORT
+        before = checked.get(record["model"])
+        if not same or record["variant"] or before is None:
+            continue
+        share = before["floor_ms"] / record["ms"]
+        lines.append(f"| {record['model']} | {ms(before)} | {ms(record)} | {share:.0%} |")
+    return ["", *lines]
+
+
+def ranks_table() -> list[str]:
+    """Decode on several H200s beside one, and one all-reduce inside a kernel beside libraries."""
+    steps = records("decode-tp-h200")
+    lines = [
+        "| H200, bf16, batch 1, ms per token | GPUs | mpkir | of one GPU's time | "
+        "of it waiting for others | share of floor |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    ours = [r for r in steps if r["system"] == "mpkir-megakernel" and not r.get("variant")]
+    for record in ours:
+        model, ranks = record["model"], record["gpus"]
+        single = next((r for r in ours if r["model"] == model and r["gpus"] == 1), None)
+        alone = next(
+            (
+                r
+                for r in steps
+                if (r["model"], r["gpus"]) == (model, ranks) and r.get("variant") == "alone"
+            ),
+            None,
+        )
+        ratio = "" if single is None or ranks == 1 else f"{record['ms'] / single['ms']:.3f}"
+        waits = "" if alone is None else f"{1 - alone['ms'] / record['ms']:.1%}"
+        share = record["floor_ms"] / record["ms"]
+        lines.append(f"| {model} | {ranks} | {ms(record)} | {ratio} | {waits} | {share:.0%} |")
+    reduces = [r for r in records("allreduce-h200") if r["model"] == "8 KB"]
+    best: dict[str, Record] = {}
+    for record in reduces:
+        if record.get("seen_by", "its own SM") == "its own SM":
+            held = best.setdefault(record["system"], record)
+            best[record["system"]] = min(held, record, key=lambda r: r["us"])
+    times = (f"{record['us']:.2f}" for record in best.values())
+    lines += [
+        "",
+        f"| one all-reduce of 8 KB, 2 H200s | {' | '.join(best)} |",
+        f"|{' --- |' * (len(best) + 1)}",
+        f"| us | {' | '.join(times)} |",
+    ]
+    return ["", *lines]
+
+
 def cpu_table() -> list[str]:
     """Decode on two CPU threads beside PyTorch's eager decode in the same run."""
     lines = [
@@ -122,7 +186,7 @@ def tables() -> str:
         *sweep_table("H100, ms per step and share of floor, by batch size", "batch", 1),
         *sweep_table("H100, ms per token and share of floor, by position", "positions", SHORT[0]),
     ]
-    return "\n".join([*decode_table(), *sweeps, "", *cpu_table()])
+    return "\n".join([*decode_table(), *sweeps, *latest_table(), *ranks_table(), "", *cpu_table()])
 
 
 def main() -> None:
