@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
 from xdsl.dialects.builtin import ModuleOp
@@ -82,9 +83,12 @@ def assert_same_numbers() -> Callable[[ModuleOp, ModuleOp, float], None]:
             if value.dtype.kind == "i":
                 np.testing.assert_array_equal(ours, value, err_msg=name)
                 continue
-            exact = value.astype(np.float64)
+            exact, got = value.astype(np.float64), ours.astype(np.float64)
+            # Where a type ends, a rounding decides between its largest number and infinity.
+            inside = np.abs(exact) < 0.9 * float(ml_dtypes.finfo(value.dtype).max)
+            exact, got = exact[inside], got[inside]
             largest = np.abs(exact).max(initial=1.0)
-            apart = np.abs(ours.astype(np.float64) - exact).max(initial=0.0)
+            apart = np.abs(got - exact).max(initial=0.0)
             assert apart <= tolerance * largest, f"{name}: {apart} apart of {largest}"
 
     return check
