@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 
 import numpy as np
 from xdsl.dialects.builtin import IntegerAttr, ModuleOp
@@ -13,8 +11,8 @@ from mpkir.analysis.cost import FamilyCost, cost_of
 from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import WORKERS, Ints
 from mpkir.analysis.task_graph import Edge, TaskGraph, task_graph_of
-from mpkir.analysis.task_times import Floats
 from mpkir.dialects import task
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, Ring
 
@@ -47,24 +45,8 @@ class Plan:
     slot: Ints
     """Place in the worker's list."""
     executed: Executed
-    delay: Floats
-    """Microseconds that a counter's hand-off takes beyond its hop: a collective on the way; one for
-    each counter.
-    """
-
-    def delayed(self, patterns: Sequence[str], by: float) -> Plan:
-        """The same with `by` microseconds more on what families of these names hand over (shell
-        patterns: `*.o_proj`). MpkirError if there is no such family.
-        """
-        delay, found = self.delay.copy(), False
-        for family in self.graph.families:
-            if any(fnmatchcase(family.name, pattern) for pattern in patterns):
-                found = True
-                for edge in self.graph.signals[family.number]:
-                    delay[np.unique(edge.counter)] = by
-        if not found:
-            raise MpkirError(f"no family is called like any of {', '.join(patterns)}")
-        return replace(self, delay=delay)
+    ranks: int
+    """How many run the program together, all alike."""
 
 
 def plan_of(module: ModuleOp, machine: Machine, position: int | None = None) -> Plan:
@@ -79,9 +61,8 @@ def plan_of(module: ModuleOp, machine: Machine, position: int | None = None) -> 
     count = module.attributes.get(WORKERS)
     workers = count.value.data if isinstance(count, IntegerAttr) else machine.workers
     executed = executed_waits_and_signals(graph, worker, slot)
-    none = np.zeros(len(graph.arrivals))
     ring = ring_of(module, machine)
-    return Plan(graph, costs, machine, ring, workers, worker, slot, executed, none)
+    return Plan(graph, costs, machine, ring, workers, worker, slot, executed, ranks_of(module))
 
 
 def ring_of(module: ModuleOp, machine: Machine) -> Ring:

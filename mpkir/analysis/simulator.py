@@ -10,7 +10,7 @@ numbers in the future). Steps follow each other as in one launch; the last one i
 
 Readers of a flagged buffer wait, once they have begun, until all that they read is written: each
 group of readers of a box has a counter of its own here, whose hop is that of a flag, of an exchange
-buffer that of a peer.
+buffer that of a peer. All ranks are taken to run alike, so one of them is played.
 
 Tasks without a worker are given out when their event fires, each to who is free first; this worker
 is taken as free when what it is known to do is done.
@@ -26,6 +26,7 @@ from heapq import heappop, heappush
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 
+from mpkir.analysis.exchange_times import flag_time
 from mpkir.analysis.families import Ints
 from mpkir.analysis.plan import Plan, plan_of
 from mpkir.analysis.task_times import KILO, Floats, times_of, total_bytes
@@ -190,12 +191,9 @@ class _Run:
             event.Handoff.FLAG: hops.flag,
             event.Handoff.PEER: hops.peer,
         }
-        self.hop = [
-            hop[handoff] + delay
-            for handoff, delay in zip(plan.graph.handoffs, plan.delay.tolist(), strict=True)
-        ]
+        self.hop = [hop[handoff] for handoff in plan.graph.handoffs]
         self.hop += [
-            hops.peer if flag.crosses_ranks else hops.flag
+            flag_time(flag, plan.ranks, plan.machine)
             for flag in plan.graph.flags
             for _ in range(flag.groups.count)
         ]

@@ -514,7 +514,7 @@ def simulate(
     trace: Annotated[
         Path | None, typer.Option(help="Compare with a traced step of the artifact (.npz).")
     ] = None,
-    tp: Annotated[int, typer.Option(help="Plan for so many GPUs: one rank of a config.json.")] = 1,
+    tp: Annotated[int, typer.Option(help="Compile for so many GPUs, and play one of them.")] = 1,
     json: Annotated[
         Path | None, typer.Option(help="Write the facts to this file; - prints them.")
     ] = None,

@@ -14,12 +14,14 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.critical_path import path_by_operator
+from mpkir.analysis.exchange_times import kept_home
 from mpkir.analysis.families import Ints
 from mpkir.analysis.operators import advances, by_operator, operator_of
 from mpkir.analysis.plan import Executed, Plan, plan_of
 from mpkir.analysis.simulator import Simulation, play
 from mpkir.analysis.task_times import Floats, total_bytes
 from mpkir.dialects import task
+from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine, machine_named
 from mpkir.passes.schedule_tasks import ScheduleTasksPass
@@ -28,7 +30,6 @@ from mpkir.progress import Progress
 from mpkir.runtime.artifact import load_artifact
 from mpkir.runtime.recording import MARKS, Recording
 from mpkir.runtime.table import Table, TaskField
-from mpkir.tools.sharding import ALL_REDUCED, all_reduce_time, shard
 from mpkir.tools.sources import module_of
 
 DEFAULT_POLICY = "round-robin"
@@ -39,29 +40,31 @@ def scheduled_module(
     machine: Machine,
     policy: str | None,
     capacity: int | None,
-    tensor_parallel: int,
+    ranks: int,
     progress: Progress,
 ) -> ModuleOp:
     """The module to play: as it stands if it has a schedule and no policy is asked for, else taken
-    through the pipeline, or scheduled anew. Raises MpkirError.
+    through the pipeline (for so many ranks), or scheduled anew. Raises MpkirError.
     """
     with progress.stage("import the model"):
-        if tensor_parallel > 1:
-            with shard(source, tensor_parallel) as sharded:
-                module = module_of(str(sharded), capacity).module
-        else:
-            module = module_of(source, capacity).module
+        module = module_of(source, capacity).module
     grids = [op for op in module.walk() if isinstance(op, task.GridOp)]
     schedule = ScheduleTasksPass(
         workers=machine.workers, machine=machine.name, policy=policy or DEFAULT_POLICY
     )
+    if grids and ranks not in (1, ranks_of(module)):
+        raise MpkirError(
+            f"its tasks are those of {ranks_of(module)} ranks already, and {ranks} were asked for",
+            where=source,
+            hint="give the model that they were compiled from",
+        )
     if grids and all(op.workers is not None or "dynamic" in op.properties for op in grids):
         stages: tuple[ModulePass, ...] = () if policy is None else (schedule,)
     elif grids:
         stages = (schedule,)
     else:
         with progress.stage("compile"):
-            lower(module, machine, policy=policy or DEFAULT_POLICY)
+            lower(module, machine, policy=policy or DEFAULT_POLICY, tp=ranks)
         return module
     for stage in stages:
         with progress.stage("schedule"):
@@ -85,7 +88,7 @@ def run(
     """Play what `source` names; the facts, and tables of them.
 
     target: a machine's name or the file of its model; artifact: whose table to play, compiled from
-    the same source; trace: a traced step of it; ranks: of how many devices this is one
+    the same source; trace: a traced step of it; ranks: for how many to compile
     """
     if trace is not None and artifact is None:
         raise MpkirError("a trace is of an artifact's table", hint="give --artifact, too")
@@ -97,10 +100,8 @@ def run(
         rows = np.arange(plan.graph.tasks)
         if artifact is not None:
             plan, rows = plan_of_table(plan, load_artifact(artifact).table)
-        if ranks > 1:
-            plan = plan.delayed(ALL_REDUCED, all_reduce_time(plan, ranks, ALL_REDUCED))
         played = play(plan)
-    found = {"source": source, "position": position, "ranks": ranks, **facts(played)}
+    found = {"source": source, "position": position, **facts(played)}
     shown = [*tables(found)]
     if trace is not None:
         found["trace"] = compare(played, rows, read_trace(trace))
@@ -167,10 +168,12 @@ def facts(played: Simulation) -> dict[str, Any]:
         tasks[operator_of(family)] = tasks.get(operator_of(family), 0) + family.size
     return {
         "machine": plan.machine.name,
+        "ranks": plan.ranks,
         "workers": plan.workers,
         "tasks": plan.graph.tasks,
         "step_us": round(played.step, 2),
         "floor_us": round(played.floor, 2),
+        "exposed_us": round(exposed(played), 2),
         "bytes": size,
         "bandwidth_gb_s": round(size / step / 1e3, 1),
         "share_of_floor": round(played.floor / step, 4),
@@ -194,6 +197,14 @@ def facts(played: Simulation) -> dict[str, Any]:
     }
 
 
+def exposed(played: Simulation) -> float:
+    """Microseconds that a step takes less when ranks keep home what they would send to others."""
+    plan = played.plan
+    if plan.ranks == 1:
+        return 0.0
+    return played.step - play(replace(plan, machine=kept_home(plan.machine))).step
+
+
 def _spread(values: Floats) -> dict[str, float]:
     return {
         "least": round(float(values.min()), 4),
@@ -206,6 +217,9 @@ def tables(found: dict[str, Any]) -> Iterator[RichTable]:
     """The facts of a simulation as tables."""
     head = RichTable("what", "value", title="simulated step")
     head.add_row("machine", f"{found['machine']}, {found['workers']} workers")
+    if found["ranks"] > 1:
+        exposed = f"{found['exposed_us']:,} us of the step wait for the others"
+        head.add_row("ranks", f"one of {found['ranks']}; {exposed}")
     head.add_row("tasks", f"{found['tasks']:,}")
     head.add_row("time", f"{found['step_us']:,} us")
     head.add_row("floor", f"{found['floor_us']:,} us for {found['bytes'] / 1e6:,.1f} MB")

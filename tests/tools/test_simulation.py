@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mpkir.analysis.exchange_times import kept_home, sending_time
 from mpkir.analysis.plan import plan_of
 from mpkir.analysis.simulator import simulate
 from mpkir.analysis.task_times import times_of
@@ -19,7 +21,6 @@ from mpkir.progress import SILENT
 from mpkir.runtime.artifact import load_artifact
 from mpkir.runtime.recording import Recording
 from mpkir.tools import mpk, simulation
-from mpkir.tools.sharding import shard_config
 from mpkir.tools.sources import compile_source, module_of
 
 CONFIG = {
@@ -77,8 +78,6 @@ def test_a_source_and_policies(step: Path, capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_machine_in_a_file(step: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from importlib.resources import files
-
     data = json.loads(files("mpkir.machines").joinpath("h100.json").read_text())
     data["hop_us"]["counter"] *= 10
     data["handoffs"] = ["counter"]
@@ -143,20 +142,45 @@ def test_a_table_and_a_trace(step: Path, tmp_path: Path, capsys: pytest.CaptureF
         )
 
 
-def test_ranks(config: Path, capsys: pytest.CaptureFixture[str]):
+def test_ranks(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What is played is what the compiler divides, with all that ranks exchange."""
     one = run(str(config), "-t", "h200", capsys=capsys)
-    two = run(str(config), "-t", "h200", "--tp", "2", capsys=capsys)
+    assert (one["ranks"], one["exposed_us"]) == (1, 0)
+    data = json.loads(files("mpkir.machines").joinpath("h200.json").read_text())
+    data["memory_bandwidth"] /= 1000  # so that even these weights are worth dividing
+    path = tmp_path / "slow.json"
+    path.write_text(json.dumps(data))
+    two = run(str(config), "--machine", str(path), "--tp", "2", capsys=capsys)
     assert two["ranks"] == 2
     assert two["bytes"] < 0.6 * one["bytes"]
-    parts = shard_config(CONFIG, 4)
-    assert (parts["num_key_value_heads"], parts["head_dim"], parts["vocab_size"]) == (1, 32, 128)
-    with pytest.raises(MpkirError, match="num_attention_heads = 4 does not divide by 3 ranks"):
-        shard_config(CONFIG, 3)
+    data["hop_us"]["peer"] += 10
+    path = tmp_path / "far.json"
+    path.write_text(json.dumps(data))
+    far = run(str(config), "--machine", str(path), "--tp", "2", capsys=capsys)
+    assert far["exposed_us"] > two["exposed_us"] + 10
+
+
+def test_tasks_are_of_as_many_ranks_as_they_are(capsys: pytest.CaptureFixture[str]):
+    source = str(Path(__file__).parents[2] / "benchmarks" / "graphs" / "two-gpu.mlir")
+    found = run(source, "-t", "h200", capsys=capsys)
+    assert found["ranks"] == 2
+    with pytest.raises(MpkirError, match="those of 2 ranks already, and 4 were asked for"):
+        simulation.run(source, "h200", ranks=4)
+
+
+def test_what_is_sent_takes_a_link_and_over_hosts_a_network():
+    machine = machine_named("h200")
+    timing = machine.timing
+    assert sending_time(45_000, 1, machine) == 0
+    assert sending_time(45_000, 8, machine) == pytest.approx(0.7 * 450 / timing.link_bandwidth)
+    over = sending_time(45_000, 16, machine)
+    assert over == pytest.approx(timing.network + 8 * 45 / timing.network_bandwidth)
+    assert sending_time(45_000, 16, kept_home(machine)) == 0
 
 
 def test_attention_costs_its_chunks_with_rows_and_a_merge_every_part(step: Path):
     h100 = machine_named("h100")
-    machine = replace(h100, tiles=replace(h100.tiles, attention_chunk=32))
+    machine = replace(h100, tiles=replace(h100.tiles, attention_chunk=32, attention_joins=False))
     module = module_of(str(step), None).module
     lower(module, machine)
     costs = plan_of(module, machine, 79).costs
