@@ -65,7 +65,7 @@ def _answer(path: Path, tp: int) -> tuple[tuple[int, ...], torch.Tensor, Languag
     return answer.tokens, lm.logits(PROMPT), lm
 
 
-@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize("tp", [2, 4, 8])
 def test_ranks_give_what_one_gives(run_ranks: Any, checkpoint: Path, tp: int):
     tokens, logits, _ = _answer(checkpoint, 1)
     assert len(set(tokens)) > 2
