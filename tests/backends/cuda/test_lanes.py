@@ -18,7 +18,15 @@ ATTENTION = (
     "reduce",
     "rotary",
 )
-PRODUCTS = ("packed_linear", "linear_direct", "reduce")
+PRODUCTS = (
+    "linear_direct",
+    "packed_columns",
+    "packed_linear",
+    "packed_rows",
+    "packed_shape",
+    "packed_sums",
+    "reduce",
+)
 
 
 def test_attention_and_merge(tmp_path: Path) -> None:
@@ -41,5 +49,5 @@ def _run(name: str, skeletons: Sequence[str], folder: Path, *options: str) -> No
     source = folder / f"{name}.cpp"
     command = ["c++", "-std=c++20", "-O1", *options, "-o", str(program), str(source)]
     subprocess.run(command, check=True)
-    ran = subprocess.run([str(program)], capture_output=True, text=True, timeout=120, check=False)
+    ran = subprocess.run([str(program)], capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stdout

@@ -1,0 +1,155 @@
+// A warp's part of x as fragments, and of many tokens how it comes there without shared memory.
+#pragma once
+#include "mma.cuh"
+#include "packed_shape.cuh"
+#include "tagged.cuh"
+
+namespace mpk {
+
+// A warp's columns of a part of x as fragments: the tokens' rows, and what rows 8 to 15 hold (with
+// LOW both are in one vector, 4 columns each). Rows that no token has are nothing, and not read:
+// shared memory's bandwidth is what a product takes.
+template <class B>
+struct PackedColumns {
+  using S = PackedShape<B>;
+  static constexpr int T = B::T, BW = S::BW;
+  static constexpr bool TWO = S::TWO;
+  uint4 first[BW], second[TWO ? BW : 1];
+
+  __device__ __forceinline__ void read(const char* own, int part, int lane) {
+    const char* x = own + part * (BW * S::BLOCK_X) + lane % 4 * (S::BLOCK_X / 4);
+    const int row = lane / 4;
+#pragma unroll
+    for (int b = 0; b < BW; ++b) {
+      first[b] = read_vector(x + row * S::ROW + b * S::BLOCK_X, row < T);
+      if constexpr (S::LOW)
+        second[b] = read_vector(x + row * S::ROW + b * S::BLOCK_X + 16, row < T);
+      else if constexpr (T > 8)
+        second[b] = read_vector(x + (row + 8) * S::ROW + b * S::BLOCK_X, row + 8 < T);
+    }
+  }
+  static __device__ __forceinline__ uint4 read_vector(const char* place, bool exists) {
+    return exists ? *reinterpret_cast<const uint4*>(place) : make_uint4(0, 0, 0, 0);
+  }
+};
+
+// A lane's columns of a block are 8 of its token (and of the one 8 further on), 32 bytes. Two lanes
+// together ask for those of one, then for those of the other, so that no sector of memory is asked
+// for twice, and swap what they have of each other's.
+template <class B>
+struct PackedHeld {
+  using S = PackedShape<B>;
+  using prologue = typename B::prologue;
+  using Columns = PackedColumns<B>;
+  static constexpr int T = B::T, BW = S::BW, PP = S::PP;
+  static constexpr bool NORM = S::NORM, TWO = S::TWO;
+  static constexpr int TOKENS = T > 8 ? 2 : 1;  // of a lane
+  static constexpr int COUNT = PP * BW * TOKENS, AT_ONCE = least(COUNT, most(1, WORDS_TOGETHER / 8));
+  Columns part[PP];
+  Fetched<typename prologue::X, 4> half[AT_ONCE][2];
+  float square[TOKENS];
+
+  static __device__ __forceinline__ int token(int i, int lane) { return lane / 4 + 8 * (i % TOKENS); }
+  static __device__ __forceinline__ bool exists(int i, int warp, int lane) {
+    const int block = warp * BW + i / TOKENS % BW;
+    return (S::BLOCKS % COMPUTE_WARPS == 0 || block < S::BLOCKS) && (T % 8 == 0 || token(i, lane) < T);
+  }
+  // The first column in a pass, and how many blocks on i is.
+  static __device__ __forceinline__ int origin(int pass, int warp, int lane) {
+    return pass * (PP * S::COLUMNS) + warp * (BW * BLOCK_COLUMNS) + lane % 4 / 2 * 16 + lane % 2 * 4;
+  }
+  static constexpr __device__ int blocks_on(int i) {
+    return i / TOKENS / BW * S::BLOCKS + i / TOKENS % BW;
+  }
+  static __device__ __forceinline__ int column(int i, int h, int pass, int warp, int lane) {
+    return origin(pass, warp, lane) + blocks_on(i) * BLOCK_COLUMNS + h * 8;
+  }
+  // One address and constants: what lies apart does so in parts of blocks, but compilers see that not.
+  __device__ __forceinline__ void ask_half(const Work& work, int i, int h, int pass, int warp, int lane) {
+    const auto* row = prologue::x(work, 0, 0);
+    const i64 block = prologue::x(work, 0, BLOCK_COLUMNS) - row, eight = prologue::x(work, 0, 8) - row;
+    half[i % AT_ONCE][h].request(prologue::x(work, token(i, lane), origin(pass, warp, lane)) +
+                                 (blocks_on(i) * block + h * eight));
+  }
+  __device__ __forceinline__ void ask(const Work& work, int i, int pass, int warp, int lane) {
+    if (!exists(i, warp, lane)) return;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) ask_half(work, i, h, pass, warp, lane);
+  }
+  // The first of a pass.
+  __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) ask(work, i, pass, warp, lane);
+  }
+  // Until those from `first` on are there.
+  __device__ __forceinline__ void await(const Work& work, int first, int pass, int warp, int lane) {
+    const auto there = [&](int i, int h) {
+      return i >= COUNT || !exists(i, warp, lane) || half[i % AT_ONCE][h].arrived(work.tag);
+    };
+    for (u32 polls = 1;; ++polls) {
+      bool all = true;
+#pragma unroll
+      for (int i = first; i < first + AT_ONCE; ++i) all &= there(i, 0) && there(i, 1);
+      if (all || gives_up(work, polls)) break;
+      if constexpr (S::PAUSE > 0) __nanosleep(S::PAUSE);
+#pragma unroll
+      for (int i = first; i < first + AT_ONCE; ++i)
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          if (!there(i, h)) ask_half(work, i, h, pass, warp, lane);
+    }
+    __syncwarp();
+  }
+  // What has come, times the norm's weights, to its place.
+  __device__ __forceinline__ void keep(int i, const float (&scale)[2][4], int warp, int lane) {
+    u32 word[2][2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      float v[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        v[e] = exists(i, warp, lane) ? half[i % AT_ONCE][h].get(e) : 0.0f;
+        if constexpr (NORM) {
+          square[i % TOKENS] = fmaf(v[e], v[e], square[i % TOKENS]);
+          v[e] *= scale[h][e];
+        }
+      }
+      word[h][0] = bf16_pair(v[0], v[1]), word[h][1] = bf16_pair(v[2], v[3]);
+    }
+    const bool odd = lane % 2 != 0;
+    const u32 a = __shfl_xor_sync(0xffffffffu, odd ? word[0][0] : word[1][0], 1);
+    const u32 b = __shfl_xor_sync(0xffffffffu, odd ? word[0][1] : word[1][1], 1);
+    const uint4 all = odd ? make_uint4(a, b, word[1][0], word[1][1])
+                          : make_uint4(word[0][0], word[0][1], a, b);
+    Columns& columns = part[i / TOKENS / BW];
+    if (i % TOKENS == 0) columns.first[i / TOKENS % BW] = all;
+    else columns.second[TWO ? i / TOKENS % BW : 0] = all;
+  }
+  // All of a pass, behind ask.
+  __device__ __forceinline__ void take(const Work& work, int pass, int warp, int lane) {
+    if (pass == 0) {
+#pragma unroll
+      for (int t = 0; t < TOKENS; ++t) square[t] = 0.0f;
+    }
+#pragma unroll
+    for (int first = 0; first < COUNT; first += AT_ONCE) {
+      float scale[AT_ONCE][2][4];
+      if constexpr (NORM) {
+#pragma unroll
+        for (int i = first; i < least(first + AT_ONCE, COUNT); ++i)
+#pragma unroll
+          for (int h = 0; h < 2; ++h)
+            if (exists(i, warp, lane))
+              prologue::template scale<4>(work, column(i, h, pass, warp, lane), scale[i - first][h]);
+      }
+      await(work, first, pass, warp, lane);
+#pragma unroll
+      for (int i = first; i < least(first + AT_ONCE, COUNT); ++i) {
+        keep(i, scale[i - first], warp, lane);
+        if (i + AT_ONCE < COUNT) ask(work, i + AT_ONCE, pass, warp, lane);
+      }
+    }
+  }
+};
+
+}  // namespace mpk
