@@ -62,8 +62,7 @@ def compile_model(name: str, given: argparse.Namespace) -> list[str]:
     batches, ranks = numbers(given.batch, "batch sizes"), numbers(given.tp, "ranks")
     for batch, ablation, tp in product(batches, wanted, ranks):
         begun = perf_counter()
-        name = artifact_name(source.name, ablation, batch) + (f"{TAG}tp={tp}" if tp > 1 else "")
-        place = given.output / name
+        place = given.output / artifact_name(source.name, ablation, batch, tp)
         try:
             _compile_one(source, ablation, batch, tp, place, given)
         except MpkirError as error:

@@ -362,6 +362,10 @@ def bench(
         typer.Option(help="Variants to measure beside, as in in-flight=4,unpacked; repeatable."),
     ] = None,
     ablations: Annotated[bool, typer.Option("--list", help="List what --ablate knows.")] = False,
+    tp: Annotated[
+        str | None,
+        typer.Option("--tp", help="Numbers of ranks (GPUs) to compare, as in 1,2,4."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Append the records to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the records into this .svg.")] = None,
     workers: Workers = None,
@@ -371,9 +375,12 @@ def bench(
 ) -> None:
     """Time the decode step beside other systems: right answers first, then runs in turns.
 
+    With --tp on several GPUs, too: the processes are started here, or by torchrun.
+
     \b
     Examples:
       mpk bench smollm2 --runs 20 --json results.json
+      mpk bench qwen3-8b -t h200 --tp 1,2,4
       mpk bench qwen3-0.6b -t h100 --ablate in-flight=4,unpacked --plot qwen.svg
       mpk bench --artifacts build/h100 qwen3-0.6b --position 1000,4000 --no-peers
     """
@@ -396,6 +403,39 @@ def bench(
         workers=workers,
         capacity=capacity,
     )
+    counts = command.numbers(tp, "ranks") if tp is not None else ()
+    if set(counts) - {1}:
+        if ablate or per_operator:
+            raise MpkirError("variants are measured on one rank", hint="leave out --tp, or them")
+        from mpkir.tools import ranks
+        from mpkir.tools.bench.ranks import command as several
+
+        words = ranks.options_of(
+            artifacts=artifacts,
+            target=target,
+            batch=batch,
+            position=position,
+            steps=steps,
+            runs=runs,
+            repeats=repeats,
+            peer=peer,
+            no_peers=not peers,
+            workers=workers,
+            capacity=capacity,
+            load_plugin=load_plugin,
+            debug=debug,
+        )
+        sys.exit(
+            several.run(
+                sources or [],
+                settings,
+                counts,
+                peers=(peer or ()) if peers else None,
+                json=json,
+                plot=plot,
+                words=words,
+            )
+        )
     command.run(
         sources or [],
         settings,

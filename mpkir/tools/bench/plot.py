@@ -1,4 +1,4 @@
-"""Records of decode steps as a bar chart in SVG, the floor a line across each group."""
+"""Records of decode steps as a bar chart in SVG, the floor a line across the bars that have it."""
 
 from __future__ import annotations
 
@@ -35,15 +35,20 @@ def plot(records: Sequence[Record]) -> str:
         scale = WIDTH / max(max(r["ms_max"], r["floor_ms"]) for r in bars)
         title = f"{model}, batch {batch}, positions {'-'.join(map(str, positions))}"
         parts.append(f'<text x="{LEFT}" y="{y + 12}" font-weight="bold">{escape(title)}</text>')
-        top = y = y + 20
-        for record in bars:
-            parts += _bar(record, y, scale, color[name_of(record)])
-            y += ROW
-        floor = LEFT + bars[0]["floor_ms"] * scale
+        y += 20
+        for floor_ms, alike in groupby(bars, lambda record: record["floor_ms"]):
+            top = y
+            for record in alike:
+                parts += _bar(record, y, scale, color[name_of(record)])
+                y += ROW
+            floor = LEFT + floor_ms * scale
+            parts.append(
+                f'<path d="M{floor:.1f},{top - 2} V{y}" stroke="#d62728" stroke-dasharray="4 3"/>'
+            )
+        lowest = min(bars, key=lambda record: record["floor_ms"])["floor_ms"]
         parts.append(
-            f'<path d="M{floor:.1f},{top - 2} V{y}" stroke="#d62728" stroke-dasharray="4 3"/>'
-            f'<text x="{floor:.1f}" y="{y + 12}" fill="#d62728" text-anchor="middle">'
-            f"floor {bars[0]['floor_ms']:.3f} ms</text>"
+            f'<text x="{LEFT + lowest * scale:.1f}" y="{y + 12}" fill="#d62728" '
+            f'text-anchor="middle">floor {lowest:.3f} ms</text>'
         )
         y += GAP
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + RIGHT} {y}" '

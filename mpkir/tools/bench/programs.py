@@ -1,7 +1,7 @@
 """The compiled programs to measure of a model: found in a directory of artifacts, or compiled here.
 
 An artifact of a model lies in DIR/NAME; its variants beside it, DIR/NAME+batch=4 or
-DIR/NAME+in-flight=4+batch=4 (any order).
+DIR/NAME+in-flight=4+batch=4 (any order). A program of N ranks has the tag tp=N.
 """
 
 from __future__ import annotations
@@ -42,28 +42,33 @@ class ProgramSource:
         return Compiled(LoadedLanguageModel(program), self.ablation.name)
 
 
-def artifact_name(model: str, ablation: Ablation, batch: int) -> str:
+def artifact_name(model: str, ablation: Ablation, batch: int, tp: int = 1) -> str:
     """What the directory of an artifact is called."""
-    tags = ([ablation.name] if ablation.name else []) + ([f"batch={batch}"] if batch > 1 else [])
+    tags = [ablation.name] if ablation.name else []
+    tags += [f"batch={batch}"] if batch > 1 else []
+    tags += [f"tp={tp}"] if tp > 1 else []
     return TAG.join([model, *tags])
 
 
-def find_artifact(directory: Path, model: str, ablation: Ablation, batch: int) -> Artifact:
+def find_artifact(
+    directory: Path, model: str, ablation: Ablation, batch: int, tp: int = 1
+) -> Artifact:
     """An artifact by the name of its directory, or `directory` itself if it is the default's.
 
     Raises MpkirError if there is none.
     """
     if (directory / MANIFEST).is_file():
         model, directory = directory.resolve().name.partition(TAG)[0], directory.resolve().parent
-    wanted = set(artifact_name("", ablation, batch).split(TAG))
+    wanted = set(artifact_name("", ablation, batch, tp).split(TAG))
     for path in sorted(directory.glob(f"{model}*")):
         name, _, tags = path.name.partition(TAG)
         if name == model and set(f"{TAG}{tags}".split(TAG) if tags else [""]) == wanted:
             return load_artifact(path)
     raise MpkirError(
-        f"there is no artifact {artifact_name(model, ablation, batch)}",
+        f"there is no artifact {artifact_name(model, ablation, batch, tp)}",
         where=str(directory),
-        hint="benchmarks/compile_artifacts.py or `mpk compile` writes it",
+        hint="benchmarks/compile_artifacts.py or `mpk compile` writes it"
+        + (f", with --tp {tp}" if tp > 1 else ""),
     )
 
 

@@ -11,8 +11,10 @@ Record = dict[str, Any]
 
 
 def name_of(record: Record) -> str:
-    """What a system is called beside others: "torch.compile, reduce-overhead"."""
-    return ", ".join(str(record[key]) for key in ("system", "mode", "variant") if key in record)
+    """What a system is called beside others: "torch.compile, reduce-overhead", and "tp=2" where
+    several numbers of ranks are."""
+    parts = [str(record[key]) for key in ("system", "mode", "variant") if key in record]
+    return ", ".join([*parts, f"tp={record['tp']}"] if "tp" in record else parts)
 
 
 def group_of(record: Record) -> tuple[str, int, tuple[int, ...]]:

@@ -14,6 +14,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.progress import SILENT, Progress
+from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.manifest import MANIFEST
 from mpkir.tools.ablations import Ablation
 from mpkir.tools.bench.checks import Reference, check
@@ -94,21 +95,22 @@ def measure(
             artifacts=artifacts,
             progress=progress,
         )
-        _check_capacity(programs, settings)
+        check_capacity([each.artifact for each in programs], settings)
         yield measure_programs(model, programs, batch, settings, device, say, progress)
         release(device)
 
 
-def _check_capacity(programs: Sequence[ProgramSource], settings: Settings) -> None:
-    for each in programs:
-        roles = each.artifact.manifest.language
+def check_capacity(artifacts: Sequence[Artifact], settings: Settings) -> None:
+    """Raise MpkirError unless each is a language model that has all measured positions."""
+    for artifact in artifacts:
+        roles = artifact.manifest.language
         if roles is None:
-            raise MpkirError("this program is not a language model", where=str(each.artifact.path))
+            raise MpkirError("this program is not a language model", where=str(artifact.path))
         if roles.capacity < settings.needed:
             raise MpkirError(
                 f"{settings.steps} steps from position {max(settings.positions)} end at "
                 f"{settings.needed}, the program was compiled for {roles.capacity} positions",
-                where=str(each.artifact.path),
+                where=str(artifact.path),
                 hint="compile it with a larger capacity, or choose an earlier --position",
             )
 
