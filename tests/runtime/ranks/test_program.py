@@ -97,7 +97,9 @@ def test_a_rank_that_does_not_launch_is_named(run_ranks: Any, two_ranks: Artifac
         return str(caught.value), monotonic() - begun
 
     (text, seconds), _ = run_ranks(rank, 2)
-    assert re.search(r"^rank 1 \(.*\) did not begin launch 2, in which the others wait", text)
+    # On a busy machine the rank's end may be seen before the launch has waited long enough.
+    late = "did not begin launch 2, in which the others wait"
+    assert re.search(rf"^rank 1 \(.*\) ({late}|does not go on: it has ended)", text)
     assert seconds < 10
 
 

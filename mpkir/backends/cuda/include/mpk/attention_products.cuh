@@ -8,8 +8,9 @@
 //
 // A warp has every eighth row: 16 of the 128 in a go. Its numbers of them are i = 0 .. 15.
 #pragma once
-#include "reduce.cuh"
+#include "abi.cuh"
 #include "mma.cuh"
+#include "reduce.cuh"
 
 namespace mpk {
 

@@ -28,7 +28,7 @@ struct RingCursor {
   }
 };
 
-template <int SLOTS, int IN_FLIGHT>
+template <int SLOTS, int IN_FLIGHT, int EASE = 0, int PACE = 0>
 struct Loader {
   Ring<SLOTS>& ring;
   const volatile int& leave;
