@@ -62,14 +62,15 @@ def record(each: Measured) -> dict[str, Any]:
         "tasks": each.plan.graph.tasks,
         "seconds": round(seconds, 2),
         "traced": traced(each, played),
-        "commit": _commit(),
+        "commit": commit(),
         "command": f"python {' '.join(sys.argv)}",
         "versions": {"python": platform.python_version(), "mpkir": VERSION},
         "date": date.today().isoformat(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the checkout."""
     run = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )

@@ -37,8 +37,8 @@ def sending_time(size: int, ranks: int, machine: Machine) -> float:
 
 
 def kept_home(machine: Machine) -> Machine:
-    """A machine whose ranks send themselves what they would send to others, as
-    benchmarks/tp_decode.py measures it: what a step takes less on it is exposed communication.
+    """A machine whose ranks send themselves what they would send to others: what a step takes less
+    on it is exposed communication.
     """
     timing = replace(machine.timing, link_bandwidth=inf, network=0.0, network_bandwidth=inf)
     return replace(machine, hops=replace(machine.hops, peer=machine.hops.flag), timing=timing)

@@ -16,6 +16,21 @@ def configurations() -> dict[str, PreTrainedConfig]:
 
     llama: Any = transformers.LlamaConfig
     qwen3: Any = transformers.Qwen3Config
+    llama_3_1: dict[str, Any] = dict(
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=131072,
+        rms_norm_eps=1e-5,
+        rope_theta=500000.0,
+        rope_scaling={
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        tie_word_embeddings=False,
+    )
     return {
         "small": qwen3(
             vocab_size=512,
@@ -111,6 +126,22 @@ def configurations() -> dict[str, PreTrainedConfig]:
             rms_norm_eps=1e-6,
             rope_theta=1000000.0,
             tie_word_embeddings=False,
+        ),
+        "llama-3.1-70b": llama(
+            vocab_size=128256,
+            hidden_size=8192,
+            intermediate_size=28672,
+            num_hidden_layers=80,
+            num_attention_heads=64,
+            **llama_3_1,
+        ),
+        "llama-3.1-405b": llama(
+            vocab_size=128256,
+            hidden_size=16384,
+            intermediate_size=53248,
+            num_hidden_layers=126,
+            num_attention_heads=128,
+            **llama_3_1,
         ),
         "small-mixture": _qwen3_moe(
             hidden_size=1024,
