@@ -19,10 +19,12 @@ import torch
 import transformers
 from rich.console import Console
 
+from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import load_artifact
 from mpkir.runtime.manifest import MANIFEST
 from mpkir.tools import mpk
 from mpkir.tools.bench.plot import plot
+from mpkir.tools.bench.ranks.programs import find_programs
 from mpkir.tools.bench.ranks.records import compare
 from mpkir.tools.bench.ranks.report import table_of
 
@@ -159,6 +161,13 @@ def test_a_missing_program_is_told(artifacts: Path):
     message = bench("--artifacts", str(artifacts), "--tp", "1,2,4", model)
     assert "there is no artifact tiny+tp=4" in message
     assert "with --tp 4" in message
+
+
+def test_an_artifact_of_several_ranks_may_have_any_name(artifacts: Path, tmp_path: Path):
+    mine = shutil.copytree(artifacts / "tiny+tp=2", tmp_path / "mine")
+    assert find_programs(mine, "mine", 1, 2, False).many.path == mine
+    with pytest.raises(MpkirError, match="compiled for 2 ranks, not 1"):
+        find_programs(mine, "mine", 1, 2, True)
 
 
 def test_gpus_that_are_not_there_are_told(monkeypatch: pytest.MonkeyPatch):

@@ -98,7 +98,7 @@ def _check_gpus(target: str, ranks: int) -> None:
             hint="compile here (benchmarks/compile_artifacts.py --tp) and measure with --artifacts "
             "where there are some, or give --target cpu",
         )
-    if count < ranks:
+    if count < ranks and not (is_rank() and count == 1):  # Each may be shown its own alone.
         raise MpkirError(
             f"{ranks} ranks need a GPU each, and torch sees {count} here",
             hint="ask for fewer with --tp",
@@ -160,7 +160,7 @@ def _as_rank(
     group = Group.join(world)
     device = torch.device("cpu")
     if machine_named(settings[0].target).kind == "cuda":
-        device = torch.device("cuda", number_of("LOCAL_RANK") or group.number_on_host)
+        device = torch.device("cuda", group.number_on_host % torch.cuda.device_count())
         torch.cuda.set_device(device)
     if peers is not None:
         from mpkir.tools.bench.ranks import tensor_parallel

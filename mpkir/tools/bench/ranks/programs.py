@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mpkir.errors import MpkirError
 from mpkir.progress import Progress
-from mpkir.runtime.artifact import Artifact, load_artifact
+from mpkir.runtime.artifact import Artifact, load_artifact, read_manifest
 from mpkir.runtime.manifest import MANIFEST
 from mpkir.runtime.ranks.group import Group
 from mpkir.tools.ablations import DEFAULT, Ablation
@@ -58,7 +58,10 @@ def find_programs(directory: Path, model: str, batch: int, ranks: int, with_one:
     """Programs by the names of their directories. Raises MpkirError if one is missing, or is not
     for so many ranks."""
     one = find_artifact(directory, model, DEFAULT, batch) if with_one else None
-    many = find_artifact(directory, model, DEFAULT, batch, ranks)
+    if (directory / MANIFEST).is_file() and read_manifest(directory).ranks == ranks:
+        many = load_artifact(directory)  # whatever it is called
+    else:
+        many = find_artifact(directory, model, DEFAULT, batch, ranks)
     alone = None
     try:
         alone = find_artifact(directory, model, ALONE, batch, ranks)
@@ -69,8 +72,9 @@ def find_programs(directory: Path, model: str, batch: int, ranks: int, with_one:
         wanted = 1 if artifact is one else ranks
         if artifact.manifest.ranks != wanted:
             raise MpkirError(
-                f"it was compiled for {artifact.manifest.ranks} ranks, its name says {wanted}",
+                f"it was compiled for {artifact.manifest.ranks} ranks, not {wanted}",
                 where=str(artifact.path),
+                hint="NAME is to be for one rank, NAME+tp=N for N; or leave numbers out of --tp",
             )
     return found
 
