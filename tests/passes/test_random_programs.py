@@ -238,5 +238,4 @@ def test_tasks_compute_what_operators_do(assert_same_numbers, fused, data, worke
             each.apply(Context(), lowered)
     PartitionTilesPass(workers=workers, min_elements=4).apply(Context(), lowered)
     lowered.verify()
-    # Sums in another order may round otherwise, in 16 bits by a few units of the last place.
-    assert_same_numbers(module, lowered, tolerance if fused else max(1e-4, tolerance / 5))
+    assert_same_numbers(module, lowered, tolerance if fused else 1e-4)

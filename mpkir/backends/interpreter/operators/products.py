@@ -1,4 +1,8 @@
-"""Kernels of products: fp32 accumulation, one rounding at the result."""
+"""Kernels of products: sums in double, rounded to fp32, then once to the result's type.
+
+A tile's product so has the bits of the whole one's: in which order BLAS adds in fp32 depends on the
+shapes, and a last bit decides how 16 bits round.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,10 @@ import numpy as np
 from mpkir.backends.interpreter.kernels import Kernel, Scalars, block_kernel, builder
 from mpkir.backends.interpreter.values import Array, rounding_to
 from mpkir.dialects import tensor as t
+
+
+def _product(a: Array, b: Array) -> Array:
+    return np.matmul(a, b, dtype=np.float64).astype(a.dtype)
 
 
 @builder(t.LinearOp)
@@ -22,7 +30,7 @@ def _linear(op: t.LinearOp) -> Kernel:
         if prologue is not None:
             (x,) = prologue(scalars, (x, *rest[weights : first_epilogue_arg - 1]))
         rows = x.reshape(-1, columns)
-        sums = [(rows @ w.T).reshape(shape) for w in rest[:weights]]
+        sums = [_product(rows, w.T).reshape(shape) for w in rest[:weights]]
         if epilogue is None:
             return (to_type(sums[0]),)
         (y,) = epilogue(scalars, (*sums, *rest[first_epilogue_arg - 1 :]))
@@ -34,7 +42,7 @@ def _linear(op: t.LinearOp) -> Kernel:
 @builder(t.MatmulOp)
 def _matmul(op: t.MatmulOp) -> Kernel:
     to_type = rounding_to(t.element_type_of(op.result))
-    return lambda _, a, b: (to_type(a @ b),)
+    return lambda _, a, b: (to_type(_product(a, b)),)
 
 
 @builder(t.EmbeddingOp)
