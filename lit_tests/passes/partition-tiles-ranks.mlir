@@ -9,11 +9,12 @@
 // CHECK:      %[[sums:.*]] = mpk_task.buffer scratch "linear" exchange : memref<4x1x64xf32>
 // CHECK-NEXT: %[[own:.*]] = mpk_task.mine %[[sums]] : memref<4x1x64xf32> to memref<1x64xf32>
 // CHECK-NEXT: mpk_task.grid @linear [{{.*}}] reads({{.*}}) writes(%[[own]] : memref<1x64xf32>)
-// CHECK:      mpk_task.view %[[sums]] : memref<4x1x64xf32> to memref<1x64xf32>
-// CHECK-NEXT: mpk_task.view %[[sums]] : memref<4x1x64xf32> to memref<1x64xf32, strided<[64, 1], offset: 64>>
-// CHECK-NEXT: mpk_task.view %[[sums]] : memref<4x1x64xf32> to memref<1x64xf32, strided<[64, 1], offset: 128>>
-// CHECK-NEXT: mpk_task.view %[[sums]] : memref<4x1x64xf32> to memref<1x64xf32, strided<[64, 1], offset: 192>>
-// CHECK:      mpk_task.grid @all_reduce [2] reads
+// CHECK:      %[[rows:.*]] = mpk_task.view %[[sums]] : memref<4x1x64xf32> to memref<4x1x64xf32>
+// CHECK:      mpk_task.grid @all_reduce [2] reads(%[[rows]] : memref<4x1x64xf32>) writes({{.*}}) boxes [#mpk_task.region<affine_map<(d0) -> (0, 0, (d0 * 32))>, [4, 1, 32]>,
+// CHECK-NEXT: ^{{.*}}(%[[tile:.*]]: tensor<4x1x32xf32>):
+// CHECK-NEXT: mpk_tensor.slice %[[tile]] dim 0 start 0
+// CHECK:      mpk_tensor.slice %[[tile]] dim 0 start 3
+// CHECK:      mpk_tensor.elementwise
 // CHECK:      %[[parts:.*]] = mpk_task.buffer scratch "elementwise" exchange : memref<4x1x64xf32>
 // CHECK:      mpk_task.view %[[parts]] : memref<4x1x64xf32> to memref<2x64xf32, strided<[128, 1]>>
 // CHECK:      mpk_task.buffer output "y" shard <dim 1 of 4> : memref<1x64xf32>

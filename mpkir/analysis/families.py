@@ -123,14 +123,8 @@ def _accesses(op: task.GridOp) -> Iterator[Access]:
         if mine:
             ranks = task.memref_type_of(buffer.result).get_shape()[0]
             shape, strides = (ranks, *shape), (task.row_elements(buffer), *strides)
-            box = _in_all_rows(box, ranks)
+            box = box.behind(ranks)
         yield Access(buffer, shape, strides, offset, box, number >= len(reads), mine)
-
-
-def _in_all_rows(box: task.RegionAttr, ranks: int) -> task.RegionAttr:
-    map = box.offsets.data
-    offsets = AffineMap(map.num_dims, map.num_symbols, (AffineExpr.constant(0), *map.results))
-    return task.RegionAttr(offsets, (ranks, *box.shape))
 
 
 def families_of(module: ModuleOp) -> tuple[Family, ...]:

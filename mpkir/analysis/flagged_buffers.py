@@ -16,6 +16,7 @@ from mpkir.analysis.dependence import Touch, Touches, overlap_of
 from mpkir.analysis.families import Family
 from mpkir.analysis.happens_before import HappensBefore
 from mpkir.analysis.schedule import Schedule, schedule_error
+from mpkir.analysis.slices import take_all
 from mpkir.dialects import task, tensor
 from mpkir.dialects.event import Handoff
 from mpkir.dialects.task import BufferOp
@@ -34,7 +35,10 @@ def looks_at_all(family: Family) -> bool:
     """Whether the tasks of a family look at every element of their boxes in every step, so that
     what they find is of this step or of the one before. Who joins the parts of a split attention
     leaves out the empty ones."""
-    return all(isinstance(op, _SIMPLE) for op in family.op.body.block.ops)
+    return all(
+        isinstance(op, _SIMPLE) or (isinstance(op, tensor.SliceOp) and take_all(op.source))
+        for op in family.op.body.block.ops
+    )
 
 
 def check_flagged(schedule: Schedule, touches: Touches, done: HappensBefore) -> None:

@@ -13,6 +13,7 @@ from xdsl.passes import ModulePass
 
 from mpkir.analysis.dependence import Touch, touches_of_buffer
 from mpkir.analysis.families import Access, Family, families_of
+from mpkir.analysis.slices import slices_of, take_all
 from mpkir.dialects import task, tensor
 
 READERS: dict[type[Operation], tuple[str, ...]] = {
@@ -124,7 +125,7 @@ def _product(op: task.GridOp) -> Operation | None:
 
 
 def _is_pointwise(op: task.GridOp) -> bool:
-    simple = (*POINTWISE, *_VALUES, task.YieldOp)
+    simple = (*POINTWISE, tensor.SliceOp, *_VALUES, task.YieldOp)
     return all(isinstance(each, simple) for each in op.body.block.ops)
 
 
@@ -160,8 +161,10 @@ def reads_all(op: task.GridOp, number: int) -> bool:
 
 def _reaches(value: SSAValue, product: Operation | None) -> bool:
     """Whether every element of a value goes into one of a product's operands that it looks at as a
-    whole, or is yielded.
+    whole, or is yielded; or every element of slices that together are all of it.
     """
+    if take_all(value) and all(_reaches(op.result, product) for op in slices_of(value)):
+        return True
     for use in value.uses:
         user = use.operation
         if user is product:

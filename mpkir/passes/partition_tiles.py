@@ -206,10 +206,12 @@ class _Partition:
     def lower_all_reduce(self, op: tensor.AllReduceOp) -> None:
         """A sum over ranks adds the rows that they have written, in tasks of few columns."""
         buffer, layouts = self.sent_rows(op)
+        apart = gathered(layouts, 0)
+        together = stand_in(op.x, apart.shape)
+        self.add_view(together, buffer.result, apart)
         rows = stand_ins(op.x, len(layouts))
-        for row, layout in zip(rows, layouts, strict=True):
-            self.add_view(row, buffer.result, layout)
-        self.lower_instead(op, sum_of(op, rows))
+        places = {row: (together, number) for number, row in enumerate(rows)}
+        self.lower_instead(op, sum_of(op, rows), rows=places)
 
     def lower_all_gather(self, op: tensor.AllGatherOp) -> None:
         """What all ranks have written is a view of their rows, or is copied where it is none."""
@@ -230,14 +232,15 @@ class _Partition:
         op: Collective,
         other: tensor.ElementwiseOp,
         value: SSAValue | None = None,
+        rows: Mapping[SSAValue, tuple[SSAValue, int]] | None = None,
     ) -> None:
         """Lower an operator of elements in the place of one; `value`, or the result of that, is
-        what it makes."""
+        what it makes. `rows`: its operands that are rows of a value, by number."""
         value = op.result if value is None else value
         other.location = op.location
         family = self.fresh(_name_of(op.location) or op.name.removeprefix("mpk_tensor."))
         self.buffers[value] = target = self.target(value, family)
-        self.add_grid(other, spread_thin(other, self.limits), [target], family)
+        self.add_grid(other, spread_thin(other, self.limits), [target], family, rows=rows)
         other.erase()
 
     def target(self, result: SSAValue, name: str) -> SSAValue:
@@ -350,8 +353,13 @@ class _Partition:
         targets: Sequence[SSAValue],
         name: str,
         updated: Mapping[SSAValue, SSAValue] | None = None,
+        rows: Mapping[SSAValue, tuple[SSAValue, int]] | None = None,
     ) -> None:
-        """Add the family of one operator; `updated` are the buffers of operands that it updates."""
+        """Add the family of one operator; `updated` are the buffers of operands that it updates.
+
+        `rows` says which operands are rows of a value, and their numbers: of these a task reads all
+        rows as one operand.
+        """
         places = {**self.buffers, **(updated or {})}
         body = Block()
         positions: dict[SSAValue, SSAValue] = {}
@@ -365,10 +373,18 @@ class _Partition:
                     positions[value] = position.result
                 tiles.append(positions[value])
                 continue
-            key = (places[value], box)
+            held, number = (rows or {}).get(value, (value, None))
+            size = box.shape
+            if number is not None:
+                box = box.behind(tensor.shape_of(held)[0])
+            key = (places[held], box)
             if key not in read:
                 read[key] = body.insert_arg(_tile_type(value, box), len(body.args))
             tiles.append(read[key])
+            if number is not None:
+                body.add_op(row := tensor.SliceOp(read[key], 0, number, 1))
+                body.add_op(tile := tensor.ReshapeOp(row.result, size))
+                tiles[-1] = tile.result
         reads = [buffer for buffer, _ in read]
         boxes = [box for _, box in read]
         inner = op.clone()

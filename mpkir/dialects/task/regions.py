@@ -57,6 +57,13 @@ class RegionAttr(ParametrizedAttribute):
         zeros = tuple(AffineExpr.constant(0) for _ in shape)
         return cls(AffineMap(grid_rank, 0, zeros), shape)
 
+    def behind(self, size: int) -> RegionAttr:
+        """The same box in a buffer with one dimension more, the first, all `size` of it."""
+        map = self.offsets.data
+        zero = AffineExpr.constant(0)
+        offsets = AffineMap(map.num_dims, map.num_symbols, (zero, *map.results))
+        return RegionAttr(offsets, (size, *self.shape))
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Sizes of the box."""

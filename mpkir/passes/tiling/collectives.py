@@ -65,7 +65,7 @@ def gathered(rows: Sequence[Layout], dim: int) -> Layout:
 
 
 def sum_of(op: tensor.AllReduceOp, rows: Sequence[SSAValue]) -> tensor.ElementwiseOp:
-    """The operator that adds values of all ranks, one after another in fp32, then does what an
+    """The operator that adds rows of all ranks, one after another in fp32, then does what an
     all-reduce does with the sum.
     """
     element = tensor.element_type_of(op.result)
