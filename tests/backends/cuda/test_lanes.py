@@ -15,6 +15,11 @@ ATTENTION = (
     "attention_merge",
     "attention_parts",
     "attention_products",
+    "attention_prologue",
+    "attention_rows",
+    "attention_shape",
+    "attention_step",
+    "attention_sums",
     "reduce",
     "rotary",
 )

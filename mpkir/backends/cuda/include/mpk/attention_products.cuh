@@ -9,17 +9,19 @@
 // A warp has every eighth row: 16 of the 128 in a go. Its numbers of them are i = 0 .. 15.
 #pragma once
 #include "abi.cuh"
+#include "attention_shape.cuh"
 #include "mma.cuh"
 #include "reduce.cuh"
 
 namespace mpk {
 
-// A: the attention of a printed body B.
-template <class A, class B>
+// B: a printed body of attention.cuh.
+template <class B>
 struct AttentionProducts {
-  using Lane = typename A::Lane;
-  using Scratch = typename A::Scratch;
-  using Range = typename A::Range;
+  using Shape = AttentionShape<B>;
+  using Lane = typename Shape::Lane;
+  using Scratch = typename Shape::Scratch;
+  using Range = typename Shape::Range;
   using Row = Vector<bf16, 8>;
   static constexpr int D = B::D, G = B::G, ROWS = 16 * COMPUTE_WARPS;
   static constexpr int KEYS = D / 32, VALUES = D / 64;  // vectors of a lane for a row
@@ -75,13 +77,13 @@ struct AttentionProducts {
     for (int n = 0; n < 2; ++n)
       if (key_row(at, base, n) == own) {
 #pragma unroll
-        for (int j = 0; j < KEYS; ++j) A::get(scratch.new_row(0, key_element(at, j)), rows.k[n][j]);
+        for (int j = 0; j < KEYS; ++j) Shape::get(scratch.new_row(0, key_element(at, j)), rows.k[n][j]);
       }
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       if (value_row(at, base, i) == own) {
 #pragma unroll
-        for (int j = 0; j < VALUES; ++j) A::get(scratch.new_row(1, value_element(at, j)), rows.v[j][i]);
+        for (int j = 0; j < VALUES; ++j) Shape::get(scratch.new_row(1, value_element(at, j)), rows.v[j][i]);
       }
   }
 
@@ -156,12 +158,12 @@ struct AttentionProducts {
   // All rows of the range into the warps' sums; `rows` has the first 128.
   static __device__ __forceinline__ void attend(const Work& work, const Lane& at, const Scratch& scratch,
                                                 const Range& range, Rows& rows) {
-    float top = A::NONE, weight = 0.0f;
+    float top = Shape::NONE, weight = 0.0f;
     Sums sum = {};
 #pragma unroll 1
     for (int base = range.from; base < range.to; base += ROWS) {
-      if (A::AHEAD > 0 && at.warp == COMPUTE_WARPS - 1 && base + A::AHEAD < range.cached)
-        A::ask_ahead(work, base + A::AHEAD, least(base + A::AHEAD + ROWS, range.cached), at.lane);
+      if (Shape::AHEAD > 0 && at.warp == COMPUTE_WARPS - 1 && base + Shape::AHEAD < range.cached)
+        Shape::ask_ahead(work, base + Shape::AHEAD, least(base + Shape::AHEAD + ROWS, range.cached), at.lane);
       const bool more = base + ROWS < range.to;
       if (range.cached < range.to && range.cached >= base && (range.cached - base) % 8 == at.warp)
         take_own(at, scratch, base, range.cached, rows);
@@ -174,7 +176,7 @@ struct AttentionProducts {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int row = base + 8 * (8 * n + at.lane % 4 * 2 + e) + at.warp;
-          s[n][e] = row < range.to ? A::capped(s[n][e]) : -infinity();
+          s[n][e] = row < range.to ? Shape::capped(s[n][e]) : -infinity();
           largest = fmaxf(largest, s[n][e]);
         }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
