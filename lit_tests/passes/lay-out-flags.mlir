@@ -1,20 +1,25 @@
 // RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16=false}' --split-input-file | filecheck %s --check-prefix=WIDE
 
-// What products read of small tasks' f32 is brief and lies apart; what one task writes as a whole lies
-// alike, so that its readers share their code. Of 16 bits only the layout changes; what a softmax reads
-// stays as it is.
+// What products read of small tasks is brief and lies apart, f32, bf16 (unless it is not to be) and not
+// f16, which has no bit to spare; what one task writes as a whole lies alike, so that its readers share
+// their code. What a softmax reads stays as it is.
 
 // CHECK-LABEL: func.func @products
 // CHECK:         mpk_task.buffer scratch "x" flagged brief apart 8 : memref<1x32xf32>
 // CHECK:         mpk_task.buffer scratch "y" flagged brief apart 8 : memref<1x32xf32>
-// CHECK:         mpk_task.buffer scratch "h" flagged apart 16 : memref<1x32xbf16>
+// CHECK:         mpk_task.buffer scratch "h" flagged brief apart 16 : memref<1x32xbf16>
+// CHECK:         mpk_task.buffer scratch "f16" flagged apart 8 : memref<1x32xf16>
 // CHECK:         mpk_task.buffer scratch "wide" flagged : memref<1x32xf32>
+// WIDE:          mpk_task.buffer scratch "y" flagged brief apart 8 : memref<1x32xf32>
+// WIDE:          mpk_task.buffer scratch "h" flagged apart 16 : memref<1x32xbf16>
 func.func @products() {
   %in = mpk_task.buffer input "in" : memref<1x32xf32>
   %w = mpk_task.buffer weight "w" : memref<32x32xbf16>
   %x = mpk_task.buffer scratch "x" flagged : memref<1x32xf32>
   %y = mpk_task.buffer scratch "y" flagged : memref<1x32xf32>
   %h = mpk_task.buffer scratch "h" flagged : memref<1x32xbf16>
+  %f16 = mpk_task.buffer scratch "f16" flagged : memref<1x32xf16>
   %wide = mpk_task.buffer scratch "wide" flagged : memref<1x32xf32>
   %out = mpk_task.buffer output "out" : memref<1x32xf32>
   mpk_task.grid @norm [1] reads(%in : memref<1x32xf32>) writes(%x : memref<1x32xf32>)
@@ -35,10 +40,16 @@ func.func @products() {
     %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xf32>, [tensor<16x32xbf16>] to tensor<1x16xbf16>
     mpk_task.yield %2 : tensor<1x16xbf16>
   }
-  mpk_task.grid @linear.2 [4] reads(%h, %w : memref<1x32xbf16>, memref<32x32xbf16>) writes(%wide : memref<1x32xf32>)
+  mpk_task.grid @linear.2 [4] reads(%h, %w : memref<1x32xbf16>, memref<32x32xbf16>) writes(%f16 : memref<1x32xf16>)
       boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (d0 * 8, 0)>, [8, 32]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [1, 8]>] {
   ^bb0(%0 : tensor<1x32xbf16>, %1 : tensor<8x32xbf16>):
-    %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xbf16>, [tensor<8x32xbf16>] to tensor<1x8xf32>
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xbf16>, [tensor<8x32xbf16>] to tensor<1x8xf16>
+    mpk_task.yield %2 : tensor<1x8xf16>
+  }
+  mpk_task.grid @linear.3 [4] reads(%f16, %w : memref<1x32xf16>, memref<32x32xbf16>) writes(%wide : memref<1x32xf32>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 32]>, #mpk_task.region<affine_map<(d0) -> (d0 * 8, 0)>, [8, 32]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [1, 8]>] {
+  ^bb0(%0 : tensor<1x32xf16>, %1 : tensor<8x32xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x32xf16>, [tensor<8x32xbf16>] to tensor<1x8xf32>
     mpk_task.yield %2 : tensor<1x8xf32>
   }
   mpk_task.grid @softmax [1] reads(%wide : memref<1x32xf32>) writes(%out : memref<1x32xf32>)

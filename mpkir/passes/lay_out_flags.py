@@ -8,31 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import Float32Type, IntegerAttr, ModuleOp, UnitAttr, i64
+from xdsl.dialects.builtin import BFloat16Type, IntegerAttr, ModuleOp, UnitAttr, i64
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.dependence import touches_of_buffer
 from mpkir.analysis.families import Access, Family, families_of
 from mpkir.analysis.flagged_buffers import looks_at_all
+from mpkir.analysis.storage import bytes_of
 from mpkir.dialects import task
 
-_LINE, _WORD = 128, 4
-"""Bytes of a line of memory, and of most flagged elements."""
+_LINE = 128
+"""Bytes of a line of memory."""
 
 
 @dataclass(frozen=True)
 class LayOutFlagsPass(ModulePass):
-    """Keep flagged f32 brief, and what small tasks write apart, in buffers that products read.
+    """Keep flagged elements brief, and what small tasks write apart, in buffers that products read.
 
-    `brief` needs readers that look at every element in every step: then what is there is of this
-    step or of the one before, and one bit says which. Products and pointwise operators do; whoever
-    joins the parts of a split attention leaves out the empty ones. `apart` is for tasks that write
-    less than a line; they have one each then.
+    `brief` is for f32 and, with `brief_bf16`, bf16. It needs readers that look at every element in
+    every step: then what is there is of this step or of the one before, and one bit says which.
+    Products and pointwise operators do; whoever joins the parts of a split attention leaves out the
+    empty ones. `apart` is for tasks that write less than a line; they have one each then.
     """
 
     name = "mpk-lay-out-flags"
+
+    brief_bf16: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         users: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
@@ -45,18 +49,24 @@ class LayOutFlagsPass(ModulePass):
             own = buffer.flagged is not None and buffer.exchange is None
             if not own or not all(map(looks_at_all, readers)):
                 continue
-            if isinstance(task.memref_type_of(buffer.result).get_element_type(), Float32Type):
+            if self._fits(buffer):
                 buffer.brief = UnitAttr()
             runs[buffer] = _runs(
                 buffer, [(family, access) for family, access in uses if access.is_write]
             )
-        groups = {buffer: _group(each) for buffer, each in runs.items()}
+        groups = {buffer: _group(buffer, each) for buffer, each in runs.items()}
         for buffer, each in runs.items():
             # Buffers of a type lie alike, so that those who read them share their code.
             alike = {groups[other] for other in runs if other.result.type == buffer.result.type}
             fits = [group for group in sorted(alike - {0}) if _divides(group, buffer, each)]
             if fits:
                 buffer.apart = IntegerAttr(fits[0], i64)
+
+    def _fits(self, buffer: task.BufferOp) -> bool:
+        """Whether an element has room for a bit of the step."""
+        element = task.memref_type_of(buffer.result).get_element_type()
+        is_bf16 = isinstance(element, BFloat16Type)
+        return isinstance(element, task.BRIEF_TYPES) and (self.brief_bf16 or not is_bf16)
 
 
 def _runs(buffer: task.BufferOp, writes: Sequence[tuple[Family, Access]]) -> list[tuple[int, int]]:
@@ -68,14 +78,18 @@ def _runs(buffer: task.BufferOp, writes: Sequence[tuple[Family, Access]]) -> lis
     ]
 
 
-def _group(runs: Sequence[tuple[int, int]]) -> int:
+def _group(buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> int:
     """What is to lie apart of what tasks write; 0 if they write lines of their own as it is."""
-    smallest = min(size for _, size in runs)
-    return smallest if smallest in task.APART and smallest * _WORD < _LINE else 0
+    smallest, elements = min(size for _, size in runs), prod(_shape(buffer))
+    is_less = smallest * bytes_of(buffer) < _LINE * elements
+    return smallest if smallest in task.APART and is_less else 0
 
 
 def _divides(group: int, buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> bool:
-    shape = task.memref_type_of(buffer.result).get_shape()
-    return shape[-1] % group == 0 and all(
+    return _shape(buffer)[-1] % group == 0 and all(
         start % group == 0 and size % group == 0 for start, size in runs
     )
+
+
+def _shape(buffer: task.BufferOp) -> Sequence[int]:
+    return task.memref_type_of(buffer.result).get_shape()

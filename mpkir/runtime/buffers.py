@@ -30,7 +30,8 @@ _AT_ONCE = 1 << 22
 TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_BYTES}
 
 
-_TAGGED_WORDS = {4: torch.int32, 8: torch.int64}
+_TAGGED_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_BRIEF_MARKS = {torch.int16: 0x4000, torch.int32: 1}
 
 
 def memory_dtype(buffer: Buffer) -> torch.dtype:
@@ -42,14 +43,17 @@ def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
     """What a buffer's memory holds, as its element type: without the tags, if it is flagged.
 
     A 16-bit float lies in the upper half of its word, a 32-bit one in the lower; a brief one is its
-    word but for the last bit.
+    word but for the mark, of bfloat16 times 2^-64 and not below 1 if it was not below 2^64.
     """
     if not buffer.flagged:
         return memory
     if buffer.apart:
         memory = memory[:, : buffer.apart].contiguous()
     if buffer.brief:
-        return (memory & ~1).view(torch.float32).view(buffer.shape)
+        stored = (memory & ~_BRIEF_MARKS[memory.dtype]).view(TORCH_DTYPES[buffer.dtype])
+        if buffer.dtype == "bfloat16":
+            stored = torch.where(stored.abs() < 1, stored * 2.0**64, math.nan)
+        return stored.view(buffer.shape)
     memory = memory.view(buffer.shape)
     half = 1 if buffer.element_bytes == 4 else 0
     return memory.view(TORCH_DTYPES[buffer.dtype]).view(*buffer.shape, 2)[..., half]
@@ -61,10 +65,11 @@ def untagged(memory: torch.Tensor, tag: int, brief: bool = False, apart: int = 0
     brief, apart  as in the manifest
     """
     words = (memory[:, :apart] if apart else memory).reshape(-1).cpu()
-    mask = 1 if brief else 0xFFFF
+    if brief:
+        return ((words & _BRIEF_MARKS[words.dtype]) != 0) != bool(tag & 1)
     if words.dtype == torch.int64:
         return (words >> 32 & 0xFFFFFFFF) != tag
-    return (words & mask) != (tag & mask)
+    return (words & 0xFFFF) != (tag & 0xFFFF)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -36,6 +36,8 @@ DTYPE_BYTES = {
 TAGGED_BYTES = {"bfloat16": 4, "float16": 4, "float32": 8}
 """Bytes of one element of a flagged buffer: the value and its tag."""
 
+_BRIEF_DTYPES = ("bfloat16", "float32")
+
 LINE_BYTES = 128
 """Bytes of a line of memory."""
 
@@ -125,7 +127,10 @@ class Buffer:
     initial  what fills a state without a source at first and after a reset; None is 0
     donated  the program writes over this state: a call's argument is changed like in PyTorch
     flagged  each element is one word that holds the value and the number of the step that wrote it
-    brief    of a flagged float32: the word is the value, its last bit the last bit of the number
+    brief    of a flagged buffer: of the number there is only the last bit, and a word is as large
+             as the value. Of a float32 it is the last bit. A bfloat16 lies there times 2^-64, so
+             that the first bit of its exponent is 0, which it takes the place of; one that is not
+             below 2^64 lies as 1
     apart    of a flagged buffer: so many neighbouring words have LINE_BYTES to themselves; 0: all
              words lie together
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
@@ -350,7 +355,7 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
             f"only a weight of whole blocks is packed, not {buffer.kind} {list(buffer.shape)}",
             where=where,
         )
-    if (buffer.brief and (not buffer.flagged or buffer.dtype != "float32")) or (
+    if (buffer.brief and (not buffer.flagged or buffer.dtype not in _BRIEF_DTYPES)) or (
         buffer.apart and (not buffer.flagged or prod(buffer.shape) % buffer.apart)
     ):
         raise MpkirError(

@@ -152,6 +152,13 @@ TABLE: tuple[Switch, ...] = (
         ),
     ),
     Switch(
+        "wide-flags",
+        "bf16 activations in words of 4 bytes with 16 bits of the step's number, not of 2 with one",
+        "3 % slower where a model is small: twice the bytes to poll in two stages of a layer",
+        _fixed(Variant(options=(("mpk-lay-out-flags", "brief_bf16", False),))),
+        takes_number=False,
+    ),
+    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",

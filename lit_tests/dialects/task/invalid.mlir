@@ -187,3 +187,7 @@ mpk_task.grid @g [2] writes(%w : memref<8xbf16>)
 // -----
 %x = mpk_task.buffer scratch "x" flagged : memref<8xi64>
 // CHECK: elements of a flagged buffer are bf16, f16 or f32, not i64
+
+// -----
+%x = mpk_task.buffer scratch "x" flagged brief : memref<8xf16>
+// CHECK: only bf16 and f32 are brief, not f16

@@ -45,7 +45,7 @@ def operand_type(operand: Operand) -> str:
     if not operand.is_flagged:
         return element
     if operand.is_brief:
-        return "mpk::Brief"
+        return f"mpk::Brief<{element}>"
     return f"mpk::{'Exchanged' if operand.is_exchange else 'Tagged'}<{element}>"
 
 

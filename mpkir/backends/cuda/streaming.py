@@ -8,6 +8,7 @@ from math import prod
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
 from xdsl.ir import Operation, SSAValue
 
+from mpkir.backends.body import Operand
 from mpkir.backends.cuda.address import (
     affine,
     broadcast,
@@ -127,7 +128,7 @@ def _direct(p: BodyPrinter, x: SSAValue, rows: list[str], is_scaled: bool) -> li
     """Where x lies, if it is an operand as it is: then many elements can be asked for at once."""
     number = p.read_number(x)
     operand = None if number is None else p.body.operands[number]
-    if number is None or operand is None or not rows_aligned(operand, 4) or operand.is_packed:
+    if number is None or operand is None or not _is_direct(operand):
         return [
             "static constexpr bool direct = false, exact = false;",
             "using X = float;",
@@ -140,6 +141,12 @@ def _direct(p: BodyPrinter, x: SSAValue, rows: list[str], is_scaled: bool) -> li
         f"{DEVICE} const {kind}* x({WORK}, int t, int k) "
         f"{{ return {p.pointer(number, [*rows, 'k'])}; }}",
     ]
+
+
+def _is_direct(operand: Operand) -> bool:
+    """Whether as many elements as one request asks for are neighbours in memory."""
+    is_halves = operand.is_brief and isinstance(operand.element_type, BFloat16Type)
+    return rows_aligned(operand, 8 if is_halves else 4) and not operand.is_packed
 
 
 def _fetch(

@@ -10,6 +10,7 @@ from xdsl.ir import Dialect
 
 from mpkir.dialects.task.buffers import (
     APART,
+    BRIEF_TYPES,
     FLAGGED_TYPES,
     PACKED_COLUMNS,
     PACKED_ROWS,
@@ -38,6 +39,7 @@ Task = Dialect(
 
 __all__ = [
     "APART",
+    "BRIEF_TYPES",
     "FLAGGED_TYPES",
     "PACKED_COLUMNS",
     "PACKED_ROWS",

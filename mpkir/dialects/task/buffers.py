@@ -113,6 +113,8 @@ class BufferKind(StrEnum):
 FLAGGED_TYPES = (BFloat16Type, Float16Type, Float32Type)
 """Types of elements that fit in one word together with the number of a step."""
 
+BRIEF_TYPES = (BFloat16Type, Float32Type)
+"""Those that have a bit for it themselves."""
 
 APART = (8, 16)
 """Neighbouring elements that may share a line of memory with no others."""
@@ -132,8 +134,10 @@ class BufferOp(IRDLOperation):
     `mpk_task.mine`. `donated`: the program
     writes over the state that it was given, where it lies. `flagged`: every element of an
     activation carries the number of the step that wrote it, so that whoever reads it waits for the
-    value itself and needs no event. `brief`: of the number only the last bit, in place of the last
-    bit of the value, so that an f32 stays in 4 bytes. `apart 8`: groups of 8 neighbouring flagged
+    value itself and needs no event. `brief`: of the number only the last bit, so that an element
+    takes no more bytes than a plain one: in place of the last bit of an f32; of a bf16 in place of
+    the first bit of an exponent that is 64 less, so that only numbers below 2^64 are kept (others
+    become NaN), those below 2^-62 less precisely. `apart 8`: groups of 8 neighbouring flagged
     elements begin at lines of memory, so that no two tasks write the same line. `parts`: several
     tensors of the model fill a weight, row after
     row. `shard`: of a weight, a state or an output each rank has a part.
@@ -256,8 +260,8 @@ class BufferOp(IRDLOperation):
                 f"only flagged buffers of one rank are brief or apart, not {self.sym}"
             )
         type = memref_type_of(self.result)
-        if self.brief is not None and not isinstance(type.get_element_type(), Float32Type):
-            raise VerifyException(f"only f32 is brief, not {type.get_element_type()}")
+        if self.brief is not None and not isinstance(type.get_element_type(), BRIEF_TYPES):
+            raise VerifyException(f"only bf16 and f32 are brief, not {type.get_element_type()}")
         apart = 0 if self.apart is None else self.apart.value.data
         if self.apart is not None and (apart not in APART or prod(type.get_shape()) % apart):
             raise VerifyException(

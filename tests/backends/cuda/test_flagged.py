@@ -14,7 +14,7 @@ from mpkir.backends.table import buffers_of
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.pipeline import context
-from mpkir.runtime.buffers import allocate, values_of
+from mpkir.runtime.buffers import allocate, untagged, values_of
 from mpkir.runtime.manifest import Buffer, Manifest, Target
 
 ZERO = "affine_map<(d0) -> (0)>"
@@ -79,6 +79,27 @@ def test_a_word_holds_the_value_and_its_tag(dtype: str) -> None:
     assert torch.equal(values_of(buffer, memory), values)
 
 
+@pytest.mark.parametrize("tag", [6, 7])
+def test_brief_bf16_lies_in_two_bytes(tag: int) -> None:
+    buffer = Buffer("x", "scratch", "bfloat16", (2, 8), flagged=True, brief=True, apart=8)
+    memory = allocate(buffer, torch.device("cpu"))
+    assert memory.shape == (2, 64)  # lines of 128 bytes
+    assert memory.itemsize == 2
+    assert not memory.any()
+    assert untagged(memory, 7, brief=True, apart=8).all()
+    values = torch.arange(16).view(2, 8).bfloat16() * 3e18 - 1.5  # 2^64 is 18e18
+    bits = (values * 2.0**-64).view(torch.int16)
+    bits = torch.where(values < 2.0**64, bits, 0x3F80)
+    memory[:, :8] = bits | (tag & 1) << 14
+    found = values_of(buffer, memory)
+    fits = values < 2.0**64
+    assert fits.sum() == 7
+    assert torch.equal(found[fits], values[fits])
+    assert found[~fits].isnan().all()
+    assert not untagged(memory, tag, brief=True, apart=8).any()
+    assert untagged(memory, tag + 1, brief=True, apart=8).all()
+
+
 def test_a_manifest_says_which(module: ModuleOp) -> None:
     assert [buffer.flagged for buffer in buffers_of(module)] == [True, False]
     target = Target("cuda", "h100", "sm_90a", 1)
@@ -91,3 +112,6 @@ def test_a_manifest_says_which(module: ModuleOp) -> None:
     for kind, dtype in (("output", "bfloat16"), ("scratch", "int64")):
         with pytest.raises(MpkirError, match="scratch is flagged"):
             manifest(Buffer("x", kind, dtype, (8,), flagged=True)).validate()
+    manifest(Buffer("x", "scratch", "bfloat16", (8,), flagged=True, brief=True)).validate()
+    with pytest.raises(MpkirError, match="are brief"):
+        manifest(Buffer("x", "scratch", "float16", (8,), flagged=True, brief=True)).validate()

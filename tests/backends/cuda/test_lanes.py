@@ -20,10 +20,12 @@ ATTENTION = (
     "attention_shape",
     "attention_step",
     "attention_sums",
+    "brief",
     "reduce",
     "rotary",
 )
 PRODUCTS = (
+    "brief",
     "linear_direct",
     "packed_columns",
     "packed_linear",
@@ -43,6 +45,11 @@ def test_attention_and_merge(tmp_path: Path) -> None:
 def test_products_of_packed_weights(tmp_path: Path) -> None:
     """Tokens, rows of x in passes, norms, two weights, x that comes late: as in fp64."""
     _run("products", PRODUCTS, tmp_path)
+
+
+def test_brief_elements(tmp_path: Path) -> None:
+    """All bf16 numbers and all words, with either mark: the same number, none where it is none."""
+    _run("briefs", ("brief",), tmp_path)
 
 
 def _run(name: str, skeletons: Sequence[str], folder: Path, *options: str) -> None:

@@ -102,21 +102,41 @@ void publish(Tagged<T>* p, V v, const Work& w) {
   else p->word = std::uint64_t(w.tag()) << 32 | bits;
 }
 
-// Floats with one bit of it, and elements in lines of their own.
-struct Brief { std::uint32_t word; };
-inline float await(const Brief* p, const Work& w) {
-  if ((p->word ^ w.tag()) & 1) std::abort();
-  const std::uint32_t bits = p->word & ~1u;
+// Elements with one bit of it, and some in lines of their own.
+template <class T>
+struct Brief {
+  std::conditional_t<sizeof(T) == 2, std::uint16_t, std::uint32_t> word;
+  static constexpr int BIT = sizeof(T) == 2 ? 14 : 0;
+  bool has(std::uint32_t tag) const { return (word >> BIT & 1) == (tag & 1); }
+  // A bf16 is there times 2^-64, as long as that is below 1.
+  float value() const {
+    const float scaled = to_float(T{static_cast<std::uint16_t>(word & ~(1u << BIT))});
+    return std::abs(scaled) < 1 ? std::ldexp(scaled, 64) : nan();
+  }
+};
+template <>
+inline float Brief<float>::value() const {
+  const std::uint32_t bits = word & ~1u;
   float v;
   std::memcpy(&v, &bits, 4);
   return v;
 }
-template <class V>
-void publish(Brief* p, V v, const Work& w) {
-  float stored;
-  store(&stored, v);
-  std::memcpy(&p->word, &stored, 4);
-  p->word = (p->word & ~1u) | (w.tag() & 1);
+template <class T>
+float await(const Brief<T>* p, const Work& w) {
+  if (!p->has(w.tag())) std::abort();
+  return p->value();
+}
+template <class T, class V>
+void publish(Brief<T>* p, V v, const Work& w) {
+  T stored;
+  if constexpr (sizeof(T) == 2) {
+    const float scaled = std::ldexp(float(v), -64);
+    store(&stored, std::abs(scaled) < 1 ? scaled : 1.0f);
+  } else {
+    store(&stored, v);
+  }
+  std::memcpy(&p->word, &stored, sizeof(T));
+  p->word = (p->word & ~(1u << p->BIT)) | (w.tag() & 1) << p->BIT;
 }
 template <class X, int GROUP>
 i64 apart(i64 e) { return e / GROUP * (128 / i64(sizeof(X))) + e % GROUP; }
@@ -171,17 +191,12 @@ struct Fetched<X<T>, 1> {
     return to_float(v);
   }
 };
-template <>
-struct Fetched<Brief, 1> {
-  Brief element;
-  void request(const Brief* address) { element = *address; }
-  bool arrived(u32 tag) const { return ((element.word ^ tag) & 1) == 0; }
-  float get(int) const {
-    const std::uint32_t bits = element.word & ~1u;
-    float v;
-    std::memcpy(&v, &bits, 4);
-    return v;
-  }
+template <class T>
+struct Fetched<Brief<T>, 1> {
+  Brief<T> element;
+  void request(const Brief<T>* address) { element = *address; }
+  bool arrived(u32 tag) const { return element.has(tag); }
+  float get(int) const { return element.value(); }
 };
 template <class B>
 struct Gathered {
@@ -200,7 +215,8 @@ template <class T>
 float read(const T* p, const Work&) { return to_float(*p); }
 template <class T>
 float read(const Tagged<T>* p, const Work& w) { return await(p, w); }
-inline float read(const Brief* p, const Work& w) { return await(p, w); }
+template <class T>
+float read(const Brief<T>* p, const Work& w) { return await(p, w); }
 
 // Mean and factor of a row.
 template <Norm KIND, class Load>

@@ -33,9 +33,9 @@ struct PackedColumns {
   }
 };
 
-// A lane's columns of a block are 8 of its token (and of the one 8 further on), 32 bytes. Two lanes
-// together ask for those of one, then for those of the other, so that no sector of memory is asked
-// for twice, and swap what they have of each other's.
+// A lane's columns of a block are 8 of its token (and of the one 8 further on): 16 bytes, or 32 in words
+// of 4. Of these two lanes together ask for those of one, then for those of the other, so that no sector
+// of memory is asked for twice, and swap what they have of each other's.
 template <class B>
 struct PackedHeld {
   using S = PackedShape<B>;
@@ -44,9 +44,10 @@ struct PackedHeld {
   static constexpr int T = B::T, BW = S::BW, PP = S::PP;
   static constexpr bool NORM = S::NORM, TWO = S::TWO;
   static constexpr int TOKENS = T > 8 ? 2 : 1;  // of a lane
-  static constexpr int COUNT = PP * BW * TOKENS, AT_ONCE = least(COUNT, most(1, WORDS_TOGETHER / 8));
+  static constexpr int LOADS = S::IS_HALVES ? 1 : 2, EACH = 8 / LOADS;  // of a lane's columns
+  static constexpr int COUNT = PP * BW * TOKENS, AT_ONCE = least(COUNT, most(1, WORDS_TOGETHER / 4 / LOADS));
   Columns part[PP];
-  Fetched<typename prologue::X, 4> half[AT_ONCE][2];
+  Fetched<typename prologue::X, EACH> piece[AT_ONCE][LOADS];
   float square[TOKENS];
 
   static __device__ __forceinline__ int token(int i, int lane) { return lane / 4 + 8 * (i % TOKENS); }
@@ -56,7 +57,8 @@ struct PackedHeld {
   }
   // The first column in a pass, and how many blocks on i is.
   static __device__ __forceinline__ int origin(int pass, int warp, int lane) {
-    return pass * (PP * S::COLUMNS) + warp * (BW * BLOCK_COLUMNS) + lane % 4 / 2 * 16 + lane % 2 * 4;
+    return pass * (PP * S::COLUMNS) + warp * (BW * BLOCK_COLUMNS) +
+           (LOADS == 1 ? lane % 4 * 8 : lane % 4 / 2 * 16 + lane % 2 * 4);
   }
   static constexpr __device__ int blocks_on(int i) {
     return i / TOKENS / BW * S::BLOCKS + i / TOKENS % BW;
@@ -65,16 +67,16 @@ struct PackedHeld {
     return origin(pass, warp, lane) + blocks_on(i) * BLOCK_COLUMNS + h * 8;
   }
   // One address and constants: what lies apart does so in parts of blocks, but compilers see that not.
-  __device__ __forceinline__ void ask_half(const Work& work, int i, int h, int pass, int warp, int lane) {
+  __device__ __forceinline__ void ask_piece(const Work& work, int i, int h, int pass, int warp, int lane) {
     const auto* row = prologue::x(work, 0, 0);
     const i64 block = prologue::x(work, 0, BLOCK_COLUMNS) - row, eight = prologue::x(work, 0, 8) - row;
-    half[i % AT_ONCE][h].request(prologue::x(work, token(i, lane), origin(pass, warp, lane)) +
-                                 (blocks_on(i) * block + h * eight));
+    piece[i % AT_ONCE][h].request(prologue::x(work, token(i, lane), origin(pass, warp, lane)) +
+                                  (blocks_on(i) * block + h * eight));
   }
   __device__ __forceinline__ void ask(const Work& work, int i, int pass, int warp, int lane) {
     if (!exists(i, warp, lane)) return;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) ask_half(work, i, h, pass, warp, lane);
+    for (int h = 0; h < LOADS; ++h) ask_piece(work, i, h, pass, warp, lane);
   }
   // The first of a pass.
   __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
@@ -84,43 +86,49 @@ struct PackedHeld {
   // Until those from `first` on are there.
   __device__ __forceinline__ void await(const Work& work, int first, int pass, int warp, int lane) {
     const auto there = [&](int i, int h) {
-      return i >= COUNT || !exists(i, warp, lane) || half[i % AT_ONCE][h].arrived(work.tag);
+      return i >= COUNT || !exists(i, warp, lane) || piece[i % AT_ONCE][h].arrived(work.tag);
     };
     for (u32 polls = 1;; ++polls) {
       bool all = true;
 #pragma unroll
-      for (int i = first; i < first + AT_ONCE; ++i) all &= there(i, 0) && there(i, 1);
+      for (int i = first; i < first + AT_ONCE; ++i) all &= there(i, 0) && there(i, LOADS - 1);
       if (all || gives_up(work, polls)) break;
       if constexpr (S::PAUSE > 0) __nanosleep(S::PAUSE);
 #pragma unroll
       for (int i = first; i < first + AT_ONCE; ++i)
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          if (!there(i, h)) ask_half(work, i, h, pass, warp, lane);
+        for (int h = 0; h < LOADS; ++h)
+          if (!there(i, h)) ask_piece(work, i, h, pass, warp, lane);
     }
     __syncwarp();
   }
+  static __device__ __forceinline__ uint4 whole(const u32 (&word)[1][4], int) {
+    return make_uint4(word[0][0], word[0][1], word[0][2], word[0][3]);
+  }
+  static __device__ __forceinline__ uint4 whole(const u32 (&word)[2][2], int lane) {
+    const bool odd = lane % 2 != 0;
+    const u32 a = __shfl_xor_sync(0xffffffffu, odd ? word[0][0] : word[1][0], 1);
+    const u32 b = __shfl_xor_sync(0xffffffffu, odd ? word[0][1] : word[1][1], 1);
+    return odd ? make_uint4(a, b, word[1][0], word[1][1]) : make_uint4(word[0][0], word[0][1], a, b);
+  }
   // What has come, times the norm's weights, to its place.
-  __device__ __forceinline__ void keep(int i, const float (&scale)[2][4], int warp, int lane) {
-    u32 word[2][2];
+  __device__ __forceinline__ void keep(int i, const float (&scale)[LOADS][EACH], int warp, int lane) {
+    u32 word[LOADS][EACH / 2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      float v[4];
+    for (int h = 0; h < LOADS; ++h) {
+      float v[EACH];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        v[e] = exists(i, warp, lane) ? half[i % AT_ONCE][h].get(e) : 0.0f;
+      for (int e = 0; e < EACH; ++e) {
+        v[e] = exists(i, warp, lane) ? piece[i % AT_ONCE][h].get(e) : 0.0f;
         if constexpr (NORM) {
           square[i % TOKENS] = fmaf(v[e], v[e], square[i % TOKENS]);
           v[e] *= scale[h][e];
         }
       }
-      word[h][0] = bf16_pair(v[0], v[1]), word[h][1] = bf16_pair(v[2], v[3]);
+#pragma unroll
+      for (int e = 0; e < EACH; e += 2) word[h][e / 2] = bf16_pair(v[e], v[e + 1]);
     }
-    const bool odd = lane % 2 != 0;
-    const u32 a = __shfl_xor_sync(0xffffffffu, odd ? word[0][0] : word[1][0], 1);
-    const u32 b = __shfl_xor_sync(0xffffffffu, odd ? word[0][1] : word[1][1], 1);
-    const uint4 all = odd ? make_uint4(a, b, word[1][0], word[1][1])
-                          : make_uint4(word[0][0], word[0][1], a, b);
+    const uint4 all = whole(word, lane);
     Columns& columns = part[i / TOKENS / BW];
     if (i % TOKENS == 0) columns.first[i / TOKENS % BW] = all;
     else columns.second[TWO ? i / TOKENS % BW : 0] = all;
@@ -133,14 +141,14 @@ struct PackedHeld {
     }
 #pragma unroll
     for (int first = 0; first < COUNT; first += AT_ONCE) {
-      float scale[AT_ONCE][2][4];
+      float scale[AT_ONCE][LOADS][EACH];
       if constexpr (NORM) {
 #pragma unroll
         for (int i = first; i < least(first + AT_ONCE, COUNT); ++i)
 #pragma unroll
-          for (int h = 0; h < 2; ++h)
+          for (int h = 0; h < LOADS; ++h)
             if (exists(i, warp, lane))
-              prologue::template scale<4>(work, column(i, h, pass, warp, lane), scale[i - first][h]);
+              prologue::template scale<EACH>(work, column(i, h, pass, warp, lane), scale[i - first][h]);
       }
       await(work, first, pass, warp, lane);
 #pragma unroll

@@ -1,6 +1,7 @@
 // How a product over packed weights is cut: its stages, what of x a warp has and how it comes, where
 // sums go; packed_linear.cuh says how weights lie.
 #pragma once
+#include "brief.cuh"
 #include "linear_direct.cuh"
 #include "runtime.cuh"
 
@@ -40,8 +41,11 @@ struct PackedShape {
   static constexpr bool LOW = !prologue::exact && T <= 2 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
   static constexpr int BLOCK_X = LOW ? 128 : 64;
   // Whether the lanes that multiply x fetch it themselves, into registers: of many tokens, in words of
-  // 4 bytes. All of a row if that fits, else what leaves room for the words of the pass that follows.
-  static constexpr bool STRAIGHT = T > 4 && prologue::direct && sizeof(typename prologue::X) == 4;
+  // at most 4 bytes. All of a row if that fits, else what leaves room for the words of the pass that
+  // follows.
+  static constexpr bool IS_HALVES = is_same<typename prologue::X, Brief<bf16>>;
+  static constexpr bool STRAIGHT =
+      T > 4 && prologue::direct && (IS_HALVES || sizeof(typename prologue::X) == 4);
   static constexpr int HELD = BW * (T > 8 ? 8 : 4);  // registers of a part
   static constexpr int parts_held() {
     int parts = PARTS * HELD <= 64 ? PARTS : most(1, 32 / HELD);

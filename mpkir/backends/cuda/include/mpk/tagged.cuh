@@ -2,8 +2,8 @@
 // word that is stored and loaded whole. A reader polls the word itself, so a hand-off is one trip
 // through memory, without a counter, a fence or an acquire. 16-bit floats share 32 bits with 16 bits
 // of the tag, 32-bit floats 64 bits with all of it. Where all readers look at every element in every
-// step, one bit tells a step from the one before: a brief float gives it its own last bit, and what
-// everybody polls is half as much.
+// step, one bit tells a step from the one before: brief elements (brief.cuh) have room for it, and
+// what everybody polls is half as much.
 //
 // A buffer of such elements is written anew in each step, so what a reader may find there is this
 // step's tag or the one before. What a body has to keep:
@@ -13,6 +13,7 @@
 // - it publishes every element of its flagged boxes, each once.
 #pragma once
 #include "abi.cuh"
+#include "brief.cuh"
 #include "sync.cuh"
 
 namespace mpk {
@@ -25,9 +26,6 @@ template <>
 struct Tagged<f16> { u32 word; };
 template <>
 struct Tagged<float> { u64 word; };
-
-// A float whose last bit is the tag's.
-struct Brief { u32 word; };
 
 // Where element e is in a buffer whose groups of GROUP elements begin at lines of memory, so that no
 // two tasks write one: a line that several SMs write while all others poll it takes longer.
@@ -53,7 +51,8 @@ struct Fetched {
   __device__ __forceinline__ float get(int i) const { return raw.get(i); }
 };
 
-// Words that others write meanwhile: of this GPU, or with FOREIGN of any.
+// Words that others write meanwhile: of this GPU, or with FOREIGN of any. They may hold several
+// elements, each with a mark of its own, so nothing hangs on a load being one.
 template <bool FOREIGN>
 __device__ __forceinline__ void load_words(const u32* p, u32 (&w)[4]) {
   if constexpr (FOREIGN) {
@@ -62,6 +61,16 @@ __device__ __forceinline__ void load_words(const u32* p, u32 (&w)[4]) {
   } else {
     asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "l"(p) : "memory");
+  }
+}
+template <bool FOREIGN>
+__device__ __forceinline__ void load_words(const u32* p, u32 (&w)[2]) {
+  if constexpr (FOREIGN) {
+    asm volatile("ld.relaxed.sys.global.v2.u32 {%0,%1}, [%2];"
+                 : "=r"(w[0]), "=r"(w[1]) : "l"(p) : "memory");
+  } else {
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];"
+                 : "=r"(w[0]), "=r"(w[1]) : "l"(p) : "memory");
   }
 }
 template <bool FOREIGN>
@@ -95,7 +104,7 @@ __device__ __forceinline__ u64 load_word(const u64* p) {
   return w;
 }
 
-// N words of type W at `address`, 16 bytes at once where they are so many.
+// N words of type W at `address`, 16 bytes at once where they are so many, or else 8.
 template <bool FOREIGN, class W, int N>
 __device__ __forceinline__ void request_words(const void* address, W (&word)[N]) {
   constexpr int EACH = 16 / sizeof(W);
@@ -104,6 +113,8 @@ __device__ __forceinline__ void request_words(const void* address, W (&word)[N])
 #pragma unroll
     for (int i = 0; i < N; i += EACH)
       load_words<FOREIGN>(p + i, *reinterpret_cast<W(*)[EACH]>(word + i));
+  } else if constexpr (sizeof(W) == 4 && N == 2) {
+    load_words<FOREIGN>(p, word);
   } else {
 #pragma unroll
     for (int i = 0; i < N; ++i) word[i] = load_word<FOREIGN>(p + i);
@@ -147,16 +158,47 @@ struct FetchedFloats {
   __device__ __forceinline__ float get(int i) const { return __uint_as_float(u32(word[i])); }
 };
 template <int N>
-struct Fetched<Brief, N> {
+struct Fetched<Brief<float>, N> {
   u32 word[N];
-  __device__ __forceinline__ void request(const Brief* address) { request_words<false>(address, word); }
+  __device__ __forceinline__ void request(const Brief<float>* address) {
+    request_words<false>(address, word);
+  }
   __device__ __forceinline__ bool arrived(u32 tag) const {
     u32 differ = 0;
 #pragma unroll
     for (int i = 0; i < N; ++i) differ |= word[i] ^ tag;
-    return (differ & 1u) == 0;
+    return (differ & Brief<float>::MARKS) == 0;
   }
-  __device__ __forceinline__ float get(int i) const { return __uint_as_float(word[i] & ~1u); }
+  __device__ __forceinline__ float get(int i) const {
+    return __uint_as_float(word[i] & ~Brief<float>::MARKS);
+  }
+};
+// Two in each word, or one alone.
+template <int N>
+struct Fetched<Brief<bf16>, N> {
+  static_assert(N == 1 || N % 2 == 0, "whole words");
+  using B = Brief<bf16>;
+  u32 word[ceil_div(N, 2)];
+  __device__ __forceinline__ void request(const B* address) {
+    if constexpr (N == 1) {
+      unsigned short half;
+      asm volatile("ld.relaxed.gpu.global.u16 %0, [%1];" : "=h"(half) : "l"(address) : "memory");
+      word[0] = half;
+    } else {
+      request_words<false>(address, word);
+    }
+  }
+  __device__ __forceinline__ bool arrived(u32 tag) const {
+    const u32 marks = tag % 2 != 0 ? B::MARKS : 0;
+    u32 differ = 0;
+#pragma unroll
+    for (int i = 0; i < ceil_div(N, 2); ++i) differ |= word[i] ^ marks;
+    return (differ & (N == 1 ? B::MARK : B::MARKS)) == 0;
+  }
+  __device__ __forceinline__ float get(int i) const {
+    const u32 pair = B::pair(word[i / 2]);
+    return __uint_as_float(i % 2 != 0 ? pair & 0xffff0000u : pair << 16);
+  }
 };
 template <int N>
 struct Fetched<Tagged<bf16>, N> : FetchedHalves<Tagged<bf16>, bf16, N> {};
@@ -245,6 +287,11 @@ __device__ __forceinline__ decltype(Tagged<T>::word) tagged_word(V v, const Work
   }
 }
 template <bool FOREIGN>
+__device__ __forceinline__ void store_word(void* p, unsigned short word) {
+  static_assert(!FOREIGN, "brief elements stay at their rank");
+  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(p), "h"(word) : "memory");
+}
+template <bool FOREIGN>
 __device__ __forceinline__ void store_word(void* p, u32 word) {
   if constexpr (FOREIGN) {
     asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
@@ -264,9 +311,9 @@ template <class T, class V>
 __device__ __forceinline__ void publish(Tagged<T>* p, V v, const Work& work) {
   store_word<false>(p, tagged_word<T>(v, work));
 }
-template <class V>
-__device__ __forceinline__ void publish(Brief* p, V v, const Work& work) {
-  store_word<false>(p, (__float_as_uint(convert<float>(v)) & ~1u) | (work.tag & 1u));
+template <class T, class V>
+__device__ __forceinline__ void publish(Brief<T>* p, V v, const Work& work) {
+  store_word<false>(p, Brief<T>::of(convert<float>(v), work.tag));
 }
 
 }  // namespace mpk

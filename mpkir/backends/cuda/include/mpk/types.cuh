@@ -83,6 +83,13 @@ __device__ __forceinline__ float round_bf16(float v) { return to_float(convert<b
 __device__ __forceinline__ float round_f16(float v) { return to_float(convert<f16>(v)); }
 __device__ __forceinline__ float nan() { return __int_as_float(0x7fc00000); }
 
+// Two bf16 times two, plus two, each rounded once.
+__device__ __forceinline__ u32 multiply_add(u32 a, u32 b, u32 c) {
+  u32 word;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(word) : "r"(a), "r"(b), "r"(c));
+  return word;
+}
+
 // ---- memory ----
 // Activations and states are written by other SMs while the kernel runs: they are read past L1
 // (.cg), in program order. Only parameters may be read with load_constant.

@@ -1,5 +1,6 @@
 // Products over packed weights, lane by lane, against a plain loop in fp64: x of one and of several
-// tokens, in one pass and in many, with a norm and without, in marked words and plain. Prints the
+// tokens, in one pass and in many, with a norm and without, in marked words, in
+// brief ones and plain. Prints the
 // largest error of each case and exits with 1 if one is too large.
 #include <map>
 #include <random>
@@ -26,7 +27,7 @@ struct mpk::Fetched<Late, N> {
 
 #include "packed_linear.cuh"
 
-using mpk::bf16, mpk::i64, mpk::Tagged, mpk::Work;
+using mpk::bf16, mpk::Brief, mpk::i64, mpk::Tagged, mpk::Work;
 
 // S: what a case is. Operands: x, weights (J of them), norm weights, y, what is added to it.
 template <class S>
@@ -245,6 +246,14 @@ struct Lately : S {
   using X = Late;
   static void put(X* p, bf16 v, const Work& w) { mpk::publish(reinterpret_cast<Tagged<bf16>*>(p), mpk::to_float(v), w); }
 };
+template <class S>
+struct Briefly : S {
+  using X = Brief<bf16>;
+  static void put(X* p, bf16 v, const Work& w) { mpk::publish(p, mpk::to_float(v), w); }
+};
+struct BriefApart : Briefly<Eight> {  // 8 elements to a line of 64
+  static int place(int i) { return i / 8 * 64 + i % 8; }
+};
 struct Plain : Marked {
   static constexpr int K = 512, T = 8;
   using X = bf16;
@@ -267,6 +276,16 @@ int main() {
   check<Sixteen>("sixteen");
   check<SixteenLong>("sixteen, long");
   check<Plain>("eight, plain");
+  check<Briefly<One>>("one, brief");
+  check<Briefly<Two>>("two, brief");
+  check<Briefly<FourLong>>("four, long, brief");
+  check<Briefly<Five>>("five, brief");
+  check<Briefly<Eight>>("eight, brief");
+  check<BriefApart>("eight, brief, apart");
+  check<Briefly<LongNorm>>("eight, long, norm, brief");
+  check<Briefly<FewBlocks>>("eight, few blocks, brief");
+  check<Briefly<Thirteen>>("thirteen, brief");
+  check<Briefly<SixteenLong>>("sixteen, long, brief");
   check<Lately<Four>>("four, late");
   check<Lately<Eight>>("eight, late");
   check<Lately<LongNorm>>("eight, long, norm, late");

@@ -1,6 +1,7 @@
 // Elements with a tag: all of a step are there before the task runs, so one that is not, never comes.
 #pragma once
 #include "abi.cuh"
+#include "brief.cuh"
 
 namespace mpk {
 
@@ -31,6 +32,23 @@ struct Fetched<Tagged<T>, N> {
   }
   float get(int i) const { return word[i].get(); }
 };
+template <int N>
+struct Fetched<Brief<bf16>, N> {
+  u32 word[ceil_div(N, 2)];
+  void request(const Brief<bf16>* address) {
+    check_aligned(address, N * sizeof(Brief<bf16>));
+    std::memcpy(word, address, N * sizeof(Brief<bf16>));
+  }
+  bool arrived(u32 tag) const {
+    return std::all_of(word, word + N / 2, [&](u32 each) {
+      return (each & Brief<bf16>::MARKS) == (tag % 2 ? Brief<bf16>::MARKS : 0);
+    });
+  }
+  float get(int i) const {
+    const u32 pair = Brief<bf16>::pair(word[i / 2]);
+    return __uint_as_float(i % 2 ? pair & 0xffff0000u : pair << 16);
+  }
+};
 
 inline bool gives_up(const Work&, u32 polls) {
   if (polls > 5) fibers::fail("an element is waited for that nobody writes");
@@ -48,6 +66,9 @@ template <class T>
 void publish(Tagged<T>* p, float value, const Work& work) {
   if constexpr (sizeof(T) == 2) p->word = u32(convert<T>(value).bits) << 16 | (work.tag & 0xffff);
   else p->word = u64(work.tag) << 32 | __float_as_uint(value);
+}
+inline void publish(Brief<bf16>* p, float value, const Work& work) {
+  p->word = Brief<bf16>::of(value, work.tag);
 }
 
 }  // namespace mpk

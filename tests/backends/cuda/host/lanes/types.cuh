@@ -71,6 +71,14 @@ To convert(float v) {
     return To(v);
   }
 }
+// Two bf16 times two, plus two. One rounding too many where a product has more bits than a float.
+inline u32 multiply_add(u32 a, u32 b, u32 c) {
+  const auto half = [](u32 word, int i) { return __uint_as_float(i ? word & 0xffff0000u : word << 16); };
+  u32 word = 0;
+  for (int i = 0; i < 2; ++i)
+    word |= u32(convert<bf16>(std::fma(half(a, i), half(b, i), half(c, i))).bits) << 16 * i;
+  return word;
+}
 template <class T>
 T load(const T* p) { return *p; }
 template <class T>
