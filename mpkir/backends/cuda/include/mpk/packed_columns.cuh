@@ -1,37 +1,9 @@
-// A warp's part of x as fragments, and of many tokens how it comes there without shared memory.
+// How a warp's part of x of many tokens comes into registers, without shared memory.
 #pragma once
-#include "mma.cuh"
-#include "packed_shape.cuh"
+#include "packed_fragments.cuh"
 #include "tagged.cuh"
 
 namespace mpk {
-
-// A warp's columns of a part of x as fragments: the tokens' rows, and what rows 8 to 15 hold (with
-// LOW both are in one vector, 4 columns each). Rows that no token has are nothing, and not read:
-// shared memory's bandwidth is what a product takes.
-template <class B>
-struct PackedColumns {
-  using S = PackedShape<B>;
-  static constexpr int T = B::T, BW = S::BW;
-  static constexpr bool TWO = S::TWO;
-  uint4 first[BW], second[TWO ? BW : 1];
-
-  __device__ __forceinline__ void read(const char* own, int part, int lane) {
-    const char* x = own + part * (BW * S::BLOCK_X) + lane % 4 * (S::BLOCK_X / 4);
-    const int row = lane / 4;
-#pragma unroll
-    for (int b = 0; b < BW; ++b) {
-      first[b] = read_vector(x + row * S::ROW + b * S::BLOCK_X, row < T);
-      if constexpr (S::LOW)
-        second[b] = read_vector(x + row * S::ROW + b * S::BLOCK_X + 16, row < T);
-      else if constexpr (T > 8)
-        second[b] = read_vector(x + (row + 8) * S::ROW + b * S::BLOCK_X, row + 8 < T);
-    }
-  }
-  static __device__ __forceinline__ uint4 read_vector(const char* place, bool exists) {
-    return exists ? *reinterpret_cast<const uint4*>(place) : make_uint4(0, 0, 0, 0);
-  }
-};
 
 // A lane's columns of a block are 8 of its token (and of the one 8 further on): 16 bytes, or 32 in words
 // of 4. Of these two lanes together ask for those of one, then for those of the other, so that no sector
@@ -40,7 +12,7 @@ template <class B>
 struct PackedHeld {
   using S = PackedShape<B>;
   using prologue = typename B::prologue;
-  using Columns = PackedColumns<B>;
+  using Columns = ManyTokens<B>;
   static constexpr int T = B::T, BW = S::BW, PP = S::PP;
   static constexpr bool NORM = S::NORM, TWO = S::TWO;
   static constexpr int TOKENS = T > 8 ? 2 : 1;  // of a lane
@@ -116,6 +88,12 @@ struct PackedHeld {
     u32 word[LOADS][EACH / 2];
 #pragma unroll
     for (int h = 0; h < LOADS; ++h) {
+      if constexpr (S::IS_HALVES && !NORM) {
+#pragma unroll
+        for (int e = 0; e < EACH; e += 2)
+          word[h][e / 2] = exists(i, warp, lane) ? piece[i % AT_ONCE][h].pair(e) : 0;
+        continue;
+      }
       float v[EACH];
 #pragma unroll
       for (int e = 0; e < EACH; ++e) {

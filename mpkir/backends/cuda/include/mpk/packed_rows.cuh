@@ -188,13 +188,21 @@ struct PackedRows {
     return square;
   }
   static __device__ __forceinline__ void put(char* place, const float (&v)[EACH]) {
-    const u32 a = bf16_pair(v[0], v[1]), b = bf16_pair(v[2], v[3]);
+    u32 high[EACH / 2];
+#pragma unroll
+    for (int e = 0; e < EACH; e += 2) high[e / 2] = bf16_pair(v[e], v[e + 1]);
     if constexpr (S::LOW) {
-      *reinterpret_cast<uint4*>(place) =
-          make_uint4(a, bf16_pair(v[0] - low_of(a), v[1] - high_of(a)), b,
-                     bf16_pair(v[2] - low_of(b), v[3] - high_of(b)));
+      const auto low = [&](int e) {
+        return bf16_pair(v[e] - low_of(high[e / 2]), v[e + 1] - high_of(high[e / 2]));
+      };
+#pragma unroll
+      for (int e = 0; e < EACH; e += 4)
+        reinterpret_cast<uint4*>(place)[e / 4] =
+            make_uint4(high[e / 2], low(e), high[e / 2 + 1], low(e + 2));
+    } else if constexpr (EACH == 8) {
+      *reinterpret_cast<uint4*>(place) = make_uint4(high[0], high[1], high[2], high[3]);
     } else {
-      *reinterpret_cast<uint2*>(place) = make_uint2(a, b);
+      *reinterpret_cast<uint2*>(place) = make_uint2(high[0], high[1]);
     }
   }
 };

@@ -28,18 +28,19 @@ struct PackedShape {
   static constexpr int BLOCKS = COLUMNS / BLOCK_COLUMNS;    // of a stage
   static constexpr int BW = ceil_div(BLOCKS, COMPUTE_WARPS);  // of them, a warp's
   static constexpr int GROUPS = ceil_div(B::ROWS, ROW_GROUP);
-  // x of a warp: rows of so many bytes, of odd multiples of 64 so that two rows use all banks. Words
-  // of two elements; with LOW each is followed by the word of what they lost, as a fragment has it.
+  // x of a warp: rows of so many bytes, of odd multiples of 64 so that two rows use all banks. With LOW
+  // four elements are followed by what they lost, as fragments have it.
   static constexpr int row_bytes(int parts, int block) {
     const int bytes = parts * BW * block;
     return T > 1 && bytes % 128 == 0 ? bytes + 64 : bytes;
   }
   static constexpr int x_bytes(int parts, int block) { return COMPUTE_WARPS * T * row_bytes(parts, block); }
   static constexpr int LIMIT = T <= 8 ? X_LIMIT : X_LIMIT / 2 * 3;
-  // Rows 8 to 15 hold the lost bits: of two tokens only where x comes in one pass all the same, and not
-  // of more, whose x would fill registers and memory that weights need.
+  // Whether the bits that rounding x to bf16 lost are multiplied, too: of two tokens only where x comes
+  // in one pass all the same, and not of more, whose x would fill registers and memory that weights need.
   static constexpr bool LOW = !prologue::exact && T <= 2 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
   static constexpr int BLOCK_X = LOW ? 128 : 64;
+  static constexpr bool FEW = T <= 4;  // tokens: packed_fragments.cuh
   // Whether the lanes that multiply x fetch it themselves, into registers: of many tokens, in words of
   // at most 4 bytes. All of a row if that fits, else what leaves room for the words of the pass that
   // follows.
@@ -62,10 +63,12 @@ struct PackedShape {
   static constexpr int PASSES = ceil_div(PARTS, PP);
   static constexpr int ROW = row_bytes(PP, BLOCK_X);
   static constexpr int X = STRAIGHT ? 0 : x_bytes(PP, BLOCK_X) / COMPUTE_WARPS;  // bytes of a warp
+  static constexpr int LEVELS = LOW ? 2 : 1;             // of x: as rounded, and what that lost
+  static constexpr int ADDENDS = COMPUTE_WARPS * LEVELS;  // of a sum
   static constexpr int SQUARES = COMPUTE_WARPS * T;      // a sum for each warp and token
   // Sums of a token, in floats: of several, odd multiples of 8, so that all banks serve a warp's.
   static constexpr int SUMS = T > 1 && B::J * B::ROWS % 16 == 0 ? B::J * B::ROWS + 8 : B::J * B::ROWS;
-  static constexpr int PARTIAL = (COMPUTE_WARPS * T * SUMS + SQUARES) * 4;
+  static constexpr int PARTIAL = (ADDENDS * T * SUMS + SQUARES) * 4;
   static_assert(T <= 16, "the tokens are the rows of one fragment");
   static_assert(B::K % (PARTS * BLOCK_COLUMNS) == 0 && B::N % ROW_GROUP == 0, "whole blocks");
   static_assert(B::ROWS % ROW_GROUP == 0 && ROW_GROUP * COLUMNS * 2 <= SLOT, "a stage fits a slot");
@@ -73,16 +76,16 @@ struct PackedShape {
 
   static constexpr bool NORM = prologue::norm != Norm::none;
   static constexpr int J = B::J, ROWS = B::ROWS;
-  // Whether fragments have rows 8 to 15.
-  static constexpr bool TWO = LOW || T > 8;
+  static constexpr bool TWO = T > 8;  // whether fragments of many tokens have rows 8 to 15
 
   static __device__ __forceinline__ int groups_of(const Work& work) {
     if constexpr (B::N % ROWS == 0) return GROUPS;
     return least(GROUPS, (B::N - B::first_row(work.index)) / ROW_GROUP);
   }
 
-  static constexpr int EACH = 4;                                // elements of x in a lane's request
-  static constexpr int REQUESTS = PP * BW * (BLOCK_COLUMNS / EACH);  // of a warp, for one token
+  static constexpr int EACH = IS_HALVES ? 8 : 4;             // elements of x in a lane's request
+  static constexpr int ROW_REQUESTS = BLOCK_COLUMNS / EACH;  // of a block
+  static constexpr int REQUESTS = PP * BW * ROW_REQUESTS;    // of a warp, for one token
   static constexpr int LANE_REQUESTS = ceil_div(REQUESTS, 32);
   static constexpr int WORDS = LANE_REQUESTS * EACH * int(sizeof(typename prologue::X)) / 4;
 
@@ -92,7 +95,8 @@ struct PackedShape {
 
   // The first column of a lane's request, in a pass; -1: there is none.
   static __device__ __forceinline__ int column_of(int request, int pass, int warp) {
-    const int part = request / (BW * 8), within = warp * (BW * 32) + request % (BW * 8) * EACH;
+    const int part = request / (BW * ROW_REQUESTS);
+    const int within = warp * (BW * BLOCK_COLUMNS) + request % (BW * ROW_REQUESTS) * EACH;
     const bool exists = (REQUESTS % 32 == 0 || request < REQUESTS) &&
                         (BLOCKS % COMPUTE_WARPS == 0 || within < COLUMNS) &&
                         (B::PARTS % PP == 0 || pass * PP + part < B::PARTS);
@@ -104,11 +108,12 @@ struct PackedShape {
     return reinterpret_cast<float*>(own + X);
   }
 
-  // Where the sum of (t, j, row) over a warp's columns goes.
-  static __device__ __forceinline__ float& cell(float* partial, int warp, int t, int j, int row) {
-    if constexpr (T == 1) return partial[((warp * T + t) * J + j) * ROWS + row];
-    return partial[(warp * T + t) * SUMS + j * ROWS + row];
+  // Where an addend of the sum of (t, j, row) goes: over a warp's columns, at one level of x.
+  static __device__ __forceinline__ float& cell(float* partial, int addend, int t, int j, int row) {
+    if constexpr (T == 1) return partial[((addend * T + t) * J + j) * ROWS + row];
+    return partial[(addend * T + t) * SUMS + j * ROWS + row];
   }
+  static __device__ __forceinline__ float* squares_in(float* partial) { return partial + ADDENDS * T * SUMS; }
 };
 
 }  // namespace mpk

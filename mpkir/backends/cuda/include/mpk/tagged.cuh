@@ -195,9 +195,10 @@ struct Fetched<Brief<bf16>, N> {
     for (int i = 0; i < ceil_div(N, 2); ++i) differ |= word[i] ^ marks;
     return (differ & (N == 1 ? B::MARK : B::MARKS)) == 0;
   }
+  // Element i and the one that shares its word.
+  __device__ __forceinline__ u32 pair(int i) const { return B::pair(word[i / 2]); }
   __device__ __forceinline__ float get(int i) const {
-    const u32 pair = B::pair(word[i / 2]);
-    return __uint_as_float(i % 2 != 0 ? pair & 0xffff0000u : pair << 16);
+    return __uint_as_float(i % 2 != 0 ? pair(i) & 0xffff0000u : pair(i) << 16);
   }
 };
 template <int N>

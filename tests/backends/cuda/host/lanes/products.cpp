@@ -40,7 +40,7 @@ struct Body : S {
   static int first_row(int index) { return index * ROWS; }
   struct prologue {
     static constexpr mpk::Norm norm = S::norm ? mpk::Norm::rms : mpk::Norm::none;
-    static constexpr bool direct = true, exact = false;
+    static constexpr bool direct = true, exact = S::exact;
     static constexpr float eps = 1e-5f;
     using X = typename S::X;
     static const X* x(const Work& w, int t, int k) { return w.at<X>(0) + S::place(t * K + k); }
@@ -195,7 +195,7 @@ void check(const char* name) {
 
 struct Marked {
   static constexpr int T = 8, K = 1024, N = 32, ROWS = 16, J = 1, PARTS = 1;
-  static constexpr bool norm = true, adds = false;
+  static constexpr bool norm = true, adds = false, exact = false;
   using X = Tagged<bf16>;
   static int place(int i) { return i; }
   static void put(X* p, bf16 v, const Work& w) { mpk::publish(p, mpk::to_float(v), w); }
@@ -254,6 +254,10 @@ struct Briefly : S {
 struct BriefApart : Briefly<Eight> {  // 8 elements to a line of 64
   static int place(int i) { return i / 8 * 64 + i % 8; }
 };
+struct OneExact : EightLong {
+  static constexpr int T = 1;
+  static constexpr bool exact = true;
+};
 struct Plain : Marked {
   static constexpr int K = 512, T = 8;
   using X = bf16;
@@ -277,6 +281,7 @@ int main() {
   check<SixteenLong>("sixteen, long");
   check<Plain>("eight, plain");
   check<Briefly<One>>("one, brief");
+  check<Briefly<OneExact>>("one, exact, brief");
   check<Briefly<Two>>("two, brief");
   check<Briefly<FourLong>>("four, long, brief");
   check<Briefly<Five>>("five, brief");

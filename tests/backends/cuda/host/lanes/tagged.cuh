@@ -44,10 +44,8 @@ struct Fetched<Brief<bf16>, N> {
       return (each & Brief<bf16>::MARKS) == (tag % 2 ? Brief<bf16>::MARKS : 0);
     });
   }
-  float get(int i) const {
-    const u32 pair = Brief<bf16>::pair(word[i / 2]);
-    return __uint_as_float(i % 2 ? pair & 0xffff0000u : pair << 16);
-  }
+  u32 pair(int i) const { return Brief<bf16>::pair(word[i / 2]); }
+  float get(int i) const { return __uint_as_float(i % 2 ? pair(i) & 0xffff0000u : pair(i) << 16); }
 };
 
 inline bool gives_up(const Work&, u32 polls) {
