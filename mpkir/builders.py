@@ -64,7 +64,7 @@ class CudaBuilder:
         )
 
     def build(self, source: str, machine: Machine, include: Sequence[Path]) -> tuple[bytes, Target]:
-        from mpkir.runtime.build_cuda import build_cuda
+        from mpkir.runtime.build_cuda import build_cuda, uses_nvshmem
         from mpkir.runtime.cuda import THREADS
 
         target = Target(
@@ -75,5 +75,6 @@ class CudaBuilder:
             threads=THREADS,
             shared_bytes=machine.block_memory,
             launch="per-operator" if machine.launch == "per-operator" else "persistent",
+            transport="nvshmem" if uses_nvshmem(source) else "direct",
         )
         return build_cuda(source, machine.arch, include), target

@@ -23,7 +23,10 @@ LAUNCHES = ("persistent", "per-operator")
 HANDOFFS = ("counter", "flag")
 """By an event for all that a task writes, or by each element of an activation for itself."""
 
-_TARGET = re.compile(r"(?P<name>[^{}]+)\{launch=(?P<launch>[^{}]*)\}")
+TRANSPORTS = ("direct", "nvshmem")
+"""How ranks reach each other's memory: all by an address, or by NVSHMEM where there is none."""
+
+_TARGET = re.compile(r"(?P<name>[^{}]+)\{(?P<options>[^{}]*)\}")
 
 _RESERVED = 1024
 """Bytes of an SM's shared memory that each block on it costs besides."""
@@ -186,6 +189,8 @@ class Machine:
     """Who prints and builds its code, by name; by its kind if not given."""
     launch: str = "persistent"
     """One of LAUNCHES."""
+    transport: str = "direct"
+    """One of TRANSPORTS."""
     handoffs: tuple[str, ...] = ("counter",)
     """How tasks on different workers can hand over, of HANDOFFS."""
 
@@ -258,13 +263,16 @@ def _read(file: Traversable) -> dict[str, Any]:
 def machine_named(name: str, workers: int | None = None, ranks: int = 1) -> Machine:
     """The model of that name, or the first for that architecture, or in that file (`NAME.json`),
     with another number of workers if given; `NAME{launch=per-operator}`: with a kernel for each
-    operator.
+    operator; `NAME{transport=nvshmem}`: for ranks that only a network connects, too.
 
     A model with 0 workers has one for each CPU of this machine, which `ranks` share. Raises
     MpkirError for an unknown name, or a file that is no model.
     """
     if match := _TARGET.fullmatch(name):
-        return launched(machine_named(match["name"], workers, ranks), match["launch"])
+        machine = machine_named(match["name"], workers, ranks)
+        for option in match["options"].split(","):
+            machine = _with_option(machine, *option.strip().partition("=")[::2])
+        return machine
     if name.endswith(".json"):
         return _machine(name, _read(Path(name)), workers, ranks)
     if name in _own():
@@ -276,6 +284,27 @@ def machine_named(name: str, workers: int | None = None, ranks: int = 1) -> Mach
         known = ", ".join((*machine_names(), *sorted(set(by_arch) - set(machine_names()))))
         raise MpkirError(f"no machine is named {name!r}", hint=f"choose one of {known}")
     return _machine(name, _data(name), workers, ranks)
+
+
+def _with_option(machine: Machine, name: str, value: str) -> Machine:
+    options = {"launch": launched, "transport": connected}
+    if name not in options:
+        raise MpkirError(f"targets have no option {name!r}", hint=f"choose of {', '.join(options)}")
+    return options[name](machine, value)
+
+
+def connected(machine: Machine, transport: str) -> Machine:
+    """The same machine, several of it connected like that. Raises MpkirError for an unknown way, or
+    one that the machine has not."""
+    if transport not in TRANSPORTS:
+        raise MpkirError(
+            f"no transport is named {transport!r}", hint=f"choose one of {', '.join(TRANSPORTS)}"
+        )
+    if transport == "nvshmem" and machine.builder != "cuda":
+        raise MpkirError(
+            f"{machine.name} has no transport {transport!r}", hint="NVSHMEM connects NVIDIA's GPUs"
+        )
+    return replace(machine, transport=transport)
 
 
 def launched(machine: Machine, launch: str) -> Machine:

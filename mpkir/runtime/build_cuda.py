@@ -1,4 +1,8 @@
-"""CUDA source to cubin, with nvcc if it is there and NVRTC otherwise; cached by content."""
+"""CUDA source to cubin, with nvcc if it is there and NVRTC otherwise; cached by content.
+
+A program whose ranks may be on hosts that only a network connects is linked with NVSHMEM's device
+library, which takes nvcc and nvlink.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,13 @@ from functools import cache, partial
 from pathlib import Path
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.ranks.nvshmem_package import DEVICE_LIBRARY, HEADERS, package_folder, version_of
 
 INCLUDE = Path(__file__).parent.parent / "backends" / "cuda" / "include"
 """The device library: the folder that generated sources include <mpk/...> from."""
+
+USES_NVSHMEM = "#define MPK_NVSHMEM"
+"""A line of a generated source that may reach far ranks (include/mpk/nvshmem.cuh)."""
 
 _ARCH = re.compile(r"sm_(\d{2,3}[af]?)")
 _INSTALL = "install the CUDA toolkit (nvcc) or `pip install nvidia-cuda-nvrtc cuda-bindings`"
@@ -26,13 +34,14 @@ def build_cuda(source: str, arch: str, include: Sequence[Path] = ()) -> bytes:
 
     `include`: directories of headers beside the device library.
     The result is kept under $MPKIR_CACHE (default ~/.cache/mpkir), named by a hash of the source,
-    the device library, the compiler's version and the architecture. Raises MpkirError if there is
-    no compiler, if it does not know the architecture, or if it refuses the source.
+    the device libraries, the compiler's version and the architecture. Raises MpkirError if there is
+    no compiler, if it does not know the architecture, or if it refuses the source; of a source that
+    says so (`uses_nvshmem`) if NVSHMEM or nvcc is not installed.
     """
     match = _ARCH.fullmatch(arch)
     if match is None:
         raise MpkirError(f"{arch!r} is no GPU architecture", hint='write it like "sm_90a"')
-    version, compile_source = _compiler()
+    version, compile_source = _linker() if uses_nvshmem(source) else _compiler()
     key = hashlib.sha256()
     folders = (INCLUDE, *include)
     for part in (version, arch, source, _library_text(folders)):
@@ -44,6 +53,11 @@ def build_cuda(source: str, arch: str, include: Sequence[Path] = ()) -> bytes:
     binary = compile_source(source, match[1], folders)
     _write_whole(cached, binary)
     return binary
+
+
+def uses_nvshmem(source: str) -> bool:
+    """Whether a generated source needs NVSHMEM's device library."""
+    return f"\n{USES_NVSHMEM}\n" in f"\n{source}"
 
 
 def _cache_folder() -> Path:
@@ -76,6 +90,19 @@ def _compiler() -> tuple[str, Callable[[str, str, Sequence[Path]], bytes]]:
     return _nvrtc_version(), _with_nvrtc
 
 
+def _linker() -> tuple[str, Callable[[str, str, Sequence[Path]], bytes]]:
+    """The same for sources that are linked with NVSHMEM's device library."""
+    package = package_folder()
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise MpkirError(
+            "a program for hosts that a network connects is linked with NVSHMEM, which takes nvcc",
+            hint="install the CUDA toolkit",
+        )
+    version = f"{_nvcc_version(nvcc)}\0{version_of(package)}"
+    return version, partial(_linked_with_nvcc, nvcc, package)
+
+
 def find_nvcc() -> str | None:
     """The path of nvcc: on PATH, or in $CUDA_HOME or /usr/local/cuda."""
     found = shutil.which("nvcc")
@@ -98,21 +125,34 @@ def _with_nvcc(nvcc: str, source: str, number: str, folders: Sequence[Path]) -> 
     with tempfile.TemporaryDirectory(prefix="mpkir-") as name:
         folder = Path(name)
         (folder / "kernel.cu").write_text(source)
-        command = [
-            nvcc,
-            "-std=c++17",
-            f"-gencode=arch=compute_{number},code=sm_{number}",
-            *(f"-I{folder}" for folder in folders),
-            "-lineinfo",
-            "-cubin",
-            "-o",
-            str(folder / "kernel.cubin"),
-            str(folder / "kernel.cu"),
-        ]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode != 0:
-            _refused("nvcc", number, result.stderr)
+        _run_nvcc(nvcc, number, *_compiling(folders, folder))
         return (folder / "kernel.cubin").read_bytes()
+
+
+def _linked_with_nvcc(
+    nvcc: str, package: Path, source: str, number: str, folders: Sequence[Path]
+) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="mpkir-") as name:
+        folder = Path(name)
+        (folder / "kernel.cu").write_text(source)
+        _run_nvcc(nvcc, number, "-rdc=true", *_compiling((*folders, package / HEADERS), folder))
+        parts = (str(folder / "kernel.cubin"), str(package / DEVICE_LIBRARY))
+        linked = folder / "linked.cubin"
+        _run_nvcc(nvcc, number, "-dlink", "-cubin", "-o", str(linked), *parts)
+        return linked.read_bytes()
+
+
+def _compiling(folders: Sequence[Path], folder: Path) -> tuple[str, ...]:
+    """What makes kernel.cubin of kernel.cu."""
+    files = ("-o", str(folder / "kernel.cubin"), str(folder / "kernel.cu"))
+    return ("-std=c++17", *(f"-I{each}" for each in folders), "-lineinfo", "-cubin", *files)
+
+
+def _run_nvcc(nvcc: str, number: str, *options: str) -> None:
+    command = [nvcc, f"-gencode=arch=compute_{number},code=sm_{number}", *options]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode != 0:
+        _refused("nvcc", number, result.stderr)
 
 
 def _refused(compiler: str, number: str, log: str) -> None:

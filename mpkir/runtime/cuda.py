@@ -20,7 +20,6 @@ from mpkir.runtime.manifest import Buffer
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.ranks.group import LAUNCH_S
 from mpkir.runtime.ranks.memory import PeerMemory
-from mpkir.runtime.ranks.peers import PEERS
 from mpkir.runtime.table import Ints, Table
 
 THREADS = 352
@@ -91,7 +90,7 @@ class CudaProgram:
                 else peers.counters
             )
             if peers is not None:
-                self._module.write_global(PEERS, bytes(peers.peers))
+                peers.enter(self._module, table.events.tolist())
             self._stands = torch.zeros(
                 table.worker_count * ctypes.sizeof(Stand), dtype=torch.uint8, device=self.device
             )

@@ -46,6 +46,11 @@ class CudaModule:
             raise MpkirError("the kernel's binary is damaged", hint="compile it again")
         self.call("load the kernel", (status,))
 
+    @property
+    def handle(self) -> int:
+        """The module as a CUmodule, for other libraries."""
+        return int(self._module)
+
     def function(self, name: str) -> Any:
         """A kernel by its name."""
         return self.call(

@@ -66,6 +66,8 @@ class Target:
     threads   of one worker; shared_bytes: dynamic shared memory of one worker (cuda)
     launch    one kernel that stays for all steps, or one for each family, in the order of
               `Manifest.families` (cuda)
+    transport of several ranks: they map each other's memory, or by NVSHMEM also where only a
+              network connects them (cuda)
     """
 
     kind: Literal["cpu", "cuda"]
@@ -76,6 +78,7 @@ class Target:
     threads: int = 1
     shared_bytes: int = 0
     launch: Literal["persistent", "per-operator"] = "persistent"
+    transport: Literal["direct", "nvshmem"] = "direct"
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,12 @@ Launch = Annotated[
     str | None,
     typer.Option(help="persistent: one kernel that stays; per-operator: a kernel for each (GPUs)."),
 ]
+Transport = Annotated[
+    str | None,
+    typer.Option(
+        help="nvshmem: with --tp, for GPUs of several hosts that a network connects; direct."
+    ),
+]
 Plugins = Annotated[
     list[Path] | None,
     typer.Option(
@@ -83,6 +89,12 @@ def _readable_errors(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit("mpk: interrupted")
 
     return run
+
+
+def _with_options(target: str, **options: str | None) -> str:
+    """A target with what else is asked for, as `machine_named` takes it: NAME{launch=..}."""
+    words = [f"{name}={value}" for name, value in options.items() if value is not None]
+    return f"{target}{{{','.join(words)}}}" if words else target
 
 
 def _load_plugins(paths: Any) -> None:
@@ -155,6 +167,7 @@ def compile(
     tp: Ranks = None,
     policy: Policy = None,
     launch: Launch = None,
+    transport: Transport = None,
     ablate: Annotated[
         str | None, typer.Option(help="Compile this variant, as in unpacked; `mpk bench --list`.")
     ] = None,
@@ -180,6 +193,7 @@ def compile(
       mpk compile SmolLM2-135M-Instruct.gguf -t cpu -o smollm2
       mpk compile config.json -t h100 -o llama
       mpk compile config.json -t h200 --tp 4 -o llama-4
+      mpk compile config.json -t h200 --tp 16 --transport nvshmem -o llama-16
       mpk compile config.json -t h100 --launch per-operator -o llama-baseline
       mpk compile config.json -t h100 --ablate in-flight=4 -o llama+in-flight=4
       mpk compile step.mlir --weights model.safetensors -o step
@@ -195,7 +209,7 @@ def compile(
     with StageDisplay() as display:
         artifact = sources.compile_source(
             source,
-            target if launch is None else f"{target}{{launch={launch}}}",
+            _with_options(target, launch=launch, transport=transport),
             workers=workers,
             capacity=capacity,
             batch=batch,

@@ -48,6 +48,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
         *([f"#define MPK_RANKS {ranks}"] if ranks > 1 else []),
+        *(["#define MPK_NVSHMEM"] if ranks > 1 and machine.transport == "nvshmem" else []),
         *printed,
         "struct program {",
         f"  static constexpr int tokens = {tokens_per_step};",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import prod
 
 from mpkir.runtime.manifest import Manifest
+from mpkir.runtime.ranks.transport import NVSHMEM
 
 ALIGNMENT = 256
 """Bytes; what lies in a heap begins at a multiple of it."""
@@ -17,10 +18,12 @@ class HeapLayout:
 
     buffers   of the exchange buffers, by name
     bytes     of the whole heap
+    told      of what far ranks tell of the peers' events, uint32 [ranks, events]: behind all else
     """
 
     buffers: dict[str, int]
     bytes: int
+    told: int
 
 
 def layout_of(manifest: Manifest) -> HeapLayout:
@@ -31,7 +34,13 @@ def layout_of(manifest: Manifest) -> HeapLayout:
         if buffer.exchange:
             offsets[buffer.name] = end
             end = _up(end + buffer.element_bytes * prod(buffer.shape))
-    return HeapLayout(offsets, end)
+    told = 4 * manifest.ranks * manifest.peer_events if may_be_far(manifest) else 0
+    return HeapLayout(offsets, end + told, end)
+
+
+def may_be_far(manifest: Manifest) -> bool:
+    """Whether the program was compiled for ranks that only a network connects, too."""
+    return manifest.target.transport == NVSHMEM
 
 
 def _up(size: int) -> int:

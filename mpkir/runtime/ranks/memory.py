@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 
 from mpkir.runtime.buffers import memory_dtype
 from mpkir.runtime.manifest import Buffer, Manifest
+from mpkir.runtime.ranks.far import FAR, Far
 from mpkir.runtime.ranks.group import Group
-from mpkir.runtime.ranks.layout import layout_of
-from mpkir.runtime.ranks.peers import Peers
+from mpkir.runtime.ranks.layout import layout_of, may_be_far
+from mpkir.runtime.ranks.peers import PEERS, Peers
 from mpkir.runtime.ranks.transport import open_heap
+
+
+class Binary(Protocol):
+    """A loaded module of a GPU's; `handle` is its CUmodule."""
+
+    @property
+    def handle(self) -> int: ...
+
+    def write_global(self, name: str, data: bytes) -> None:
+        """Fill a variable."""
+        ...
 
 
 class PeerMemory:
@@ -21,10 +36,11 @@ class PeerMemory:
     def __init__(self, manifest: Manifest, device: torch.device, group: Group) -> None:
         self.group = group
         self._layout = layout_of(manifest)
-        self._heap = open_heap(self._layout.bytes, device, group)
+        self._heap = open_heap(self._layout.bytes, device, group, manifest.target.transport)
         events = len(manifest.events)
         self._first_peer_event = events - manifest.peer_events
         self.counters = self._heap.memory[: 4 * max(1, events)].view(torch.int32)
+        self._may_be_far = may_be_far(manifest)
 
     def buffer(self, buffer: Buffer) -> torch.Tensor:
         """The memory of an exchange buffer in the own heap."""
@@ -41,3 +57,27 @@ class PeerMemory:
         for rank, delta in enumerate(self._heap.deltas):
             result.delta[rank] = delta
         return result
+
+    def enter(self, binary: Binary, arrivals: Sequence[int]) -> None:
+        """Let a loaded binary know of the others, before its first launch.
+
+        arrivals: at each event in a step, of all ranks
+        """
+        binary.write_global(PEERS, bytes(self.peers))
+        if self._may_be_far:
+            self._heap.enter(binary.handle)
+            binary.write_global(FAR, bytes(self._far(arrivals)))
+
+    def _far(self, arrivals: Sequence[int]) -> Far:
+        first, device = self._first_peer_event, self._heap.memory.device
+        steps = [int(count) // self.group.ranks for count in arrivals[first:]]
+        self._steps = torch.tensor(steps or [1], dtype=torch.int32, device=device)
+        self._own = torch.zeros(len(steps) or 1, dtype=torch.int64, device=device)
+        return Far(
+            sum(1 << rank for rank in self._heap.far),
+            len(steps),
+            self.counters[first:].data_ptr() if steps else 0,
+            self._own.data_ptr(),
+            self._steps.data_ptr(),
+            self._heap.memory.data_ptr() + self._layout.told,
+        )

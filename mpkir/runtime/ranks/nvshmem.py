@@ -1,23 +1,24 @@
-"""A heap of GPUs by NVSHMEM: on several hosts whose GPUs reach each other by NVLink, or on one.
+"""A heap of GPUs by NVSHMEM: on several hosts, or on one.
 
 The library is the PyPI package nvidia-nvshmem-cu13, by its host interface (docs.nvidia.com/nvshmem:
-`nvshmemx_hostlib_init_attr` with a unique id, `nvshmem_malloc`, `nvshmem_ptr`), loaded when it
-is first used. Kernels store to the addresses that it gives, like those of any other heap; GPUs for
-which it has none, because only a network lies between, are refused.
+`nvshmemx_hostlib_init_attr` with a unique id, `nvshmem_malloc`, `nvshmem_ptr`,
+`nvshmemx_cumodule_init`), loaded when it is first used. Kernels store to the addresses that it
+gives, like those of any other heap. Ranks for which it has none, because only a network lies
+between, are far: kernels that were compiled for it reach them by NVSHMEM's device interface.
 """
 
 from __future__ import annotations
 
 import ctypes
-from importlib.util import find_spec
+import json
 from pathlib import Path
 
 import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.ranks.group import Group
+from mpkir.runtime.ranks.nvshmem_package import HOST_LIBRARY, package_folder
 
-_LIBRARY = "libnvshmem_host.so.3"
 _WITH_UNIQUE_ID = 1 << 3
 _STARTED: list[int] = []
 """How many ranks this process has met: the library is started once."""
@@ -60,8 +61,7 @@ class Nvshmem:
     """Memory of `size` bytes on the GPU of each rank of a group; see `Heap`.
 
     It is kept until the process ends: to give it back, all ranks would have to agree. Raises
-    MpkirError if the library is not installed, does not start, or knows no direct way to a rank's
-    memory.
+    MpkirError if the library is not installed or does not start.
     """
 
     def __init__(self, size: int, device: torch.device, group: Group) -> None:
@@ -78,14 +78,16 @@ class Nvshmem:
             self.memory.zero_()
             torch.cuda.synchronize(device)
         begins = [self._library.nvshmem_ptr(self._begin, rank) for rank in range(group.ranks)]
-        for member, begin in zip(group.members, begins, strict=True):
-            if not begin:
-                raise MpkirError(
-                    f"GPUs have no direct way to the memory of {member}",
-                    hint="run ranks where NVLink connects their GPUs",
-                )
-        self.deltas = tuple(begin - self._begin for begin in begins)
+        self.far = _far_from(group, [rank for rank, begin in enumerate(begins) if not begin])
+        self.deltas = tuple(
+            0 if rank in self.far else begin - self._begin for rank, begin in enumerate(begins)
+        )
         group.barrier()
+
+    def enter(self, module: int) -> None:
+        """Let the kernels of a loaded module, a CUmodule, reach far ranks."""
+        status = self._library.nvshmemx_cumodule_init(module)
+        _check(status, "take the kernel: compile it again with the version that is installed")
 
     def _start(self, group: Group) -> None:
         """Let the library meet the others, where rank 0 says."""
@@ -107,6 +109,15 @@ class Nvshmem:
         )
 
 
+def _far_from(group: Group, own: list[int]) -> tuple[int, ...]:
+    """The ranks that are far: those that this one has no address for, and those that have none for
+    it, so that both sides of a pair agree."""
+    said: list[list[int]] = [json.loads(each) for each in group.gather(json.dumps(own).encode())]
+    return tuple(
+        rank for rank, others in enumerate(said) if rank in said[group.rank] or group.rank in others
+    )
+
+
 class _Bytes:
     """Memory of a GPU that torch did not allocate, as it can take it over."""
 
@@ -121,19 +132,7 @@ class _Bytes:
 
 def load_library() -> ctypes.CDLL:
     """NVSHMEM's host library. Raises MpkirError if it is not installed."""
-    try:
-        spec = find_spec("nvidia.nvshmem")
-    except ModuleNotFoundError:
-        spec = None
-    folders = [] if spec is None else list(spec.submodule_search_locations or ())
-    for folder in folders:
-        path = Path(folder) / "lib" / _LIBRARY
-        if path.is_file():
-            return _declared(path)
-    raise MpkirError(
-        "ranks on several hosts need NVSHMEM, which is not installed",
-        hint="pip install nvidia-nvshmem-cu13",
-    )
+    return _declared(package_folder() / HOST_LIBRARY)
 
 
 def _declared(path: Path) -> ctypes.CDLL:
@@ -145,7 +144,9 @@ def _declared(path: Path) -> ctypes.CDLL:
     library.nvshmem_malloc.restype = ctypes.c_void_p
     library.nvshmem_ptr.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.nvshmem_ptr.restype = ctypes.c_void_p
+    library.nvshmemx_cumodule_init.argtypes = [ctypes.c_void_p]
     for name in (
+        "nvshmemx_cumodule_init",
         "nvshmemx_get_uniqueid",
         "nvshmemx_set_attr_uniqueid_args",
         "nvshmemx_hostlib_init_attr",

@@ -22,6 +22,8 @@ class SharedMemory:
     Raises MpkirError if a rank is on another host, or hides its memory.
     """
 
+    far: tuple[int, ...] = ()
+
     def __init__(self, size: int, group: Group) -> None:
         if not group.is_one_host:
             raise MpkirError(
@@ -43,6 +45,9 @@ class SharedMemory:
         begins = [ctypes.addressof(ctypes.c_char.from_buffer(mapped)) for mapped in self._maps]
         self.memory = torch.frombuffer(self._maps[group.rank], dtype=torch.uint8)
         self.deltas = tuple(begin - begins[group.rank] for begin in begins)
+
+    def enter(self, module: int) -> None:
+        """Nothing: every rank's memory has an address."""
 
 
 def _mapped(file: str, size: int, rank: int) -> mmap.mmap:

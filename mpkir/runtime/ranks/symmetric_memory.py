@@ -17,6 +17,8 @@ class SymmetricMemory:
     MpkirError if a GPU cannot reach another's memory.
     """
 
+    far: tuple[int, ...] = ()
+
     def __init__(self, size: int, device: torch.device, group: Group) -> None:
         import torch.distributed._symmetric_memory as symmetric
 
@@ -40,6 +42,9 @@ class SymmetricMemory:
         # The tensor may lie behind the begin of what was exchanged, by the same on all ranks.
         self.deltas = tuple(begin - own for begin in begins)
         group.barrier()
+
+    def enter(self, module: int) -> None:
+        """Nothing: every rank's memory has an address."""
 
 
 def _first_line(error: Exception) -> str:

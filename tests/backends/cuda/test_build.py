@@ -14,6 +14,7 @@ from mpkir.errors import MpkirError
 from mpkir.runtime import build_cuda as building
 from mpkir.runtime.build_cuda import INCLUDE, build_cuda, find_nvcc
 from mpkir.runtime.cuda import CudaProgram
+from mpkir.runtime.ranks.nvshmem_package import HEADERS, package_folder
 from mpkir.runtime.table import Table, TableNames
 
 HANDWRITTEN = (Path(__file__).parent / "handwritten.cu").read_text()
@@ -55,12 +56,17 @@ def test_skeletons_do_not_spill(number: str, shared: int, dynamic: str, tmp_path
 def test_each_header_stands_alone(header: str, tmp_path: Path) -> None:
     source = tmp_path / "alone.cu"
     source.write_text(f"#include <mpk/{header}>\n")
+    far: list[str] = []
+    if header == "nvshmem.cuh":
+        pytest.importorskip("nvidia.nvshmem")
+        far = ["-rdc=true", f"-I{package_folder() / HEADERS}"]
     subprocess.run(
         [
             find_nvcc(),
             "-std=c++17",
             "-arch=sm_90a",
             f"-I{INCLUDE}",
+            *far,
             "-cubin",
             "-o",
             "/dev/null",

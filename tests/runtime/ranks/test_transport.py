@@ -15,7 +15,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.cpu import find_compiler
 from mpkir.runtime.manifest import Buffer
-from mpkir.runtime.ranks import nvshmem, transport
+from mpkir.runtime.ranks import nvshmem, nvshmem_package, transport
 from mpkir.runtime.ranks.layout import layout_of
 from mpkir.runtime.ranks.shared_memory import SharedMemory
 
@@ -26,10 +26,16 @@ def test_exchange_buffers_lie_behind_the_counters():
         Buffer("a", "scratch", "float32", (2, 3), exchange=True),
         Buffer("b", "scratch", "bfloat16", (2, 200), flagged=True, exchange=True),
     )
-    manifest: Any = SimpleNamespace(events=("e",) * 65, buffers=buffers)
+    target = SimpleNamespace(transport="direct")
+    manifest: Any = SimpleNamespace(
+        events=("e",) * 65, buffers=buffers, target=target, ranks=2, peer_events=3
+    )
     layout = layout_of(manifest)
     assert layout.buffers == {"a": 512, "b": 768}
     assert layout.bytes == 768 + 1792  # 400 words of 4 bytes
+    target.transport = "nvshmem"
+    assert layout_of(manifest).buffers == layout.buffers
+    assert (layout_of(manifest).told, layout_of(manifest).bytes) == (2560, 2560 + 4 * 2 * 3)
 
 
 def test_cpus_of_several_hosts_are_refused():
@@ -56,7 +62,7 @@ def test_two_ranks_on_one_gpu_are_refused():
 
 @pytest.mark.usefixtures("_any_gpu")
 def test_gpus_of_several_hosts_need_nvshmem(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(nvshmem, "find_spec", lambda name: None)
+    monkeypatch.setattr(nvshmem_package, "find_spec", lambda name: None)
     group: Any = SimpleNamespace(is_one_host=False)
     with pytest.raises(MpkirError, match="pip install nvidia-nvshmem-cu13"):
         transport.open_heap(4096, torch.device("cuda"), group)

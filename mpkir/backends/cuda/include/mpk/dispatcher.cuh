@@ -86,6 +86,7 @@ struct Dispatcher {
         return false;
       }
     }
+    see_event(counter);
     last_event = work.wait_event;
     last_target = work.wait_target;
     // A step's first tasks wait for the end of the step before: only there can a stop be seen that
@@ -137,6 +138,7 @@ struct ServingDispatcher : Dispatcher {
         return false;
       }
     }
+    see_event(counter);
     last_event = work.wait_event;
     last_target = work.wait_target;
     return !((work.wait_lag > 0 || work.first) && stopped(work.step));

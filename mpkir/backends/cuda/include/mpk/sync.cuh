@@ -120,6 +120,12 @@ __device__ __forceinline__ u32 add_acquire_release(u32* p, u32 amount) {
                : "=r"(before) : "l"(p), "r"(amount) : "memory");
   return before + amount;
 }
+__device__ __forceinline__ u64 add_acquire_release(u64* p, u64 amount) {
+  u64 before;
+  asm volatile("atom.acq_rel.gpu.global.add.u64 %0, [%1], %2;"
+               : "=l"(before) : "l"(p), "l"(amount) : "memory");
+  return before + amount;
+}
 // Adds one and says what was there before.
 __device__ __forceinline__ u32 take_number(u64* p) {
   u64 before;
