@@ -104,12 +104,13 @@ class FamilyCost:
 
 
 def element_bits(access: Access) -> int:
-    """Bits of an element of the buffer as it lies in memory, in a flagged one with its mark; an
-    index counts as 64."""
+    """Bits of an element of the buffer as it lies in memory, in a flagged one with its mark, which
+    takes no room in a brief one; an index counts as 64."""
     assert isinstance(access.buffer.result.type, MemRefType)
     element = access.buffer.result.type.get_element_type()
     bits = element.bitwidth if isinstance(element, FixedBitwidthType) else 64
-    return bits if access.buffer.flagged is None else 2 * bits
+    has_tag = access.buffer.flagged is not None and access.buffer.brief is None
+    return 2 * bits if has_tag else bits
 
 
 def cost_of(family: Family, position: int | None = None) -> FamilyCost:
