@@ -28,6 +28,7 @@ PRODUCTS = (
     "brief",
     "linear_direct",
     "packed_columns",
+    "packed_fragments",
     "packed_linear",
     "packed_rows",
     "packed_shape",

@@ -2,10 +2,9 @@
 //
 // A packed weight [N, K] lies as [N/8][K/32][8][32]: blocks of 8 rows by 32 columns, 512 bytes. A
 // stage of the ring is 8 rows by K / PARTS columns, one copy. A lane's 16 bytes of a block are 8
-// neighbours of a row, which serve as two B fragments of mma.m16n8k16; the columns of x are taken
-// in the same order, so that 16 bytes of x are two A fragments. The 16 rows of A are the tokens; up
-// to 8 tokens leave the rows 8 to 15 for what rounding x to bf16 lost, so x counts as 16 bits more
-// (of several tokens only if that fits).
+// neighbours of a row, and the columns of x are taken in the same order (packed_fragments.cuh). What
+// rounding x to bf16 lost is multiplied, too, so x counts as 16 bits more (of two tokens only if that
+// fits, of more not).
 //
 // Each compute warp owns an eighth of every stage's columns. It fetches and converts its own part of
 // x into its own shared memory, so no warp waits for another before the product; a norm's factor is
@@ -20,6 +19,7 @@
 //   };
 #pragma once
 #include "packed_columns.cuh"
+#include "packed_fragments.cuh"
 #include "packed_rows.cuh"
 #include "packed_shape.cuh"
 #include "packed_sums.cuh"
@@ -40,12 +40,12 @@ template <class B>
 struct PackedLinear {
   using S = PackedShape<B>;
   using X = PackedRows<B>;
-  using Columns = PackedColumns<B>;
+  using Columns = typename Either<S::FEW, FewTokens<B>, ManyTokens<B>>::type;
   using Held = PackedHeld<B>;
   using prologue = typename B::prologue;
   static constexpr bool streams = true;
   static constexpr int T = B::T, ROWS = B::ROWS, J = B::J, BW = S::BW, PP = S::PP;
-  static constexpr bool NORM = S::NORM, TWO = S::TWO;
+  static constexpr bool NORM = S::NORM;
   static constexpr int scratch_bytes = COMPUTE_WARPS * (S::X + 16 * ceil_div(T, 4));
   static constexpr int partial_bytes = S::PARTIAL;
 
@@ -74,10 +74,8 @@ struct PackedLinear {
 
   // ---- compute ----
 
-  static constexpr int CHAINS = 4;  // independent sums, so that products need not wait for each other
-
   // Whether x stays in registers, for all stages.
-  static constexpr bool HOLDS = B::PARTS % PP == 0 && PP * BW * (TWO ? 8 : 4) <= 64;
+  static constexpr bool HOLDS = B::PARTS % PP == 0 && PP * Columns::REGISTERS <= 64;
 
   // The warp's columns of the stage that comes next.
   struct Weights {
@@ -92,33 +90,6 @@ struct PackedLinear {
           block[b] = *reinterpret_cast<const uint4*>(place + b * BLOCK_BYTES);
     }
   };
-
-  static __device__ __forceinline__ void multiply(const Weights& weights, const Columns& x, int warp,
-                                                  float (&sum)[CHAINS][4]) {
-#pragma unroll
-    for (int b = 0; b < BW; ++b) {
-      if (S::BLOCKS % COMPUTE_WARPS != 0 && warp * BW + b >= S::BLOCKS) break;
-      const uint4 w = weights.block[b], v = x.first[b];
-      float(&even)[4] = sum[2 * b % CHAINS], (&odd)[4] = sum[(2 * b + 1) % CHAINS];
-      if constexpr (S::LOW) {
-        const uint4 u = x.second[b];
-        add_product(even, v.x, v.y, v.z, v.w, w.x, w.y);
-        add_product(odd, u.x, u.y, u.z, u.w, w.z, w.w);
-      } else {
-        const uint4 u = T > 8 ? x.second[TWO ? b : 0] : make_uint4(0, 0, 0, 0);
-        add_product(even, v.x, u.x, v.y, u.y, w.x, w.y);
-        add_product(odd, v.z, u.z, v.w, u.w, w.z, w.w);
-      }
-    }
-  }
-
-  static __device__ __forceinline__ void put_sums(float* partial, int warp, int t, int j, int row,
-                                                  bool add, float a, float b) {
-    if (t >= T) return;
-    float2* place = reinterpret_cast<float2*>(&S::cell(partial, warp, t, j, row));
-    if (add) a += place->x, b += place->y;
-    *place = make_float2(a, b);
-  }
 
   // `square`: with one token, this lane's part of the sum of squares.
   template <class C>
@@ -150,11 +121,11 @@ struct PackedLinear {
 #pragma unroll 1
       for (int jg = 0; jg < J * groups; ++jg) {
         const int j = J == 1 || jg < groups ? 0 : jg / groups, g = jg - j * groups;
-        float sum[CHAINS][4] = {};
+        PackedSum sum = {};
         const auto stage = [&](const Columns& x) {
           Weights weights;
           weights.read(role);
-          multiply(weights, x, warp, sum);
+          x.multiply(weights.block, warp, sum);
           role.release_stage();
         };
         if constexpr (HOLDS) {
@@ -171,17 +142,11 @@ struct PackedLinear {
         if constexpr (NORM && T == 1) {
           if (jg == 0 && pass == S::PASSES - 1) square = warp_join<Add>(square);
         }
-        float total[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + sum[1][i] + (sum[2][i] + sum[3][i]);
-        const int t = lane / 4, row = g * ROW_GROUP + lane % 4 * 2;
-        if constexpr (S::LOW) total[0] += total[2], total[1] += total[3];
-        put_sums(partial, warp, t, j, row, pass > 0, total[0], total[1]);
-        if constexpr (T > 8) put_sums(partial, warp, t + 8, j, row, pass > 0, total[2], total[3]);
+        Columns::put(partial, warp, lane, j, g, pass > 0, sum);
       }
     }
     if constexpr (NORM) {
-      float* squares = partial + COMPUTE_WARPS * T * S::SUMS + warp * T;
+      float* squares = S::squares_in(partial) + warp * T;
       if constexpr (T == 1) {
         if (lane == 0) squares[0] = square;
       } else {
@@ -208,24 +173,19 @@ struct PackedLinear {
 #pragma unroll 1
       for (int jg = 0; jg < J * groups; ++jg) {
         const int j = J == 1 || jg < groups ? 0 : jg / groups, g = jg - j * groups;
-        float sum[CHAINS][4] = {};
+        PackedSum sum = {};
 #pragma unroll
         for (int p = 0; p < PP; ++p) {
           Weights weights;
           weights.read(role);
-          multiply(weights, x.part[p], warp, sum);
+          x.part[p].multiply(weights.block, warp, sum);
           role.release_stage();
         }
-        float total[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + sum[1][i] + (sum[2][i] + sum[3][i]);
-        const int t = lane / 4, row = g * ROW_GROUP + lane % 4 * 2;
-        put_sums(partial, warp, t, j, row, pass > 0, total[0], total[1]);
-        if constexpr (T > 8) put_sums(partial, warp, t + 8, j, row, pass > 0, total[2], total[3]);
+        Columns::put(partial, warp, lane, j, g, pass > 0, sum);
       }
     }
     if constexpr (NORM) {
-      float* squares = partial + COMPUTE_WARPS * T * S::SUMS + warp * T;
+      float* squares = S::squares_in(partial) + warp * T;
 #pragma unroll
       for (int i = 0; i < Held::TOKENS; ++i) {
         float sum = x.square[i];

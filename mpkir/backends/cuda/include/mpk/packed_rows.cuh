@@ -198,7 +198,7 @@ struct PackedRows {
 #pragma unroll
       for (int e = 0; e < EACH; e += 4)
         reinterpret_cast<uint4*>(place)[e / 4] =
-            make_uint4(high[e / 2], low(e), high[e / 2 + 1], low(e + 2));
+            make_uint4(high[e / 2], high[e / 2 + 1], low(e), low(e + 2));
     } else if constexpr (EACH == 8) {
       *reinterpret_cast<uint4*>(place) = make_uint4(high[0], high[1], high[2], high[3]);
     } else {

@@ -37,7 +37,7 @@ struct PackedSums {
         float squares = 0.0f;
 #pragma unroll
         for (int w = 0; w < COMPUTE_WARPS; ++w)
-          squares += partial[COMPUTE_WARPS * T * S::SUMS + w * T + role.lane];
+          squares += S::squares_in(partial)[w * T + role.lane];
         own_factor = rsqrtf(squares / B::K + prologue::eps);
       }
       __syncwarp();
@@ -52,8 +52,8 @@ struct PackedSums {
         for (int j = 0; j < J; ++j) {
           y[i][j] = 0.0f;
 #pragma unroll
-          for (int w = 0; w < COMPUTE_WARPS; ++w)
-            y[i][j] += S::cell(partial, w, at / ROWS, j, at % ROWS);
+          for (int a = 0; a < S::ADDENDS; ++a)
+            y[i][j] += S::cell(partial, a, at / ROWS, j, at % ROWS);
           y[i][j] *= factor;
         }
       }
@@ -108,7 +108,7 @@ struct PackedSums {
         float squares = 0.0f;
 #pragma unroll
         for (int w = 0; w < COMPUTE_WARPS; ++w)
-          squares += partial[COMPUTE_WARPS * T * S::SUMS + w * T + t];
+          squares += S::squares_in(partial)[w * T + t];
         factor = rsqrtf(squares / B::K + prologue::eps);
       }
       float y[J];
@@ -116,7 +116,7 @@ struct PackedSums {
       for (int j = 0; j < J; ++j) {
         y[j] = 0.0f;
 #pragma unroll
-        for (int w = 0; w < COMPUTE_WARPS; ++w) y[j] += S::cell(partial, w, t, j, row);
+        for (int a = 0; a < S::ADDENDS; ++a) y[j] += S::cell(partial, a, t, j, row);
         y[j] *= factor;
       }
       epilogue::store(work, t, row, y, in);
