@@ -271,6 +271,13 @@ struct JoinedMany : Flagged {
   static constexpr bool joins = true;
   using Cache = float;
 };
+// So many rows that a warp has several goes.
+struct Long : Joined {
+  static constexpr int D = 64, G = 4, R = 64, P = 104, SPLITS = 2, ROUNDS = 6;
+};
+struct LongWindow : Joined {
+  static constexpr int P = 48, SPLITS = 2, ROUNDS = 8, WINDOW = 500;
+};
 
 int main() {
   check<Plain>("plain");
@@ -285,5 +292,7 @@ int main() {
   check<Joined>("joined");
   check<JoinedHeads>("joined, more heads");
   check<JoinedMany>("joined, many chunks");
+  check<Long>("long");
+  check<LongWindow>("long, window");
   return all_right ? 0 : 1;
 }
