@@ -26,8 +26,7 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import load_artifact
-from mpkir.runtime.buffers import values_of
-from mpkir.runtime.manifest import TAGGED_BYTES
+from mpkir.runtime.buffers import BRIEF_MARKS, values_of
 from mpkir.runtime.origins import origins_of
 from mpkir.runtime.program import Program
 from mpkir.runtime.table import FamilyField, TaskField
@@ -137,7 +136,11 @@ class Subject:
         if not buffer.flagged or not where.any():
             return 0
         words = self.memory(name)
-        tags = words >> 32 if TAGGED_BYTES[buffer.dtype] == 8 else words & 0xFFFF
+        words = (words[:, : buffer.apart] if buffer.apart else words).reshape(buffer.shape)
+        if buffer.brief:
+            tags = words & BRIEF_MARKS[words.dtype]
+        else:
+            tags = words >> 32 if words.dtype == torch.int64 else words & 0xFFFF
         return int((tags[where] != tags.flatten().cpu().mode().values.item()).sum())
 
     def tasks_of(self, family: int, columns: torch.Tensor) -> tuple[list[int], list[int]]:

@@ -1,5 +1,7 @@
 // RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s
 // RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16=false}' --split-input-file | filecheck %s --check-prefix=WIDE
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{apart_up_to=8}' --split-input-file | filecheck %s --check-prefix=LESS
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{apart_up_to=24}' --split-input-file | filecheck %s --check-prefix=LONG
 
 // What products read of small tasks is brief and lies apart, f32, bf16 (unless it is not to be) and not
 // f16, which has no bit to spare; what one task writes as a whole lies alike, so that its readers share
@@ -13,6 +15,8 @@
 // CHECK:         mpk_task.buffer scratch "wide" flagged : memref<1x32xf32>
 // WIDE:          mpk_task.buffer scratch "y" flagged brief apart 8 : memref<1x32xf32>
 // WIDE:          mpk_task.buffer scratch "h" flagged apart 16 : memref<1x32xbf16>
+// LESS:          mpk_task.buffer scratch "y" flagged brief apart 8 : memref<1x32xf32>
+// LESS:          mpk_task.buffer scratch "h" flagged brief : memref<1x32xbf16>
 func.func @products() {
   %in = mpk_task.buffer input "in" : memref<1x32xf32>
   %w = mpk_task.buffer weight "w" : memref<32x32xbf16>
@@ -57,6 +61,47 @@ func.func @products() {
   ^bb0(%0 : tensor<1x32xf32>):
     %1 = mpk_tensor.softmax %0 : tensor<1x32xf32> to tensor<1x32xf32>
     mpk_task.yield %1 : tensor<1x32xf32>
+  }
+  func.return
+}
+
+// -----
+// Groups of 24 lie apart where they may, but not of many tokens.
+
+// LONG-LABEL: func.func @long
+// LONG:         mpk_task.buffer scratch "h" flagged brief apart 24 : memref<1x96xbf16>
+// LONG:         mpk_task.buffer scratch "many" flagged brief : memref<8x96xbf16>
+func.func @long() {
+  %w = mpk_task.buffer weight "w" : memref<96x96xbf16>
+  %h = mpk_task.buffer scratch "h" flagged : memref<1x96xbf16>
+  %many = mpk_task.buffer scratch "many" flagged : memref<8x96xbf16>
+  %in = mpk_task.buffer input "in" : memref<1x96xbf16>
+  %in8 = mpk_task.buffer input "in8" : memref<8x96xbf16>
+  %out = mpk_task.buffer output "out" : memref<1x96xbf16>
+  %out8 = mpk_task.buffer output "out8" : memref<8x96xbf16>
+  mpk_task.grid @one [4] reads(%in, %w : memref<1x96xbf16>, memref<96x96xbf16>) writes(%h : memref<1x96xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 96]>, #mpk_task.region<affine_map<(d0) -> (d0 * 24, 0)>, [24, 96]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 24)>, [1, 24]>] {
+  ^bb0(%0 : tensor<1x96xbf16>, %1 : tensor<24x96xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x96xbf16>, [tensor<24x96xbf16>] to tensor<1x24xbf16>
+    mpk_task.yield %2 : tensor<1x24xbf16>
+  }
+  mpk_task.grid @one.1 [4] reads(%h, %w : memref<1x96xbf16>, memref<96x96xbf16>) writes(%out : memref<1x96xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 96]>, #mpk_task.region<affine_map<(d0) -> (d0 * 24, 0)>, [24, 96]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 24)>, [1, 24]>] {
+  ^bb0(%0 : tensor<1x96xbf16>, %1 : tensor<24x96xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<1x96xbf16>, [tensor<24x96xbf16>] to tensor<1x24xbf16>
+    mpk_task.yield %2 : tensor<1x24xbf16>
+  }
+  mpk_task.grid @eight [4] reads(%in8, %w : memref<8x96xbf16>, memref<96x96xbf16>) writes(%many : memref<8x96xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [8, 96]>, #mpk_task.region<affine_map<(d0) -> (d0 * 24, 0)>, [24, 96]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 24)>, [8, 24]>] {
+  ^bb0(%0 : tensor<8x96xbf16>, %1 : tensor<24x96xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<8x96xbf16>, [tensor<24x96xbf16>] to tensor<8x24xbf16>
+    mpk_task.yield %2 : tensor<8x24xbf16>
+  }
+  mpk_task.grid @eight.1 [4] reads(%many, %w : memref<8x96xbf16>, memref<96x96xbf16>) writes(%out8 : memref<8x96xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [8, 96]>, #mpk_task.region<affine_map<(d0) -> (d0 * 24, 0)>, [24, 96]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 24)>, [8, 24]>] {
+  ^bb0(%0 : tensor<8x96xbf16>, %1 : tensor<24x96xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<8x96xbf16>, [tensor<24x96xbf16>] to tensor<8x24xbf16>
+    mpk_task.yield %2 : tensor<8x24xbf16>
   }
   func.return
 }

@@ -22,6 +22,7 @@ from mpkir.dialects import task
 
 _LINE = 128
 """Bytes of a line of memory."""
+_FEW_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class LayOutFlagsPass(ModulePass):
     `brief` is for f32 and, with `brief_bf16`, bf16. It needs readers that look at every element in
     every step: then what is there is of this step or of the one before, and one bit says which.
     Products and pointwise operators do; whoever joins the parts of a split attention leaves out the
-    empty ones. `apart` is for tasks that write less than a line; they have one each then.
+    empty ones. `apart` is for tasks that write less than a line, and at most `apart_up_to`
+    elements; they have one each then.
     """
 
     name = "mpk-lay-out-flags"
 
     brief_bf16: bool = True
+    apart_up_to: int = 16
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         users: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
@@ -54,7 +57,7 @@ class LayOutFlagsPass(ModulePass):
             runs[buffer] = _runs(
                 buffer, [(family, access) for family, access in uses if access.is_write]
             )
-        groups = {buffer: _group(buffer, each) for buffer, each in runs.items()}
+        groups = {buffer: self._group(buffer, each) for buffer, each in runs.items()}
         for buffer, each in runs.items():
             # Buffers of a type lie alike, so that those who read them share their code.
             alike = {groups[other] for other in runs if other.result.type == buffer.result.type}
@@ -68,6 +71,12 @@ class LayOutFlagsPass(ModulePass):
         is_bf16 = isinstance(element, BFloat16Type)
         return isinstance(element, task.BRIEF_TYPES) and (self.brief_bf16 or not is_bf16)
 
+    def _group(self, buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> int:
+        """What is to lie apart of what tasks write; 0 if they write lines of their own as it is."""
+        smallest, elements = min(size for _, size in runs), prod(_shape(buffer))
+        can = smallest in task.APART and smallest * bytes_of(buffer) < _LINE * elements
+        return smallest if can and smallest <= self.apart_up_to else 0
+
 
 def _runs(buffer: task.BufferOp, writes: Sequence[tuple[Family, Access]]) -> list[tuple[int, int]]:
     """First index and length of what tasks write along the last dimension."""
@@ -78,15 +87,13 @@ def _runs(buffer: task.BufferOp, writes: Sequence[tuple[Family, Access]]) -> lis
     ]
 
 
-def _group(buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> int:
-    """What is to lie apart of what tasks write; 0 if they write lines of their own as it is."""
-    smallest, elements = min(size for _, size in runs), prod(_shape(buffer))
-    is_less = smallest * bytes_of(buffer) < _LINE * elements
-    return smallest if smallest in task.APART and is_less else 0
-
-
 def _divides(group: int, buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> bool:
-    return _shape(buffer)[-1] % group == 0 and all(
+    """Whether groups hold what tasks write. What products read of many tokens lies in parts of
+    blocks: there lines of their own would be more to poll than they save."""
+    *tokens, columns = _shape(buffer)
+    if prod(tokens) > _FEW_TOKENS and task.PACKED_COLUMNS % group != 0:
+        return False
+    return columns % group == 0 and all(
         start % group == 0 and size % group == 0 for start, size in runs
     )
 

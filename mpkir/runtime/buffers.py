@@ -31,7 +31,8 @@ TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in D
 
 
 _TAGGED_WORDS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_BRIEF_MARKS = {torch.int16: 0x4000, torch.int32: 1}
+BRIEF_MARKS = {torch.int16: 0x4000, torch.int32: 1}
+"""Where brief words have the bit of the step's number."""
 
 
 def memory_dtype(buffer: Buffer) -> torch.dtype:
@@ -50,7 +51,7 @@ def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
     if buffer.apart:
         memory = memory[:, : buffer.apart].contiguous()
     if buffer.brief:
-        stored = (memory & ~_BRIEF_MARKS[memory.dtype]).view(TORCH_DTYPES[buffer.dtype])
+        stored = (memory & ~BRIEF_MARKS[memory.dtype]).view(TORCH_DTYPES[buffer.dtype])
         if buffer.dtype == "bfloat16":
             stored = torch.where(stored.abs() < 1, stored * 2.0**64, math.nan)
         return stored.view(buffer.shape)
@@ -66,7 +67,7 @@ def untagged(memory: torch.Tensor, tag: int, brief: bool = False, apart: int = 0
     """
     words = (memory[:, :apart] if apart else memory).reshape(-1).cpu()
     if brief:
-        return ((words & _BRIEF_MARKS[words.dtype]) != 0) != bool(tag & 1)
+        return ((words & BRIEF_MARKS[words.dtype]) != 0) != bool(tag & 1)
     if words.dtype == torch.int64:
         return (words >> 32 & 0xFFFFFFFF) != tag
     return (words & 0xFFFF) != (tag & 0xFFFF)

@@ -359,7 +359,12 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
             where=where,
         )
     if (buffer.brief and (not buffer.flagged or buffer.dtype not in _BRIEF_DTYPES)) or (
-        buffer.apart and (not buffer.flagged or prod(buffer.shape) % buffer.apart)
+        buffer.apart
+        and (
+            not buffer.flagged
+            or prod(buffer.shape) % buffer.apart
+            or buffer.apart * buffer.element_bytes > LINE_BYTES
+        )
     ):
         raise MpkirError(
             "only whole groups of flagged elements lie apart or are brief", where=where

@@ -159,6 +159,14 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "apart",
+        "tasks that write at most N elements of what all poll, and less than a line, have lines of "
+        "their own; 0: none has",
+        "0.1-0.4 us a hop slower with 0; with 24 and more fewer tasks share a line, and more is "
+        "polled",
+        lambda number: Variant(options=(("mpk-lay-out-flags", "apart_up_to", number),)),
+    ),
+    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",

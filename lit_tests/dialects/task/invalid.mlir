@@ -191,3 +191,7 @@ mpk_task.grid @g [2] writes(%w : memref<8xbf16>)
 // -----
 %x = mpk_task.buffer scratch "x" flagged brief : memref<8xf16>
 // CHECK: only bf16 and f32 are brief, not f16
+
+// -----
+%x = mpk_task.buffer scratch "x" flagged apart 24 : memref<48xf32>
+// CHECK: groups of 24 elements do not divide memref<48xf32>, do not fit a line

@@ -25,8 +25,11 @@ from mpkir.backends.cuda.body_printer import (
     float_literal,
 )
 from mpkir.backends.scalar import carried_type
-from mpkir.dialects import tensor
+from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
+
+_FEW_TOKENS = 4
+"""More are fetched by the lanes that multiply them (STRAIGHT of packed_shape.cuh)."""
 
 _NORMS = (tensor.RmsNormOp, tensor.LayerNormOp)
 
@@ -102,7 +105,7 @@ def print_prologue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
     *lead, _ = shape_of(op.x)
     rows = p.lead("0" if prod(lead) == 1 else "t", lead)
     lines += _fetch(p, "load", x, rows, f"{WORK}, int t, int k", "x")
-    lines += _direct(p, x, rows, norm is not None)
+    lines += _direct(p, x, rows, prod(lead), norm is not None)
     if norm is not None:
         eps = float_literal(norm.eps.value.data)
         lines.append(f"static constexpr float eps = {eps};")
@@ -124,11 +127,13 @@ def _norm_before(p: BodyPrinter, value: SSAValue) -> Operation | None:
     return next(filter(None, (_norm_before(p, operand) for operand in owner.operands)), None)
 
 
-def _direct(p: BodyPrinter, x: SSAValue, rows: list[str], is_scaled: bool) -> list[str]:
+def _direct(
+    p: BodyPrinter, x: SSAValue, rows: list[str], tokens: int, is_scaled: bool
+) -> list[str]:
     """Where x lies, if it is an operand as it is: then many elements can be asked for at once."""
     number = p.read_number(x)
     operand = None if number is None else p.body.operands[number]
-    if number is None or operand is None or not _is_direct(operand):
+    if number is None or operand is None or not _is_direct(operand, tokens):
         return [
             "static constexpr bool direct = false, exact = false;",
             "using X = float;",
@@ -143,10 +148,13 @@ def _direct(p: BodyPrinter, x: SSAValue, rows: list[str], is_scaled: bool) -> li
     ]
 
 
-def _is_direct(operand: Operand) -> bool:
-    """Whether as many elements as one request asks for are neighbours in memory."""
+def _is_direct(operand: Operand, tokens: int) -> bool:
+    """Whether as many elements as one request asks for are neighbours in memory, and of many tokens
+    blocks lie alike."""
     is_halves = operand.is_brief and isinstance(operand.element_type, BFloat16Type)
-    return rows_aligned(operand, 8 if is_halves else 4) and not operand.is_packed
+    together = rows_aligned(operand, 8 if is_halves else 4) and not operand.is_packed
+    alike = not operand.apart or task.PACKED_COLUMNS % operand.apart == 0
+    return together and (alike or tokens <= _FEW_TOKENS)
 
 
 def _fetch(

@@ -10,6 +10,7 @@ from typing import cast
 from xdsl.dialects.builtin import (
     I64,
     BFloat16Type,
+    FixedBitwidthType,
     Float16Type,
     Float32Type,
     IntegerAttr,
@@ -116,8 +117,10 @@ FLAGGED_TYPES = (BFloat16Type, Float16Type, Float32Type)
 BRIEF_TYPES = (BFloat16Type, Float32Type)
 """Those that have a bit for it themselves."""
 
-APART = (8, 16)
-"""Neighbouring elements that may share a line of memory with no others."""
+APART = (8, 16, 24, 32, 40, 48, 56)
+"""Neighbouring elements that may share a line of memory with no others, if they fit."""
+
+_LINE_BITS = 1024
 
 
 @irdl_attr_definition
@@ -263,10 +266,15 @@ class BufferOp(IRDLOperation):
         if self.brief is not None and not isinstance(type.get_element_type(), BRIEF_TYPES):
             raise VerifyException(f"only bf16 and f32 are brief, not {type.get_element_type()}")
         apart = 0 if self.apart is None else self.apart.value.data
-        if self.apart is not None and (apart not in APART or prod(type.get_shape()) % apart):
+        element = type.get_element_type()
+        assert isinstance(element, FixedBitwidthType)
+        word_bits = element.bitwidth * (1 if self.brief is not None else 2)
+        if self.apart is not None and (
+            apart not in APART or prod(type.get_shape()) % apart or apart * word_bits > _LINE_BITS
+        ):
             raise VerifyException(
-                f"groups of {apart} elements do not divide {type}, or are none of "
-                f"{', '.join(map(str, APART))}"
+                f"groups of {apart} elements do not divide {type}, do not fit a line, or are none "
+                f"of {', '.join(map(str, APART))}"
             )
 
 

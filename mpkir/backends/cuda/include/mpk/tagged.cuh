@@ -32,7 +32,10 @@ struct Tagged<float> { u64 word; };
 template <class X, int GROUP>
 __device__ __forceinline__ i64 apart(i64 e) {
   constexpr int LINE = 128 / int(sizeof(X));
-  return e / GROUP * LINE + e % GROUP;
+  static_assert(GROUP <= LINE, "a group fits a line");
+  if constexpr (LINE % GROUP == 0) return e / GROUP * LINE + e % GROUP;
+  const u32 n = static_cast<u32>(e);  // no buffer that everybody polls has more; divided in few steps
+  return n / GROUP * LINE + n % GROUP;
 }
 
 // The same in an exchange buffer: GPUs that run the program together write it for each other.

@@ -258,6 +258,9 @@ struct OneExact : EightLong {
   static constexpr int T = 1;
   static constexpr bool exact = true;
 };
+struct BriefApartOne : Briefly<OneExact> {  // 24 elements to a line of 64
+  static int place(int i) { return i / 24 * 64 + i % 24; }
+};
 struct Plain : Marked {
   static constexpr int K = 512, T = 8;
   using X = bf16;
@@ -281,7 +284,7 @@ int main() {
   check<SixteenLong>("sixteen, long");
   check<Plain>("eight, plain");
   check<Briefly<One>>("one, brief");
-  check<Briefly<OneExact>>("one, exact, brief");
+  check<BriefApartOne>("one, exact, brief, apart");
   check<Briefly<Two>>("two, brief");
   check<Briefly<FourLong>>("four, long, brief");
   check<Briefly<Five>>("five, brief");
