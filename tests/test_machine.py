@@ -45,3 +45,16 @@ def test_ranks_of_one_host_share_its_cpus(monkeypatch: pytest.MonkeyPatch):
     assert [machine_named("cpu", ranks=ranks).workers for ranks in (1, 2, 4, 8)] == [6, 3, 1, 1]
     assert machine_named("cpu", 5, 2).workers == 5
     assert machine_named("h200", ranks=4).workers == machine_named("h200").workers
+
+
+def test_options_of_a_target():
+    machine = machine_named("h200{transport=nvshmem}", workers=7)
+    assert (machine.name, machine.transport, machine.workers) == ("h200", "nvshmem", 7)
+    assert machine_named("h200{launch=per-operator, transport=direct}").launch == "per-operator"
+    for target, what in {
+        "h200{transport=pigeon}": "no transport is named 'pigeon'; choose one of direct, nvshmem",
+        "cpu{transport=nvshmem}": "cpu has no transport 'nvshmem'",
+        "h200{link=nvshmem}": "targets have no option 'link'; choose of launch, transport",
+    }.items():
+        with pytest.raises(MpkirError, match=what):
+            machine_named(target)

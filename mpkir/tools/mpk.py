@@ -204,6 +204,8 @@ def compile(
     from mpkir.tools.inspection import activations
     from mpkir.tools.timing import Timing
 
+    if transport is not None and (tp or 1) == 1:
+        raise MpkirError("--transport is how several ranks are connected", hint="give --tp, too")
     variant = (DEFAULT if ablate is None else ablation_named(ablate)).variant
     times = Timing()
     with StageDisplay() as display:

@@ -86,8 +86,11 @@ class Nvshmem:
 
     def enter(self, module: int) -> None:
         """Let the kernels of a loaded module, a CUmodule, reach far ranks."""
-        status = self._library.nvshmemx_cumodule_init(module)
-        _check(status, "take the kernel: compile it again with the version that is installed")
+        _check(
+            self._library.nvshmemx_cumodule_init(module),
+            "take the kernel",
+            "compile it again with the nvidia-nvshmem-cu13 that is installed here",
+        )
 
     def _start(self, group: Group) -> None:
         """Let the library meet the others, where rank 0 says."""
@@ -105,7 +108,8 @@ class Nvshmem:
         _check(status, "take its arguments")
         _check(
             library.nvshmemx_hostlib_init_attr(_WITH_UNIQUE_ID, ctypes.byref(attr)),
-            "start: see what it says with NVSHMEM_DEBUG=INFO",
+            "start",
+            "see what it says with NVSHMEM_DEBUG=INFO",
         )
 
 
@@ -160,6 +164,6 @@ def _version(kind: type[ctypes.Structure]) -> int:
     return (1 << 16) + ctypes.sizeof(kind)
 
 
-def _check(status: int, what: str) -> None:
+def _check(status: int, what: str, hint: str = "") -> None:
     if status != 0:
-        raise MpkirError(f"NVSHMEM could not {what} (status {status})")
+        raise MpkirError(f"NVSHMEM could not {what} (status {status})", hint=hint or None)

@@ -14,7 +14,8 @@ from mpkir.errors import MpkirError
 from mpkir.runtime import build_cuda as building
 from mpkir.runtime.build_cuda import INCLUDE, build_cuda, find_nvcc
 from mpkir.runtime.cuda import CudaProgram
-from mpkir.runtime.ranks.nvshmem_package import HEADERS, package_folder
+from mpkir.runtime.ranks import nvshmem_package
+from mpkir.runtime.ranks.nvshmem_package import package_folder
 from mpkir.runtime.table import Table, TableNames
 
 HANDWRITTEN = (Path(__file__).parent / "handwritten.cu").read_text()
@@ -51,22 +52,21 @@ def test_skeletons_do_not_spill(number: str, shared: int, dynamic: str, tmp_path
     assert registers * 32 * 12 <= 65536
 
 
+# nvshmem.cuh needs NVSHMEM's headers: test_ranks.py compiles it with them.
+HEADERS = sorted(path.name for path in (INCLUDE / "mpk").iterdir() if path.stem != "nvshmem")
+
+
 @needs_nvcc
-@pytest.mark.parametrize("header", sorted(path.name for path in (INCLUDE / "mpk").iterdir()))
+@pytest.mark.parametrize("header", HEADERS)
 def test_each_header_stands_alone(header: str, tmp_path: Path) -> None:
     source = tmp_path / "alone.cu"
     source.write_text(f"#include <mpk/{header}>\n")
-    far: list[str] = []
-    if header == "nvshmem.cuh":
-        pytest.importorskip("nvidia.nvshmem")
-        far = ["-rdc=true", f"-I{package_folder() / HEADERS}"]
     subprocess.run(
         [
             find_nvcc(),
             "-std=c++17",
             "-arch=sm_90a",
             f"-I{INCLUDE}",
-            *far,
             "-cubin",
             "-o",
             "/dev/null",
@@ -74,6 +74,19 @@ def test_each_header_stands_alone(header: str, tmp_path: Path) -> None:
         ],
         check=True,
     )
+
+
+def test_nvshmem_takes_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MPKIR_CACHE", str(tmp_path))
+    source = f"#define MPK_RANKS 2\n#define MPK_NVSHMEM\n{KERNEL}"
+    monkeypatch.setattr(building, "package_folder", lambda: tmp_path)
+    monkeypatch.setattr(building, "find_nvcc", lambda: None)
+    with pytest.raises(MpkirError, match="is linked with NVSHMEM, which takes nvcc"):
+        build_cuda(source, "sm_90a")
+    monkeypatch.setattr(building, "package_folder", package_folder)
+    monkeypatch.setattr(nvshmem_package, "find_spec", lambda name: None)
+    with pytest.raises(MpkirError, match="NVSHMEM, which is not installed"):
+        build_cuda(source, "sm_90a")
 
 
 def test_nvrtc_compiles_the_same_source(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

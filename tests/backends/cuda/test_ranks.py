@@ -107,8 +107,8 @@ def module(request: pytest.FixtureRequest) -> ModuleOp:
     return module
 
 
-def _source(module: ModuleOp) -> str:
-    return emit(bodies_of(module), machine_named("h100"), 1)
+def _source(module: ModuleOp, target: str = "h100") -> str:
+    return emit(bodies_of(module), machine_named(target), 1)
 
 
 def test_rows_of_ranks_are_asked_for_together() -> None:
@@ -173,3 +173,23 @@ def test_it_compiles(module: ModuleOp) -> None:
     source = _source(module)
     assert b"mpk_peers" in build_cuda(source, "sm_90a")
     assert b"mpk_peers" in build_cuda("#define MPK_ALONE\n" + source, "sm_90a")
+
+
+@pytest.mark.skipif(find_nvcc() is None, reason="needs nvcc")
+def test_it_is_linked_with_nvshmem(module: ModuleOp, tmp_path: Path) -> None:
+    pytest.importorskip("nvidia.nvshmem", reason="nvidia-nvshmem-cu13 is not installed")
+    source = _source(module, "h100{transport=nvshmem}")
+    ranks = f"#define MPK_RANKS {RANKS}\n"
+    assert source == _source(module).replace(ranks, f"{ranks}#define MPK_NVSHMEM\n")
+    (tmp_path / "kernel.cubin").write_bytes(build_cuda(source, "sm_90a"))
+    command = ["nm", "--demangle", str(tmp_path / "kernel.cubin")]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = {words[-1]: words[-2] for line in lines if (words := line.split(maxsplit=2))}
+    undefined = {name for name, kind in symbols.items() if kind == "U"}
+    # These the driver has.
+    assert undefined <= {"vprintf", "__assertfail", ".nv.reservedSmem.offset0"}
+    # What the host fills in: ours, and by nvshmemx_cumodule_init.
+    for name in ("mpk_peers", "mpk_far", "nvshmemi_device_state_d"):
+        assert symbols[name] == "R"
+    for name in ("nvshmemi_transfer_rma_p", "nvshmemi_transfer_quiet"):
+        assert any(name in symbol for symbol in symbols)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +16,10 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.cpu import find_compiler
 from mpkir.runtime.manifest import Buffer
-from mpkir.runtime.ranks import nvshmem, nvshmem_package, transport
+from mpkir.runtime.ranks import memory, nvshmem, nvshmem_package, transport
+from mpkir.runtime.ranks.far import Far
 from mpkir.runtime.ranks.layout import layout_of
+from mpkir.runtime.ranks.peers import Peers
 from mpkir.runtime.ranks.shared_memory import SharedMemory
 
 
@@ -66,6 +69,78 @@ def test_gpus_of_several_hosts_need_nvshmem(monkeypatch: pytest.MonkeyPatch):
     group: Any = SimpleNamespace(is_one_host=False)
     with pytest.raises(MpkirError, match="pip install nvidia-nvshmem-cu13"):
         transport.open_heap(4096, torch.device("cuda"), group)
+
+
+@pytest.mark.usefixtures("_any_gpu")
+def test_far_ranks_need_a_program_that_was_compiled_for_them(monkeypatch: pytest.MonkeyPatch):
+    heap = SimpleNamespace(far=(2, 3))
+    monkeypatch.setattr(nvshmem, "Nvshmem", lambda size, device, group: heap)
+    members = [f"rank {n} (process {n} on host {n // 2})" for n in range(4)]
+    group: Any = SimpleNamespace(is_one_host=False, members=members)
+    gpu = torch.device("cuda")
+    assert transport.open_heap(4096, gpu, group, transport.NVSHMEM) is heap
+    with pytest.raises(MpkirError, match=r"only a network connects .* rank 2 .*, rank 3 ") as error:
+        transport.open_heap(4096, gpu, group)
+    assert "compile it again with --transport nvshmem" in str(error.value)
+    heap.far = ()
+    assert transport.open_heap(4096, gpu, group) is heap
+
+
+def test_two_ranks_are_far_from_each_other_or_neither():
+    said = {0: [2, 3], 1: [3], 2: [0, 1], 3: [0, 1]}
+    gathered = [json.dumps(each).encode() for each in said.values()]
+    for rank, far in enumerate([(2, 3), (2, 3), (0, 1), (0, 1)]):
+        group: Any = SimpleNamespace(rank=rank, gather=lambda own: gathered)
+        assert nvshmem._far_from(group, said[rank]) == far
+
+
+class _Heap:
+    """Memory of the second of four ranks, two of which are far."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = torch.zeros(size, dtype=torch.uint8)
+        self.deltas, self.far = (-4096, 0, 0, 0), (2, 3)
+        self.entered: list[int] = []
+
+    def enter(self, module: int) -> None:
+        self.entered.append(module)
+
+
+@pytest.mark.parametrize("by", ["direct", "nvshmem"])
+def test_what_a_binary_is_told_of_the_others(by: str, monkeypatch: pytest.MonkeyPatch):
+    heaps: list[_Heap] = []
+
+    def opened(size: int, device: Any, group: Any, chosen: str) -> _Heap:
+        assert chosen == by
+        heaps.append(_Heap(size))
+        return heaps[-1]
+
+    monkeypatch.setattr(memory, "open_heap", opened)
+    manifest: Any = SimpleNamespace(
+        events=("a", "b", "c"),
+        buffers=(),
+        target=SimpleNamespace(transport=by),
+        ranks=4,
+        peer_events=2,
+    )
+    group: Any = SimpleNamespace(rank=1, ranks=4)
+    peers = memory.PeerMemory(manifest, torch.device("cpu"), group)
+    written: dict[str, bytes] = {}
+    binary: Any = SimpleNamespace(handle=77, write_global=written.__setitem__)
+    peers.enter(binary, [5, 8, 264])
+    assert Peers.from_buffer_copy(written["mpk_peers"]).first_peer_event == 1
+    assert (heaps[0].entered, "mpk_far" in written) == (
+        ([77], True) if by != "direct" else ([], False)
+    )
+    if by == "direct":
+        return
+    far = Far.from_buffer_copy(written["mpk_far"])
+    begin = heaps[0].memory.data_ptr()
+    assert (far.ranks, far.events) == (0b1100, 2)
+    assert (far.counters - begin, far.told - begin) == (4, 256)
+    assert len(heaps[0].memory) == 256 + 4 * 4 * 2
+    assert (ctypes.c_uint32 * 2).from_address(far.steps)[:] == [2, 66]
+    assert (ctypes.c_uint64 * 2).from_address(far.own)[:] == [0, 0]
 
 
 @pytest.mark.usefixtures("_any_gpu")
