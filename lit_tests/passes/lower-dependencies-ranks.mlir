@@ -91,3 +91,45 @@ module attributes {mpk.mesh = {tp = 2}} {
     func.return
   }
 }
+
+// -----
+
+// Each rank adds up its half of what all send, and sends that to all: nobody waits for an event, and
+// all that a step has written is over at its end, which the last to read tell.
+
+// CHECK-LABEL: func.func @in_parts
+// CHECK:       mpk_event.tensor @end counters 1 arrivals [4] handoff peer
+// CHECK-NOT:   mpk_event.tensor
+// PROVEN:      func.func @in_parts
+module attributes {mpk.mesh = {tp = 2}} {
+  func.func @in_parts() {
+    %x = mpk_task.buffer input "x" : memref<1x8xf32>
+    %p = mpk_task.buffer scratch "p" exchange flagged : memref<2x1x4xf32>
+    %halves = mpk_task.scatter %p dim 1 : memref<2x1x4xf32> to memref<1x8xf32>
+    %s = mpk_task.buffer scratch "s" exchange flagged : memref<2x1x4xf32>
+    %own = mpk_task.mine %s : memref<2x1x4xf32> to memref<1x4xf32>
+    %whole = mpk_task.view %s : memref<2x1x4xf32> to memref<1x8xf32>
+    %y = mpk_task.buffer output "y" : memref<1x8xf32>
+    mpk_task.grid @send [2] reads(%x : memref<1x8xf32>) writes(%halves : memref<1x8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0, d0 * 4)>, [1, 4]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 4)>, [1, 4]>] {
+    ^bb0(%0 : tensor<1x4xf32>):
+      mpk_task.yield %0 : tensor<1x4xf32>
+    }
+    mpk_task.grid @sum [1] reads(%p : memref<2x1x4xf32>) writes(%own : memref<1x4xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0, 0, 0)>, [2, 1, 4]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 4]>] {
+    ^bb0(%0 : tensor<2x1x4xf32>):
+      %1 = mpk_tensor.slice %0 dim 0 start 0 : tensor<2x1x4xf32> to tensor<1x1x4xf32>
+      %2 = mpk_tensor.slice %0 dim 0 start 1 : tensor<2x1x4xf32> to tensor<1x1x4xf32>
+      %3 = mpk_tensor.elementwise %1, %2 {
+      ^bb1(%4 : f32, %5 : f32):
+        %6 = arith.addf %4, %5 : f32
+        mpk_tensor.yield %6 : f32
+      } : (tensor<1x1x4xf32>, tensor<1x1x4xf32>) -> tensor<1x1x4xf32>
+      %7 = mpk_tensor.reshape %3 : tensor<1x1x4xf32> to tensor<1x4xf32>
+      mpk_task.yield %7 : tensor<1x4xf32>
+    }
+    mpk_task.grid @out [2] reads(%whole : memref<1x8xf32>) writes(%y : memref<1x8xf32>) boxes [#mpk_task.region<affine_map<(d0) -> (0, d0 * 4)>, [1, 4]>, #mpk_task.region<affine_map<(d0) -> (0, d0 * 4)>, [1, 4]>] {
+    ^bb0(%0 : tensor<1x4xf32>):
+      mpk_task.yield %0 : tensor<1x4xf32>
+    }
+    func.return
+  }
+}

@@ -1,6 +1,6 @@
 // RUN: mpk-opt %s -p mpk-partition-tiles{workers=3} | filecheck %s
 // RUN: mpk-opt %s -p mpk-partition-tiles{workers=3},mpk-choose-handoffs,mpk-plan-memory | filecheck %s --check-prefix FLAGS
-// RUN: sed 's/all_reduce \(..\) of 4 : tensor<1x64xf32> to tensor<1x64xf32>/reduce_scatter \1 dim 1 of 4 : tensor<1x64xf32> to tensor<1x16xf32>/;s/"s", \(..\) : tensor<1x64xf32>/"s", \1 : tensor<1x16xf32>/' %s | not mpk-opt -f mlir -p mpk-partition-tiles 2>&1 | filecheck %s --check-prefix SCATTER
+// RUN: sed 's/all_reduce \(..\) of 4 : tensor<1x64xf32> to tensor<1x64xf32>/reduce_scatter \1 dim 1 of 4 : tensor<1x64xf32> to tensor<1x16xf32>/;s/"s", \(..\) : tensor<1x64xf32>/"s", \1 shard <dim 1 of 4> : tensor<1x16xf32>/' %s | mpk-opt -f mlir -p mpk-partition-tiles{workers=3},mpk-choose-handoffs | filecheck %s --check-prefix SCATTER
 
 // A product writes its partial sums into the memories of all ranks; tasks of 32 columns add the rows
 // in the order of ranks. What two different ranks have of a gathered value is a view of their rows.
@@ -22,7 +22,13 @@
 // FLAGS:      mpk_task.buffer scratch "linear" exchange flagged : memref<4x1x64xf32>
 // FLAGS:      mpk_task.buffer scratch "elementwise" exchange flagged : memref<4x1x64xf32>
 
-// SCATTER:    no rank reads another part of its memory than the others do
+// Of a sum in parts each rank gets what it adds up: a part of every rank's row.
+
+// SCATTER:      %[[sums:.*]] = mpk_task.buffer scratch "linear" exchange flagged : memref<4x1x16xf32>
+// SCATTER-NEXT: %[[all:.*]] = mpk_task.scatter %[[sums]] dim 1 : memref<4x1x16xf32> to memref<1x64xf32>
+// SCATTER-NEXT: mpk_task.grid @linear [{{.*}}] reads({{.*}}) writes(%[[all]] : memref<1x64xf32>)
+// SCATTER:      %[[rows:.*]] = mpk_task.view %[[sums]] : memref<4x1x16xf32> to memref<4x1x16xf32>
+// SCATTER:      mpk_task.grid @reduce_scatter [1] reads(%[[rows]] : memref<4x1x16xf32>)
 module attributes {mpk.mesh = {tp = 4}} {
   func.func @step() {
     %x = mpk_tensor.input "x" : tensor<1x8xf32>

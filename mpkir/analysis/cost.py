@@ -126,7 +126,8 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         boxes = boxes_of(access, family.coordinates)
         use = used.get(number)
         sizes = boxes.high - boxes.low if use is None else use.sizes(boxes.low, boxes.high)
-        elements = np.bincount(boxes.tasks, sizes.prod(axis=1), family.size).astype(np.int64)
+        touched = sizes.prod(axis=1) // access.shared_by
+        elements = np.bincount(boxes.tasks, touched, family.size).astype(np.int64)
         size = (elements * element_bits(access) + 7) // 8
         is_polled |= not access.is_write and access.buffer.flagged is not None
         if access.is_write:

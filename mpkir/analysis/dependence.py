@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Flag, auto
-from math import prod
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from xdsl.dialects.builtin import MemRefType
 
-from mpkir.analysis.families import Access, Family, Ints, crosses_ranks
+from mpkir.analysis.families import Access, Family, Ints, crosses_ranks, elements_among_all
 from mpkir.analysis.live_pairs import live_pairs
 from mpkir.analysis.regions import Boxes, boxes_of, common_shape, distinct, overlapping, refine
 from mpkir.dialects import task
@@ -109,8 +107,7 @@ def touches_of_buffer(
     buffer: task.BufferOp, accesses: Sequence[tuple[Family, Access]]
 ) -> list[Touch]:
     """All accesses of one buffer."""
-    assert isinstance(buffer.result.type, MemRefType)
-    shape = common_shape((a for _, a in accesses), prod(buffer.result.type.get_shape()))
+    shape = common_shape((a for _, a in accesses), elements_among_all(buffer))
     result: list[Touch] = []
     for family, access in accesses:
         boxes = refine(boxes_of(access, family.coordinates), access, shape)

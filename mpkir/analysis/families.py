@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,10 @@ class Access:
     buffer; a stride of 0 repeats elements. What is written through `mpk_task.mine` has one
     dimension more, the first, of which a task touches everything: all ranks' tasks together write
     all rows, in every memory.
+
+    Where that is a part of a value for each rank (`mpk_task.scatter`), the ranks' memories together
+    are one array [ranks, *value], and elements are numbered in it: all ranks' tasks together write
+    their box in all rows of it, and read theirs in all parts of it.
     """
 
     buffer: task.BufferOp
@@ -45,6 +50,8 @@ class Access:
     is_write: bool
     is_mine: bool = False
     """Written in every rank's memory."""
+    shared_by: int = 1
+    """Of so many elements that all ranks' tasks with a number touch a rank's own touches one."""
 
 
 def crosses_ranks(earlier: Access, later: Access) -> bool:
@@ -120,11 +127,31 @@ def _accesses(op: task.GridOp) -> Iterator[Access]:
         type = task.memref_type_of(value)
         strides, offset = task.layout_of(type)
         buffer, shape, mine = buffer_of(value), type.get_shape(), task.is_mine(value)
-        if mine:
+        share = 1
+        if (scatter := task.scattered(buffer)) is not None:
+            if number >= len(reads):
+                share = task.memref_type_of(buffer.result).get_shape()[0]
+                shape = (share, *shape)
+                strides, offset = task.row_major(shape), 0
+            else:
+                among = task.layout_among_all(scatter, type)
+                assert among is not None, "the verifier of grids has looked"
+                shape, strides, offset = among
+                share = scatter.parts.count
+            box = box.behind(share)
+        elif mine:
             ranks = task.memref_type_of(buffer.result).get_shape()[0]
             shape, strides = (ranks, *shape), (task.row_elements(buffer), *strides)
             box = box.behind(ranks)
-        yield Access(buffer, shape, strides, offset, box, number >= len(reads), mine)
+        yield Access(buffer, shape, strides, offset, box, number >= len(reads), mine, share)
+
+
+def elements_among_all(buffer: task.BufferOp) -> int:
+    """In how many elements accesses of a buffer are numbered: its own, or all parts that ranks have
+    of what is scattered."""
+    scatter = task.scattered(buffer)
+    size = prod(task.memref_type_of(buffer.result).get_shape())
+    return size if scatter is None else size * scatter.parts.count
 
 
 def families_of(module: ModuleOp) -> tuple[Family, ...]:

@@ -34,7 +34,8 @@ class FamilyLink:
 class WholeFamilies:
     """Which families are over, each of them as a whole, before a family's tasks write.
 
-    Facts are sufficient, not necessary.
+    Facts are sufficient, not necessary; they are about one rank, so none follows from what ranks
+    scatter.
     """
 
     families: Sequence[Family]
@@ -48,7 +49,7 @@ class WholeFamilies:
         given: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
         for family in self.families:
             for access in family.accesses:
-                if is_flagged(access):
+                if is_flagged(access) and task.scattered(access.buffer) is None:
                     given.setdefault(access.buffer, []).append((family, access))
         for buffer, accesses in given.items():
             masks = self._masks[buffer] = {}
@@ -88,7 +89,7 @@ class WholeFamilies:
 def _sees_all(flag: FlagEdge) -> bool:
     """Whether each task of the later family sees all that every task of the earlier flags."""
     groups = flag.groups
-    if len(groups.target) < flag.later.size or not groups.whole.all():
+    if flag.is_scattered or len(groups.target) < flag.later.size or not groups.whole.all():
         return False
     sources = np.bincount(groups.source_group, minlength=groups.count)
     return bool((sources == flag.earlier.size).all())

@@ -58,6 +58,13 @@ class FlagEdge:
         """Whether the readers of any rank look at what the tasks of all ranks have written."""
         return self.buffer.exchange is not None
 
+    @property
+    def is_scattered(self) -> bool:
+        """Whether a reader looks at its rank's part only: what it has seen of who writes is then
+        what the readers of all ranks have seen together.
+        """
+        return task.scattered(self.buffer) is not None
+
 
 def is_flagged(access: Access) -> bool:
     """Whether an access is to a flagged buffer."""

@@ -15,6 +15,11 @@ rank's workers, and what is done of those of every rank. Only hand-offs between 
 events and flagged exchange buffers, pass something on from the first half to the second: whoever
 waits for them waits for the same tasks of all ranks. What is done everywhere is done here.
 
+Of a value that ranks scatter, a reader looks at its own rank's part only, so that it knows nothing
+of a task that has written another's. All ranks' readers together know it. A program that scatters
+gives clocks a third part, what is done of every rank's workers when the task is, on *all* ranks;
+hand-offs between ranks pass that on to the other two.
+
 Two relations are told apart where hand-offs by flags are about. *Done before*: the earlier task has
 read and computed, which is what a write must know before it destroys an operand. *Seen by*: all
 that the earlier task wrote is visible. A flag is the data itself, with no release and no acquire:
@@ -47,7 +52,8 @@ class HappensBefore:
     schedule: Schedule
     clocks: Clocks
     """[step, task, component]: how many tasks of a worker, or groups of a chain, of both steps, are
-    done before a task ends. Of several ranks: of a worker of the own rank, then of every rank."""
+    done before a task ends. Of several ranks: of a worker of the own rank, then of every rank;
+    where values are scattered, then of every rank when the task ends on all."""
     fired: Clocks
     """[step, counter, component]: the same for when all signals of a counter have come."""
     component: Ints
@@ -128,6 +134,8 @@ class _Run:
         self.joins = [through_flags or h is not Handoff.FLAG for h in schedule.handoffs]
         self.crosses = [schedule.ranks > 1 and h is Handoff.PEER for h in schedule.handoffs]
         """Whether who waits for a counter waits for the tasks of every rank."""
+        self.scatters = [False] * len(self.crosses)
+        """Whether they do so on all ranks together, each for some of the tasks."""
         self.waits = _per_task(schedule, schedule.waits)
         self.signals = _per_task(schedule, schedule.signals)
         self.sources: list[Ints] = []
@@ -139,7 +147,9 @@ class _Run:
         self.seen_parts_of: dict[int, list[int]] = {}
         """For each of those readers such tasks."""
         self.seen_everywhere: set[int] = set()
-        """Those of these tasks whose elements lie in an exchange buffer: of all ranks."""
+        """Those of these tasks whose elements are in every rank's memory: of all ranks."""
+        self.seen_together: set[int] = set()
+        """Those of which the readers of all ranks see all, but not those of one."""
         self.add_flags(through_flags)
         counters = len(schedule.counters) + len(self.sources)
         self.signallers: list[list[int]] = [[] for _ in schedule.counters]
@@ -147,7 +157,8 @@ class _Run:
             for counter, _ in signals:
                 self.signallers[counter].append(task)
         self.groups = self.all_groups()
-        width = workers if schedule.ranks == 1 else 2 * workers
+        self.parts = 3 if any(self.scatters) else min(2, schedule.ranks)
+        width = self.parts * workers
         self.clocks = np.zeros((STEPS, tasks, width), np.int32)
         self.fired = np.zeros((STEPS, counters, width), np.int32)
         self.component = np.tile(schedule.worker, (STEPS, 1))
@@ -188,7 +199,8 @@ class _Run:
                     self.sources.append(sources)
                     self.buffers.append(flag.buffer.sym.data)
                     self.joins.append(joins and is_whole)
-                    self.crosses.append(flag.crosses_ranks)
+                    self.crosses.append(flag.crosses_ranks and not flag.is_scattered)
+                    self.scatters.append(flag.is_scattered)
                     counter += 1
                 targets = (groups.target + begin).tolist()
                 for task, group in zip(targets, groups.target_group.tolist(), strict=True):
@@ -211,11 +223,15 @@ class _Run:
             if alone.all():
                 continue
             begin = schedule.tasks_of(family).start
-            across = [flag for flag in flags if flag.crosses_ranks]
+            on_one = [flag for flag in flags if not flag.is_scattered]
+            across = [flag for flag in on_one if flag.crosses_ranks]
             self.seen_everywhere |= set(
                 (np.flatnonzero(seen_in_parts(family, across)) + begin).tolist()
             )
-            for task in np.flatnonzero(seen_in_parts(family, flags) & ~alone).tolist():
+            seen = seen_in_parts(family, flags)
+            together = seen & ~seen_in_parts(family, on_one)
+            self.seen_together |= set((np.flatnonzero(together) + begin).tolist())
+            for task in np.flatnonzero(seen & ~alone).tolist():
                 readers = np.unique(np.concatenate([_readers(schedule, f, task) for f in flags]))
                 self.readers[begin + task] = readers
                 for reader in readers.tolist():
@@ -236,26 +252,46 @@ class _Run:
         seen: set[int] = set()
         while frontier:
             found = {task for reader in frontier for task in self.seen_parts_of.get(reader, ())}
-            frontier = [task for task in sorted(found - seen) if self.is_before(step, task, clock)]
+            frontier = [
+                task
+                for task in sorted(found - seen)
+                if any(self.is_before(step, task, clock, part) for part in range(self.parts))
+            ]
             seen |= set(frontier)
             for task in frontier:
-                known = self.clocks[step, task]
-                if task in self.seen_everywhere or self.is_before(step, task, clock, True):
-                    known = self.on_all_ranks(known)
-                np.maximum(clock, known, out=clock)
+                np.maximum(clock, self.learnt(step, task, clock), out=clock)
 
-    def is_before(self, step: int, task: int, clock: Clocks, everywhere: bool = False) -> bool:
-        """Whether all who have seen a part of what a task flags are done by then."""
-        readers = self.readers[task]
-        if everywhere and self.schedule.ranks == 1:
+    def is_before(self, step: int, task: int, clock: Clocks, part: int) -> bool:
+        """Whether all who have seen a part of what a task flags are done by then: says a part of
+        the clock."""
+        if part >= self.parts:
             return False
-        places = self.component[step, readers] + (self.schedule.workers if everywhere else 0)
+        readers = self.readers[task]
+        places = self.component[step, readers] + part * self.schedule.workers
         return bool((clock[places] >= self.position[step, readers]).all())
+
+    def learnt(self, step: int, task: int, clock: Clocks) -> Clocks:
+        """What follows if those are done who have seen a part of what a task flags, where a clock
+        says so.
+        """
+        known = self.clocks[step, task]
+        own = self.is_before(step, task, clock, 0)
+        if self.is_before(step, task, clock, 1) or (own and task in self.seen_everywhere):
+            return self.on_all_ranks(known)
+        return known if own and task not in self.seen_together else self.on_all_together(known)
 
     def on_all_ranks(self, clock: Clocks) -> Clocks:
         """What is known to be done when a task with this clock is, on every rank."""
-        own = clock[: self.schedule.workers]
-        return np.concatenate([own, own])
+        workers = self.schedule.workers
+        together = clock[2 * workers :] if self.parts == 3 else clock[:workers]
+        return np.tile(together, self.parts)
+
+    def on_all_together(self, clock: Clocks) -> Clocks:
+        """What all ranks together know to be done when each knows that of some tasks with this
+        clock, and all ranks of every such task."""
+        result = np.zeros_like(clock)
+        result[2 * self.schedule.workers :] = clock[2 * self.schedule.workers :]
+        return result
 
     def name(self, counter: int) -> str:
         """What a task waits for, for messages."""
@@ -301,6 +337,8 @@ class _Run:
                 return
             self.place[worker] += 1
             clock[worker] = self.place[worker]
+            if self.parts == 3:
+                clock[2 * self.schedule.workers + worker] = self.place[worker]
             self.clocks[step, task] = clock
             self.signal(step, self.signals[task], 1, clock, ready)
 
@@ -353,7 +391,11 @@ class _Run:
     ) -> None:
         """Raise counters; who waited for one that has fired is ready."""
         for counter, _ in signals:
-            known = self.on_all_ranks(clock) if self.crosses[counter] else clock
+            known = clock
+            if self.crosses[counter]:
+                known = self.on_all_ranks(clock)
+            elif self.scatters[counter]:
+                known = self.on_all_together(clock)
             np.maximum(self.fired[step, counter], known, out=self.fired[step, counter])
             self.missing[step][counter] -= times
             if not self.missing[step][counter]:

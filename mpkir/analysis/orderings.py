@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import prod
 from typing import TypeAlias
 
 from mpkir.analysis.counters import Counters, counters_of
@@ -23,7 +22,7 @@ from mpkir.analysis.dependence import (
     touches_of_buffer,
 )
 from mpkir.analysis.element_sets import ElementSet, elements_of
-from mpkir.analysis.families import Access, Family, crosses_ranks
+from mpkir.analysis.families import Access, Family, crosses_ranks, elements_among_all
 from mpkir.analysis.live_pairs import E, Place, live_pairs
 from mpkir.analysis.regions import common_shape
 from mpkir.analysis.relation import Relation, relation_of, union
@@ -38,7 +37,7 @@ class BufferAccesses:
     def __init__(self, buffer: task.BufferOp, given: Sequence[tuple[Family, Access]]) -> None:
         self.buffer = buffer
         self.given = given
-        self.size = prod(task.memref_type_of(buffer.result).get_shape())
+        self.size = elements_among_all(buffer)
 
     @cached_property
     def touches(self) -> list[Touch]:

@@ -23,8 +23,8 @@ from xdsl.ir.affine import (
     AffineExpr,
 )
 
-from mpkir.analysis.families import Access, Family
-from mpkir.dialects.task import BufferKind, BufferOp, memref_type_of
+from mpkir.analysis.families import Access, Family, elements_among_all
+from mpkir.dialects.task import BufferKind, BufferOp
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def reach_of(buffer: BufferOp, accesses: Sequence[Access], grid: Sequence[int]) 
 
 def _fill(buffer: BufferOp, accesses: Sequence[Access]) -> bool:
     """Whether the views of these accesses show every element of a buffer."""
-    size = prod(memref_type_of(buffer.result).get_shape())
+    size = elements_among_all(buffer)
     distinct = [_distinct(access) for access in accesses]
     if any(count == size for count in distinct):
         return True
@@ -135,7 +135,11 @@ class _Edge:
 
 
 def precedence_of(families: Sequence[Family]) -> Precedence:
-    """What follows from the data flow of families in program order."""
+    """What follows from the data flow of families in program order.
+
+    Who reads a part of what ranks scatter comes after some rank's tasks that write it; taken for
+    after the own rank's too, so that memory which is shared across it may need an event more.
+    """
     edges: list[list[_Edge]] = [[] for _ in families]
     touched: dict[BufferOp, list[tuple[int, Reach | None, Reach | None]]] = {}
     for family in families:

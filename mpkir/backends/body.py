@@ -46,9 +46,13 @@ class Operand:
     is_exchange: bool = False
     """Whether it is a buffer that ranks write into each other's memory."""
     row: int | None = None
-    """Of an operand written through `mpk_task.mine`: elements of a rank's row of the buffer. Shape,
-    strides and origin are within the row; element e of rank r's row is the buffer's
-    `r * row + e`, and is stored in the memory of every rank."""
+    """Of an operand that ranks are sent: elements of a rank's row of the buffer. Element e of rank
+    r's row is the buffer's `r * row + e`. Of one written through `mpk_task.mine`, shape, strides
+    and origin are within the row, and an element is stored in the memory of every rank."""
+    parts: task.Parts | None = None
+    """Of an operand written through `mpk_task.scatter`: how the value, of which shape and box are,
+    is divided; strides are those of a row. Element (.., i, ..) is number (.., i % size, ..) of the
+    row in the memory of each rank r that has part r * count // ranks = i // size."""
 
     @property
     def is_plain(self) -> bool:
@@ -92,6 +96,11 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
     for value, box in zip(values, boxes, strict=True):
         type = task.memref_type_of(value)
         strides, origin = task.layout_of(type)
+        buffer = task.buffer_of(value)
+        scatter = task.scatter_of(value)
+        if scatter is not None:
+            strides = task.row_major(task.memref_type_of(buffer.result).get_shape()[1:])
+        is_sent = task.is_mine(value) or scatter is not None
         result.append(
             Operand(
                 tuple(type.get_shape()),
@@ -100,12 +109,13 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
                 box.shape,
                 strides,
                 origin,
-                task.buffer_of(value).flagged is not None,
-                task.buffer_of(value).brief is not None,
-                apart_of(task.buffer_of(value)),
-                task.buffer_of(value).packed is not None,
-                task.buffer_of(value).exchange is not None,
-                task.row_elements(task.buffer_of(value)) if task.is_mine(value) else None,
+                buffer.flagged is not None,
+                buffer.brief is not None,
+                apart_of(buffer),
+                buffer.packed is not None,
+                buffer.exchange is not None,
+                task.row_elements(buffer) if is_sent else None,
+                None if scatter is None else scatter.parts,
             )
         )
     return tuple(result)
@@ -124,8 +134,10 @@ def _code_key(op: task.GridOp) -> str:
         printer.print_string(f"{apart_of(task.buffer_of(value))} ")
         printer.print_string("packed " if task.buffer_of(value).packed is not None else "")
         if task.buffer_of(value).exchange is not None:
-            row = task.row_elements(task.buffer_of(value)) if task.is_mine(value) else ""
-            printer.print_string(f"exchange {row} ")
+            scatter = task.scatter_of(value)
+            is_sent = task.is_mine(value) or scatter is not None
+            row = task.row_elements(task.buffer_of(value)) if is_sent else ""
+            printer.print_string(f"exchange {row} {scatter and scatter.parts} ")
     if op.stream is not None:
         printer.print_attribute(op.stream)
     printer.print_region(_without_name_hints(op))

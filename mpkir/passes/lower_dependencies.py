@@ -137,7 +137,7 @@ def _needed(families: Sequence[Family], flags: Sequence[FlagEdge]) -> list[_Depe
     known = [
         edge
         for flag in flags
-        if max(flag.earlier.size, flag.later.size) <= MAX_TASKS
+        if max(flag.earlier.size, flag.later.size) <= MAX_TASKS and not flag.is_scattered
         for edge in family_edges(flag)
     ]
     if known:

@@ -42,6 +42,7 @@ from mpkir.passes.tiling.collectives import (
     identity,
     is_only_sent,
     rows_of,
+    scatter_for,
     spread_thin,
     stand_in,
     stand_ins,
@@ -155,12 +156,7 @@ class _Partition:
             case tensor.AllGatherOp():
                 self.lower_all_gather(op)
             case tensor.ReduceScatterOp():
-                raise MpkirError(
-                    "no rank reads another part of its memory than the others do, so that a sum of "
-                    "which each has its own part has no tiles",
-                    where=_name_of(op.location),
-                    hint="let all have the whole sum (all_reduce)",
-                )
+                self.lower_reduce_scatter(op)
             case _:
                 if not self.lower_view(op):
                     self.lower_operator(op)
@@ -187,6 +183,30 @@ class _Partition:
         self.block.add_ops([buffer, mine := task.MineOp(buffer.result)])
         return mine.result
 
+    def scattered(self, name: str, op: tensor.ReduceScatterOp) -> SSAValue:
+        """A new exchange buffer for the parts of what an operator scatters, to be written as a
+        whole.
+        """
+        shape = (self.ranks, *tensor.shape_of(op.result))
+        type = MemRefType(tensor.element_type_of(op.x), shape)
+        buffer = BufferOp(BufferKind.SCRATCH, name, type, exchange=True)
+        scatter = task.ScatterOp(buffer.result, op.dim.value.data, op.of.value.data)
+        self.block.add_ops([buffer, scatter])
+        return scatter.result
+
+    def send(self, op: Collective | tensor.ReduceScatterOp) -> SSAValue:
+        """Copy what a collective sends to where its ranks find it; the place."""
+        name = self.fresh(f"send.{buffer_of(self.buffers[op.x]).sym.data}")
+        if isinstance(op, tensor.ReduceScatterOp):
+            place = self.scattered(name, op)
+        else:
+            place = self.exchange(name, op.x)
+        copy = identity(op.x)
+        copy.location = op.location
+        self.add_grid(copy, spread_thin(copy, self.limits), [place], name)
+        copy.erase()
+        return place
+
     def sent_rows(self, op: Collective) -> tuple[BufferOp, list[Layout]]:
         """The exchange buffer of what a collective sends, and where in it the different values lie.
 
@@ -194,22 +214,34 @@ class _Partition:
         """
         place = self.buffers[op.x]
         if not task.is_mine(place):
-            name = self.fresh(f"send.{buffer_of(place).sym.data}")
-            place = self.exchange(name, op.x)
-            copy = identity(op.x)
-            copy.location = op.location
-            self.add_grid(copy, spread_thin(copy, self.limits), [place], name)
-            copy.erase()
+            place = self.send(op)
         buffer = buffer_of(place)
         return buffer, rows_of(buffer, Layout.of(place), op.of.value.data)
 
     def lower_all_reduce(self, op: tensor.AllReduceOp) -> None:
         """A sum over ranks adds the rows that they have written, in tasks of few columns."""
         buffer, layouts = self.sent_rows(op)
+        self.add_sum(op, buffer, layouts)
+
+    def lower_reduce_scatter(self, op: tensor.ReduceScatterOp) -> None:
+        """So does one of which a rank has its part, of the rows that it has got."""
+        place = self.buffers[op.x]
+        if task.scatter_of(place) is None:
+            place = self.send(op)
+        buffer, part = buffer_of(place), Layout.dense(tensor.shape_of(op.result))
+        self.add_sum(op, buffer, rows_of(buffer, part, op.of.value.data))
+
+    def add_sum(
+        self,
+        op: tensor.AllReduceOp | tensor.ReduceScatterOp,
+        buffer: BufferOp,
+        layouts: Sequence[Layout],
+    ) -> None:
+        """Add the tasks that add these rows of a buffer."""
         apart = gathered(layouts, 0)
         together = stand_in(op.x, apart.shape)
         self.add_view(together, buffer.result, apart)
-        rows = stand_ins(op.x, len(layouts))
+        rows = stand_ins(op.x, apart.shape[1:], len(layouts))
         places = {row: (together, number) for number, row in enumerate(rows)}
         self.lower_instead(op, sum_of(op, rows), rows=places)
 
@@ -229,7 +261,7 @@ class _Partition:
 
     def lower_instead(
         self,
-        op: Collective,
+        op: Collective | tensor.ReduceScatterOp,
         other: tensor.ElementwiseOp,
         value: SSAValue | None = None,
         rows: Mapping[SSAValue, tuple[SSAValue, int]] | None = None,
@@ -249,6 +281,8 @@ class _Partition:
             return self.buffer(BufferKind.OUTPUT, self.outputs[result], result)
         if is_only_sent(result):
             return self.exchange(name, result)
+        if (scatter := scatter_for(result)) is not None:
+            return self.scattered(name, scatter)
         return self.buffer(BufferKind.SCRATCH, name, result)
 
     def store(self, op: tensor.StoreStateOp | tensor.OutputOp, target: SSAValue) -> None:

@@ -44,8 +44,9 @@ class ShardPass(ModulePass):
     """Divide a step among `tp` ranks, as cheaply as the model of `machine` says.
 
     `exchange_us` is what a collective costs instead of what the model says: so little as 0.0005
-    divides even what is small. With `scatter`, sums of which each rank wants its part only are
-    scattered; the task level has no form for that. Raises MpkirError for numbers of ranks that are
+    divides even what is small. With `scatter`, operators may go on with the part of a sum that
+    their rank has. `shots`: sums that all ranks want are made by all of them (1), or by each its
+    part, which it then sends (2); 0: as is cheaper. Raises MpkirError for numbers of ranks that are
     none.
     """
 
@@ -55,6 +56,7 @@ class ShardPass(ModulePass):
     machine: str = "h100"
     exchange_us: int | float | None = None
     scatter: bool = False
+    shots: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         if not 1 <= self.tp <= MAX_RANKS:
@@ -69,7 +71,8 @@ class ShardPass(ModulePass):
                 hint="begin with the one that was exported",
             )
         set_ranks(op, self.tp)
-        costs = Costs(machine_named(self.machine), self.tp, self.exchange_us, self.scatter)
+        machine = machine_named(self.machine)
+        costs = Costs(machine, self.tp, self.exchange_us, self.scatter, self.shots)
         remarks: list[str] = []
         for step in op.body.block.ops:
             if isinstance(step, func.FuncOp):

@@ -56,6 +56,35 @@ def all_reduced(ranks: int, of: int, rows: int, columns: int) -> str:
     )
 
 
+def reduce_scattered(ranks: int, of: int, shape: tuple[int, int], dim: int, gathers: bool) -> str:
+    """Partial products of `of` different parts, of whose sum each rank keeps its part, or sends it
+    to all; and a residual."""
+    (rows, columns), r = shape, [*shape]
+    r[dim] //= of
+    part, columns_of = f"tensor<{r[0]}x{r[1]}xf32>", _weight(columns)
+    x, y = f"tensor<{rows}x{DEPTH}xf32>", f"tensor<{rows}x{columns}xf32>"
+    result = y if gathers else part
+    gather = f"%g = mpk_tensor.all_gather %s dim {dim} of {of} : {part} to {y}" if gathers else ""
+    shard = "" if gathers else f" shard <dim {dim} of {of}>"
+    kind = "input" if gathers else "weight"
+    return _module(
+        ranks,
+        f"""
+    %x = mpk_tensor.input "x" : {x}
+    %r = mpk_tensor.{kind} "r"{shard} : {result}
+    %w = mpk_tensor.weight "w" shard <dim 1 of {of}> : {columns_of}
+    %p = mpk_tensor.linear %x, [%w] : {x}, [{columns_of}] to {y}
+    %s = mpk_tensor.reduce_scatter %p dim {dim} of {of} : {y} to {part}
+    {gather}
+    %e = mpk_tensor.elementwise {"%g" if gathers else "%s"}, %r {{
+    ^bb0(%0 : f32, %1 : f32):
+      %2 = arith.addf %0, %1 : f32
+      mpk_tensor.yield %2 : f32
+    }} : ({result}, {result}) -> {result}
+    mpk_tensor.output "y", %e{shard} : {result}""",
+    )
+
+
 def _weight(columns: int) -> str:
     return f"tensor<{columns}x{DEPTH}xf32>"
 
@@ -95,11 +124,11 @@ def scheduled(module: ModuleOp, flags: bool, workers: int, max_rows: int) -> Mod
 def check(module: ModuleOp, tasks: ModuleOp, of: int, rows: int, columns: int) -> None:
     """That tasks give in several steps, in any timing, what the operators give."""
     random = np.random.default_rng(of + columns)
-    weights = {"w": random.standard_normal((columns, DEPTH * of), np.float32)}
     inputs = {
         "x": random.standard_normal((rows, DEPTH), np.float32),
         "r": random.standard_normal((rows, columns), np.float32),
     }
+    weights = {"w": random.standard_normal((columns, DEPTH * of), np.float32), "r": inputs["r"]}
     wanted = TensorProgram(module, weights).step({}, inputs, 0)["y"]
     partial = [inputs["x"] @ weights["w"][:, DEPTH * r : DEPTH * (r + 1)].T for r in range(of)]
     np.testing.assert_allclose(wanted, sum(partial) + inputs["r"], rtol=1e-4, atol=1e-5)
@@ -126,6 +155,21 @@ def test_all_reduce(
     module = parsed(all_reduced(*shape, rows, columns))
     tasks = scheduled(module, flags, workers, max_rows=7)
     check(module, tasks, shape[1], rows, columns)
+
+
+@given(
+    shapes(8), st.sampled_from([0, 1]), st.integers(1, 3), st.integers(1, 12), st.booleans(),
+    st.booleans(), st.integers(1, 3),
+)  # fmt: skip
+@QUICK
+def test_reduce_scatter(
+    shape: tuple[int, int], dim: int, a: int, b: int, gathers: bool, flags: bool, workers: int
+) -> None:
+    size = [a, b]
+    size[dim] *= shape[1]
+    module = parsed(reduce_scattered(*shape, (size[0], size[1]), dim, gathers))
+    tasks = scheduled(module, flags, workers, max_rows=7)
+    check(module, tasks, shape[1], size[0], size[1])
 
 
 @pytest.mark.parametrize("flags", [False, True])

@@ -4,6 +4,7 @@ out, and proven and played.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
@@ -46,7 +47,8 @@ QUICK = settings(suppress_health_check=list(HealthCheck), deadline=None, max_exa
 @st.composite
 def programs(draw: st.DrawFn, flags: bool = True) -> str:
     """Families of which each writes a buffer of its own in tiles, its row of one that all ranks
-    exchange, or such a row once more; and reads some before: all, its tile, one rank's row.
+    exchange, a value of which each rank gets a part, or one of these once more; and reads some
+    before: all, its tile, one rank's row.
     """
     ranks, count = draw(st.sampled_from([2, 3])), draw(st.integers(2, 5))
     own, all_rows = f"memref<{SIZE}xf32>", f"memref<{ranks}x{SIZE}xf32>"
@@ -73,7 +75,18 @@ def programs(draw: st.DrawFn, flags: bool = True) -> str:
             target = f"%m{other}"
             reads = [each for each in reads if each[0] not in (f"%b{other}", f"%r{other}")]
             reads = reads or [("%s", own, False)]
-        elif draw(st.booleans()):
+        elif (kind := draw(st.sampled_from(["own", "mine", "scatter"]))) == "scatter":
+            target, row = f"%m{number}", f"%r{number}"
+            part, size = f"memref<{ranks}x{SIZE // ranks}xf32>", SIZE // ranks
+            view = f"memref<{size}xf32, strided<[1], offset: {size}>>"
+            lines += [
+                f'%b{number} = mpk_task.buffer scratch "b{number}" exchange{flag} : {part}',
+                f"{target} = mpk_task.scatter %b{number} dim 0 : {part} to {own}",
+                f"{row} = mpk_task.view %b{number} : {part} to {view}",
+            ]
+            readable += [(f"%b{number}", part), (row, view)]
+            again += [] if flag else [number]
+        elif kind == "mine":
             target, row = f"%m{number}", f"%r{number}"
             lines += [
                 f'%b{number} = mpk_task.buffer scratch "b{number}" exchange{flag} : {all_rows}',
@@ -103,13 +116,15 @@ def _family(
     number: int, tasks: int, reads: Sequence[tuple[str, str, bool]], target: str, ranks: int
 ) -> str:
     """Reads: a buffer or view, its type, whether only the task's tile of it."""
-    rows = SIZE // tasks
     boxes, tiles = list[str](), list[str]()
     for _, type, is_tile in reads:
-        offset, size = (f"d0 * {rows}", rows) if is_tile else ("0", SIZE)
+        columns = int(re.findall(r"(\d+)xf32", type)[0])
+        rows = -(-columns // tasks)
+        offset, size = (f"d0 * {rows}", rows) if is_tile else ("0", columns)
         rest = type.startswith(f"memref<{ranks}x")
         boxes.append(f"({'0, ' if rest else ''}{offset})>, [{f'{ranks}, ' if rest else ''}{size}]")
         tiles.append(f"{f'{ranks}x' if rest else ''}{size}xf32")
+    rows = SIZE // tasks
     boxes.append(f"(d0 * {rows})>, [{rows}]")
     regions = ", ".join(f"#mpk_task.region<affine_map<(d0) -> {each}>" for each in boxes)
     names, types = ", ".join(r[0] for r in reads), ", ".join(r[1] for r in reads)
@@ -285,3 +300,52 @@ def test_no_task_is_given_out_where_ranks_wait_for_each_other() -> None:
     module = _module(2, text)
     with pytest.raises(MpkirError, match=r"policy 'dynamic' gives tasks out .* several ranks run"):
         scheduled(module, 2, "dynamic")
+
+
+def _scattering(through: str) -> str:
+    """A is sent, scattered and read, and what that gives, sent `through` all or kept, is sent as
+    A again."""
+    whole, rows = f"memref<{SIZE}xf32>", f"memref<2x{SIZE}xf32>"
+    part = f"memref<2x{SIZE // 2}xf32>"
+    exchange = " exchange" if through == "all" else ""
+    lines = [
+        f'%s = mpk_task.buffer state "s" : {whole}',
+        f'%a = mpk_task.buffer scratch "a" exchange : {rows}',
+        f"%ma = mpk_task.mine %a : {rows} to {whole}",
+        f'%b = mpk_task.buffer scratch "b" exchange flagged : {part}',
+        f"%mb = mpk_task.scatter %b dim 0 : {part} to {whole}",
+        f'%c = mpk_task.buffer scratch "c"{exchange} flagged : {rows if exchange else whole}',
+        f"%mc = mpk_task.mine %c : {rows} to {whole}" if exchange else "",
+        _family(0, 1, [("%s", whole, False)], "%ma", 2),
+        _family(1, 2, [("%a", rows, False)], "%mb", 2),
+        _family(2, 1, [("%b", part, False)], "%mc" if exchange else "%c", 2),
+        _family(3, 1, [("%c", rows if exchange else whole, False)], "%ma", 2),
+        _family(4, 1, [("%a", rows, False)], "%s", 2),
+    ]
+    return _module(2, "\n".join(lines))
+
+
+def _family_of(module: ModuleOp, name: str) -> task.GridOp:
+    grids = (op for op in module.walk() if isinstance(op, task.GridOp))
+    return next(op for op in grids if op.sym_name.data == name)
+
+
+def test_who_reads_its_part_of_what_is_scattered_knows_nothing_of_others() -> None:
+    module = scheduled(_scattering("none"), 3, "round-robin")
+    VerifySchedulePass().apply(Context(), module)
+    play(module, 0)
+    _family_of(module, "f3").waits = None
+    with pytest.raises(
+        MpkirError, match=r"f1.* of another rank reads 'a' and .*f3.* writes the same"
+    ):
+        VerifySchedulePass().apply(Context(), module)
+    with pytest.raises(MpkirError, match="race"):
+        play(module, 0)
+
+
+def test_what_all_have_read_of_what_is_scattered_is_known_together() -> None:
+    module = scheduled(_scattering("all"), 3, "round-robin")
+    _family_of(module, "f3").waits = None
+    VerifySchedulePass().apply(Context(), module)
+    for seed in range(20):
+        play(module, seed)

@@ -67,9 +67,12 @@ def raised(model: Any) -> ModuleOp:
     return module
 
 
-def divided(module: ModuleOp, tp: int, exchange_us: float | None = CHEAP) -> ModuleOp:
+def divided(
+    module: ModuleOp, tp: int, exchange_us: float | None = CHEAP, shots: int = 0
+) -> ModuleOp:
     module = module.clone()
-    ShardPass(tp=tp, machine="h200", exchange_us=exchange_us).apply(Context(), module)
+    each = ShardPass(tp=tp, machine="h200", exchange_us=exchange_us, shots=shots)
+    each.apply(Context(), module)
     module.verify()
     return module
 
@@ -146,6 +149,18 @@ def models() -> dict[str, tuple[Any, ModuleOp]]:
 def test_decoders_on_all_ranks(models: Any, name: str, tp: int) -> None:
     model, whole = models[name]
     parts = divided(whole, tp)
+    check_same(model, whole, parts)
+    check_same(model, lowered(whole), lowered(parts))
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+def test_sums_in_parts(models: Any, tp: int) -> None:
+    """Each rank adds up a part of what the output and down projections give, and sends it to all;
+    the residual comes after."""
+    model, whole = models["qwen2"]
+    parts = divided(whole, tp, shots=2)
+    assert count(parts, tensor.AllReduceOp) == 0
+    assert count(parts, tensor.ReduceScatterOp) == 2 * SHAPE["num_hidden_layers"]
     check_same(model, whole, parts)
     check_same(model, lowered(whole), lowered(parts))
 

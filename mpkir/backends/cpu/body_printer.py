@@ -60,7 +60,7 @@ class BodyPrinter:
                 self.tiles[block.args[number]] = tile
             else:
                 value = self._terminator.operands[number - len(body.reads)]
-                if isinstance(value.owner, Operation):
+                if isinstance(value.owner, Operation) and operand.parts is None:
                     self.targets.setdefault(value, tile)
 
     def store_rest(self) -> None:
@@ -68,6 +68,10 @@ class BodyPrinter:
         what is theirs too."""
         for number, value in enumerate(self._terminator.operands):
             name = f"w{number}"
+            if self.body.writes[number].parts is not None:
+                source = self.tiles[value].name
+                self.call("peers", f"mpk::scatter_all({name}, {source}, mpk_peers);")
+                continue
             if self.tiles[value].name != name:
                 self.call("pointwise", f"mpk::copy({name}, {self.tiles[value].name});")
             if self.body.writes[number].row is not None:

@@ -111,6 +111,12 @@ def bind_operand(name: str, number: int, operand: Operand, grid: Sequence[int], 
     buffer = f"operands[{number}]"
     if operand.row is not None:
         buffer = f"mpk::own_row<{element}>({buffer}, mpk_peers, {operand.row})"
+    if operand.parts is not None:
+        divided = operand.parts
+        types = [*types[:3], dims(operand.strides)]
+        types += map(str, (divided.dim, divided.size, divided.count))
+        first = ", ".join(f"long({offset})" for offset in offsets)
+        return f"const mpk::Scattered<{', '.join(types)}> {name}{{{buffer}, {{{first}}}}};"
     return f"const auto {name} = mpk::tile<{', '.join(types)}>({buffer}, {', '.join(offsets)});"
 
 

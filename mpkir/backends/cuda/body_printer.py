@@ -184,7 +184,10 @@ class BodyPrinter:
             parts += [f"i{d}"] if box > 1 else []
             if parts and stride:
                 scaled = "" if stride == 1 else f" * {stride}"
-                terms.append(f"mpk::i64({' + '.join(parts)}){scaled}")
+                place = " + ".join(parts)
+                if operand.parts is not None and operand.parts.dim == d:
+                    place = f"({place}) % {operand.parts.size}"
+                terms.append(f"mpk::i64({place}){scaled}")
         element = operand_type(operand)
         offset = " + ".join(terms) or "0"
         if operand.apart:
@@ -234,11 +237,16 @@ class BodyPrinter:
         number = len(self.body.reads) + write
         place = self.pointer(number, indices)
         operand = self.body.operands[number]
-        everywhere = "" if operand.row is None else f"_all<{operand.row}>"
+        where, to = "" if operand.row is None else f"_all<{operand.row}>", ""
+        if operand.parts is not None:
+            divided = operand.parts
+            where = f"_part<{operand.row}, {divided.count}>"
+            index = f"{affine(operand.offsets.results[divided.dim], 'w.index')} + "
+            to = f", ({index}{indices[divided.dim]}) / {divided.size}"
         statement = (
-            f"mpk::publish{everywhere}({place}, {value}, w);"
+            f"mpk::publish{where}({place}, {value}, w{to});"
             if operand.is_flagged
-            else f"mpk::store{everywhere}({place}, {value});"
+            else f"mpk::store{where}({place}, {value}{to});"
         )
         condition = self.inside(number, indices)
         return statement if condition is None else f"if ({condition}) {statement}"

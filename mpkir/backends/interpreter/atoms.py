@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.ir import SSAValue
 
-from mpkir.backends.interpreter.families import Box, Family
+from mpkir.backends.interpreter.families import Box, Family, part_of
 from mpkir.backends.interpreter.memory import as_view
 from mpkir.dialects import task
 from mpkir.dialects.task import buffer_of
@@ -64,25 +64,39 @@ class Atoms:
 
     def _atoms_in(self, boxes: _Boxes, rank: int) -> Ints:
         found = [
-            _labels_in(self._labels[name], value, box, rank).reshape(-1) + self._each * memory
+            labels.reshape(-1) + self._each * memory
             for name, value, box in boxes
             if name in self._labels
-            for memory in (range(self._ranks) if task.is_mine(value) else (rank,))
+            for memory, labels in self._places(self._labels[name], value, box, rank)
         ]
         return np.unique(np.concatenate(found)) if found else np.empty(0, np.int32)
+
+    def _places(
+        self, labels: Ints, value: SSAValue, box: Box, rank: int
+    ) -> Iterator[tuple[int, Ints]]:
+        """The labels of a box of a rank in every memory of which it has elements."""
+        scatter = task.scatter_of(value)
+        for memory in range(self._ranks) if scatter or task.is_mine(value) else (rank,):
+            if scatter is None:
+                yield memory, _labels_in(labels, value, box, rank)
+            else:
+                row = as_view(labels, scatter.source)[rank]
+                yield memory, row[box.within(*part_of(scatter, memory)).inside]
 
     def _split_all(self, families: Sequence[Family]) -> None:
         seen: set[tuple[object, ...]] = set()
         for family in families:
             for index in range(family.size):
                 for name, value, box in (*_reads(family, index), *_writes(family, index)):
-                    mine = task.is_mine(value)
-                    key = (name, value.type, mine, *((s.start, s.stop) for s in box.inside))
+                    sent = task.is_mine(value) or task.scatter_of(value) is not None
+                    key = (name, value.type, sent, *((s.start, s.stop) for s in box.inside))
                     if name in self._labels and key not in seen:
                         seen.add(key)
-                        for rank in range(self._ranks if mine else 1):
-                            labels = _labels_in(self._labels[name], value, box, rank)
-                            self._split(name, labels)
+                        for rank in range(self._ranks if sent else 1):
+                            places = self._places(self._labels[name], value, box, rank)
+                            # Memories are alike: only parts differ from one to another.
+                            for labels in {_place_of(each): each for _, each in places}.values():
+                                self._split(name, labels)
 
     def _split(self, name: str, labels: Ints) -> None:
         """Cut every atom that this box (a view of its labels) touches in part."""
@@ -96,6 +110,10 @@ class Atoms:
         self.buffers.append(name)
         self._sizes.append(size)
         return len(self.buffers) - 1
+
+
+def _place_of(labels: Ints) -> tuple[int, tuple[int, ...]]:
+    return labels.__array_interface__["data"][0], labels.shape
 
 
 def _labels_in(labels: Ints, value: SSAValue, box: Box, rank: int) -> Ints:

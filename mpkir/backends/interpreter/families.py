@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
@@ -41,6 +42,19 @@ class Box:
         whole = all(s.stop - s.start == size for s, size in zip(in_tile, sizes, strict=True))
         return cls(tuple(inside), None if whole else tuple(in_tile), tuple(sizes))
 
+    def within(self, dim: int, begin: int, size: int) -> Box:
+        """What of the box lies in `size` indices of a dimension from `begin` on, as a box of an
+        array that has only those."""
+        own = self.inside[dim]
+        low = min(max(own.start, begin), begin + size)
+        high = max(min(own.stop, begin + size), low)
+        in_tile = list(self.in_tile or (slice(0, n) for n in self.tile))
+        shift = in_tile[dim].start - own.start
+        in_tile[dim] = slice(low + shift, high + shift)
+        inside = list(self.inside)
+        inside[dim] = slice(low - begin, high - begin)
+        return Box(tuple(inside), tuple(in_tile), self.tile)
+
     def read(self, array: Array, outside: float) -> Array:
         """The tile, filled up where it reaches over the array's end; it may be a view."""
         if self.in_tile is None:
@@ -65,7 +79,7 @@ class Access:
 
 class Family:
     """A `mpk_task.grid` bound to arrays: those of a rank, and those of all, whose `memories` are
-    given in their order, for what it writes through `mpk_task.mine`."""
+    given in their order, for what it writes into them."""
 
     def __init__(self, op: task.GridOp, memory: Memory, memories: Sequence[Memory] = ()):
         self.op = op
@@ -74,19 +88,24 @@ class Family:
         self.read_buffers = tuple(task.buffer_of(value).sym.data for value in op.reads)
         self.write_buffers = tuple(task.buffer_of(value).sym.data for value in op.writes)
         self.reads = tuple(memory.view(value) for value in op.reads)
-        self.writes = tuple(memory.view(value) for value in op.writes)
-        self._others = [
-            (number, as_view(other.arrays[self.write_buffers[number]], value, memory.rank))
-            for number, value in enumerate(op.writes)
-            if task.is_mine(value)
-            for other in memories
-            if other is not memory
-        ]
-        """Where else a write goes: its number, and another rank's array."""
+        self._memory, self._memories = memory, memories or (memory,)
+        self._shapes = tuple(
+            tuple(tuple(task.memref_type_of(value).get_shape()) for value in each)
+            for each in (op.reads, op.writes)
+        )
         self._outside = tuple(map(_outside, op.body.block.args))
         self._boxes = (op.read_boxes, op.write_boxes)
         self._kernel = block_kernel(op.body.block)
         self._accesses: list[Access | None] = [None] * self.size
+
+    @cached_property
+    def _targets(self) -> list[tuple[int, Target]]:
+        """Where writes go: their numbers, and arrays."""
+        return [
+            (number, target)
+            for number, value in enumerate(self.op.writes)
+            for target in targets_of(value, self._memory, self._memories)
+        ]
 
     def label(self, index: int) -> str:
         """A task's name for a message, e.g. "l3.gate_up[5]"."""
@@ -98,10 +117,10 @@ class Family:
             coordinates = self.op.coordinates(index)
             reads, writes = (
                 tuple(
-                    Box.at(box.offsets_at(coordinates), box.shape, array.shape)
-                    for box, array in zip(boxes, arrays, strict=True)
+                    Box.at(box.offsets_at(coordinates), box.shape, shape)
+                    for box, shape in zip(boxes, shapes, strict=True)
                 )
-                for boxes, arrays in zip(self._boxes, (self.reads, self.writes), strict=True)
+                for boxes, shapes in zip(self._boxes, self._shapes, strict=True)
             )
             found = self._accesses[index] = Access(coordinates, reads, writes)
         return found
@@ -118,10 +137,41 @@ class Family:
         if len(results) > 1:
             # One result may be a view of a buffer that an earlier one is about to overwrite.
             results = tuple(r if r.base is None else r.copy() for r in results)
-        for box, array, result in zip(access.writes, self.writes, results, strict=True):
-            box.write(array, result)
-        for number, array in self._others:
-            access.writes[number].write(array, results[number])
+        for number, target in self._targets:
+            target.box_of(access.writes[number]).write(target.array, results[number])
+
+
+@dataclass(frozen=True)
+class Target:
+    """An array that a task writes: one that has the whole value, or a rank's part of it."""
+
+    array: Array
+    part: tuple[int, int, int] | None = None
+    """The dimension along which it is a part, where that begins, how long it is."""
+
+    def box_of(self, box: Box) -> Box:
+        """What of a box of the value is in the array."""
+        return box if self.part is None else box.within(*self.part)
+
+
+def targets_of(value: SSAValue, memory: Memory, memories: Sequence[Memory]) -> Iterator[Target]:
+    """Where what a rank writes to a memref value goes in these memories."""
+    name = task.buffer_of(value).sym.data
+    if (scatter := task.scatter_of(value)) is not None:
+        for other in memories:
+            array = as_view(other.arrays[name], scatter.source, 0)[memory.rank]
+            yield Target(array, part_of(scatter, other.rank))
+    elif task.is_mine(value):
+        for other in memories:
+            yield Target(as_view(other.arrays[name], value, memory.rank))
+    else:
+        yield Target(memory.view(value))
+
+
+def part_of(scatter: task.ScatterOp, rank: int) -> tuple[int, int, int]:
+    """Which part of a scattered value a rank gets: along which dimension, from where, how long."""
+    parts, ranks = scatter.parts, task.memref_type_of(scatter.source).get_shape()[0]
+    return parts.dim, rank * parts.count // ranks * parts.size, parts.size
 
 
 def _outside(tile: SSAValue) -> float:

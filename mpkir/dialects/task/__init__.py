@@ -27,13 +27,20 @@ from mpkir.dialects.task.buffers import (
     row_elements,
     row_major,
 )
+from mpkir.dialects.task.exchanges import (
+    Parts,
+    ScatterOp,
+    layout_among_all,
+    scatter_of,
+    scattered,
+)
 from mpkir.dialects.task.grids import GridOp, IndexOp, YieldOp
 from mpkir.dialects.task.regions import RegionAttr
 from mpkir.dialects.task.streams import RingOp, StreamAttr
 
 Task = Dialect(
     "mpk_task",
-    [BufferOp, ViewOp, MineOp, RingOp, GridOp, IndexOp, YieldOp],
+    [BufferOp, ViewOp, MineOp, ScatterOp, RingOp, GridOp, IndexOp, YieldOp],
     [BufferKindAttr, RegionAttr, StreamAttr],
 )
 
@@ -49,8 +56,10 @@ __all__ = [
     "GridOp",
     "IndexOp",
     "MineOp",
+    "Parts",
     "RegionAttr",
     "RingOp",
+    "ScatterOp",
     "StreamAttr",
     "Task",
     "ViewOp",
@@ -58,8 +67,11 @@ __all__ = [
     "buffer_of",
     "is_mine",
     "is_packable",
+    "layout_among_all",
     "layout_of",
     "memref_type_of",
     "row_elements",
     "row_major",
+    "scatter_of",
+    "scattered",
 ]

@@ -24,6 +24,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.utils import EnumAttribute
 from xdsl.ir import (
     Attribute,
+    Operation,
     SpacedOpaqueSyntaxAttribute,
     SSAValue,
 )
@@ -79,9 +80,9 @@ def is_packable(shape: Sequence[int]) -> bool:
 
 def buffer_of(value: SSAValue) -> BufferOp:
     """The buffer behind a memref value, through views."""
-    while isinstance(owner := value.owner, ViewOp | MineOp):
-        value = owner.source
-    assert isinstance(owner, BufferOp)
+    while not isinstance(owner := value.owner, BufferOp):
+        assert isinstance(owner, Operation)
+        value = owner.operands[0]
     return owner
 
 
@@ -134,16 +135,16 @@ class BufferOp(IRDLOperation):
 
     `exchange`: it lies at the same place of every rank's memory (`mpk.mesh`), and has a row for
     each: row r is what rank r has written, there and in the memories of all others, through
-    `mpk_task.mine`. `donated`: the program
-    writes over the state that it was given, where it lies. `flagged`: every element of an
-    activation carries the number of the step that wrote it, so that whoever reads it waits for the
-    value itself and needs no event. `brief`: of the number only the last bit, so that an element
-    takes no more bytes than a plain one: in place of the last bit of an f32; of a bf16 in place of
-    the first bit of an exponent that is 64 less, so that only numbers below 2^64 are kept (others
-    become NaN), those below 2^-62 less precisely. `apart 8`: groups of 8 neighbouring flagged
-    elements begin at lines of memory, so that no two tasks write the same line. `parts`: several
-    tensors of the model fill a weight, row after
-    row. `shard`: of a weight, a state or an output each rank has a part.
+    `mpk_task.mine`, or there only, each rank another part of a value, through `mpk_task.scatter`.
+    `donated`: the program writes over the state that it was given, where it lies. `flagged`: every
+    element of an activation carries the number of the step that wrote it, so that whoever reads it
+    waits for the value itself and needs no event. `brief`: of the number only the last bit, so that
+    an element takes no more bytes than a plain one: in place of the last bit of an f32; of a bf16
+    in place of the first bit of an exponent that is 64 less, so that only numbers below 2^64 are
+    kept (others become NaN), those below 2^-62 less precisely. `apart 8`: groups of 8 neighbouring
+    flagged elements begin at lines of memory, so that no two tasks write the same line. `parts`:
+    several tensors of the model fill a weight, row after row. `shard`: of a weight, a state or an
+    output each rank has a part.
     `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
     ```mlir

@@ -39,6 +39,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from mpkir.dialects.event import EdgeAttr
 from mpkir.dialects.task.buffers import BufferKind, buffer_of, is_mine, layout_of, memref_type_of
+from mpkir.dialects.task.exchanges import layout_among_all, scatter_of, scattered
 from mpkir.dialects.task.regions import RegionAttr
 from mpkir.dialects.task.streams import StreamAttr
 
@@ -192,17 +193,25 @@ class GridOp(IRDLOperation):
             if box.offsets.data.num_dims != len(self.grid):
                 raise VerifyException(f"box {box} does not map a grid of rank {len(self.grid)}")
         for value in reads:
-            if is_mine(value):
+            if is_mine(value) or scatter_of(value) is not None:
                 raise VerifyException(
-                    f"grid @{self.sym_name.data} reads through mpk_task.mine, which is written only"
+                    f"grid @{self.sym_name.data} reads through mpk_task."
+                    f"{'mine' if is_mine(value) else 'scatter'}, which is written only"
+                )
+            scatter = scattered(buffer_of(value))
+            if scatter is not None and layout_among_all(scatter, memref_type_of(value)) is None:
+                raise VerifyException(
+                    f"grid @{self.sym_name.data} reads {value.type} of {buffer_of(value).sym}, of "
+                    "which a dimension goes on behind the end of a rank's part"
                 )
         for value in writes:
             type = memref_type_of(value)
-            if buffer_of(value).exchange is not None and not is_mine(value):
+            is_sent = is_mine(value) or scatter_of(value) is not None
+            if buffer_of(value).exchange is not None and not is_sent:
                 raise VerifyException(
                     f"grid @{self.sym_name.data} writes the exchange buffer "
                     f"{buffer_of(value).sym} in its own memory only; a rank's row is written "
-                    "through mpk_task.mine"
+                    "through mpk_task.mine or mpk_task.scatter"
                 )
             if (kind := buffer_of(value).kind.data) in (BufferKind.WEIGHT, BufferKind.INPUT):
                 raise VerifyException(

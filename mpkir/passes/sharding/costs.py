@@ -3,14 +3,16 @@
 A step at decode time reads each weight once, so an operator takes its weights' and caches' bytes of
 a rank over the memory's bandwidth; activations are counted too, which decides between ways that
 read the same weights. A collective takes a hop to another rank and the bytes that a rank sends to
-all others over its link; where partial sums are added, also a hop from the tasks that add them.
+all others over its link; where partial sums are added, also a hop from the tasks that add them. A
+sum in parts is two collectives, of which each sends a part of the bytes; what would be the sum's
+epilogue takes tasks of its own.
 Arithmetic that would be a product's epilogue, were there no gather between them, takes tasks of its
 own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, prod
 
 from xdsl.dialects.builtin import FixedBitwidthType
@@ -18,7 +20,7 @@ from xdsl.ir import Operation, SSAValue
 
 from mpkir.dialects import tensor
 from mpkir.machine import Machine
-from mpkir.passes.sharding.forms import Exchange, Form, Kind, Way
+from mpkir.passes.sharding.forms import Exchange, Form, Kind, Way, dim_of_parts
 
 SOURCES = (tensor.WeightOp, tensor.StateOp)
 """Operators whose values come from memory, not from another operator of the step."""
@@ -30,13 +32,15 @@ _PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
 class Costs:
     """The costs of ranks on a machine; `exchange_us`, if given, is what every collective costs.
 
-    Without `scatters` there is no reduce_scatter, at any price.
+    Without `scatters` no operator's result is a shard of a sum, at any price. `shots`: in how many
+    collectives sums are made that all want, 1 or 2 (if they fall into parts); 0: as is cheapest.
     """
 
     machine: Machine
     ranks: int
     exchange_us: float | None = None
     scatters: bool = True
+    shots: int = 0
 
     def of_way(self, op: Operation, way: Way) -> float:
         """Reading what an operator reads and exchanging what it exchanges."""
@@ -50,7 +54,13 @@ class Costs:
         bandwidth = self.machine.memory_bandwidth, self.machine.timing.l2_bandwidth
         time = from_memory / (bandwidth[0] * 1e3)
         time += from_cache / (bandwidth[1] * self.machine.workers * 1e3)
-        return time if way.exchange is None else time + self.of_exchange(way.exchange)
+        if way.exchange is None:
+            return time
+        if self.shots == 2 and way.exchange.kind is Kind.SUM:
+            shape = tensor.shape_of(op.results[0])
+            if dim_of_parts(shape, way.exchange.of) is not None:
+                return inf
+        return time + self.of_exchange(way.exchange)
 
     def of_gather(self, value: SSAValue, form: Form, reader: Operation) -> float:
         """Giving every rank the whole of a value that each has a part of, first for this reader."""
@@ -64,8 +74,16 @@ class Costs:
         """One collective."""
         if exchange.kind is Kind.SHARD_OF_SUM and not self.scatters:
             return inf
+        if exchange.kind is Kind.SUM_IN_PARTS and self.shots == 1:
+            return inf
         if self.exchange_us is not None:
             return self.exchange_us
+        if exchange.kind is Kind.SUM_IN_PARTS:
+            shard = replace(exchange, kind=Kind.SHARD_OF_SUM)
+            both = (shard, replace(exchange, kind=Kind.SHARDS))
+            costs = replace(self, scatters=True)
+            own_tasks = self.machine.hops.flag + self.machine.timing.body
+            return sum(map(costs.of_exchange, both)) + own_tasks
         timing, hops = self.machine.timing, self.machine.hops
         time, bandwidth = hops.peer, timing.link_bandwidth
         if self.ranks > timing.host_devices:

@@ -28,6 +28,9 @@ class Kind(Enum):
 
     SUM = auto()
     """Partial sums: all_reduce."""
+    SUM_IN_PARTS = auto()
+    """Partial sums, of which each adds up a shard and sends it to all: reduce_scatter, all_gather.
+    """
     SHARD_OF_SUM = auto()
     """Partial sums, of which each wants its shard: reduce_scatter."""
     SHARDS = auto()
@@ -36,7 +39,8 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Exchange:
-    """One collective: what it is, among how many different parts, bytes that a rank sends each."""
+    """One collective: what it is, among how many different parts, bytes that a rank sends each; of
+    a sum in parts, each of both times."""
 
     kind: Kind
     of: int
@@ -57,6 +61,13 @@ def shares(size: int, ranks: int) -> Iterator[int]:
     """Into how many equal parts ranks can divide so many things, most first; several neighbouring
     ranks have the same part where there are fewer than ranks."""
     return (of for of in range(ranks, 1, -1) if ranks % of == 0 and size % of == 0)
+
+
+def dim_of_parts(shape: Sequence[int], of: int) -> int | None:
+    """Along which dimension a value falls into so many equal parts that lie one after another, so
+    that the whole is a view of them; None if it does not."""
+    dim = next((dim for dim, size in enumerate(shape) if size > 1), None)
+    return dim if dim is not None and shape[dim] % of == 0 else None
 
 
 def forms_of(shape: Sequence[int], ranks: int) -> Iterator[Form]:

@@ -11,7 +11,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from mpkir.dialects import tensor
 from mpkir.dialects.shards import ShardAttr
-from mpkir.passes.sharding.forms import WHOLE, Form, Kind, Way
+from mpkir.passes.sharding.forms import WHOLE, Form, Kind, Way, dim_of_parts
 from mpkir.passes.sharding.rules import forms_within
 
 
@@ -114,7 +114,10 @@ class Division:
                 self._set_form(value, form)
             return
         assert isinstance(op, tensor.LinearOp | tensor.ExpertLinearOp)
-        self._sum_up(op, way.results[0], exchange.of)
+        if exchange.kind is Kind.SUM_IN_PARTS:
+            self._sum_up_in_parts(op, exchange.of)
+        else:
+            self._sum_up(op, way.results[0], exchange.of)
 
     def _divide_regions(self, op: tensor.AttentionOp, way: Way) -> None:
         for region, form in ((op.q_prologue, way.operands[0]), (op.k_prologue, way.operands[1])):
@@ -140,3 +143,19 @@ class Division:
         if result != WHOLE:
             self.forms[total.result] = result
         Rewriter.replace_op(op, [partial, total], [total.result])
+
+    def _sum_up_in_parts(self, op: tensor.LinearOp | tensor.ExpertLinearOp, of: int) -> None:
+        """Each rank adds up a part and sends it to all; then comes the epilogue."""
+        partial = op.like(op.x, f32)
+        element = tensor.element_type_of(op.result) if op.epilogue is None else f32
+        dim = dim_of_parts(tensor.shape_of(op.result), of)
+        assert dim is not None, "only what falls into parts is summed up in parts"
+        part = tensor.ReduceScatterOp(partial.result, dim, of, element)
+        new: list[Operation] = [partial, part, tensor.AllGatherOp(part.result, dim, of)]
+        if op.epilogue is not None:
+            block = op.detach_region(op.epilogue).detach_block(0)
+            inputs = [new[-1].results[0], *op.epilogue_args]
+            new.append(tensor.ElementwiseOp(inputs, block, op.result.type))
+        for each in new:
+            each.location = op.location
+        Rewriter.replace_op(op, new, [new[-1].results[0]])

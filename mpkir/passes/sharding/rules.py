@@ -22,6 +22,7 @@ from mpkir.passes.sharding.forms import (
     Kind,
     Way,
     broadcast_form,
+    dim_of_parts,
     forms_of,
     reshaped_form,
     shares,
@@ -67,6 +68,8 @@ def _rows(op: _Product, ranks: int) -> Ways:
         operands = tuple(taken.get(v, WHOLE) for v in op.operands)
         size = 4 * prod(result)
         yield Way(operands, (WHOLE,), Exchange(Kind.SUM, of, size))
+        if dim_of_parts(result, of) is not None:
+            yield Way(operands, (WHOLE,), Exchange(Kind.SUM_IN_PARTS, of, size // of))
         if op.epilogue is None and result[last] % of == 0:
             scatter = Exchange(Kind.SHARD_OF_SUM, of, size // of)
             yield Way(operands, (Form(last, of),), scatter)

@@ -3,7 +3,8 @@ reads it finds the rows of all ranks in its own memory.
 
 So a gathered value is a view, and a sum over ranks one more operator on elements, which adds rows
 in the order of ranks: the same bits everywhere. Neither needs tasks to send: the operator that
-makes the value writes it through `mpk_task.mine`, tile by tile.
+makes the value writes it through `mpk_task.mine`, tile by tile, or, if of a sum each rank wants its
+part only, through `mpk_task.scatter`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,13 @@ def is_only_sent(value: SSAValue, layout: Layout | None = None) -> bool:
     return bool(value.uses)
 
 
+def scatter_for(value: SSAValue) -> tensor.ReduceScatterOp | None:
+    """The operator that alone reads a value, to scatter it: then it need not lie anywhere else."""
+    users = [use.operation for use in value.uses]
+    only = users[0] if len(users) == 1 else None
+    return only if isinstance(only, tensor.ReduceScatterOp) else None
+
+
 def rows_of(buffer: BufferOp, own: Layout, of: int) -> list[Layout]:
     """Where a value is that lies in each row like `own` in the own rank's: once for each of `of`
     different ones. Neighbouring ranks have the same where there are fewer than ranks.
@@ -64,29 +72,34 @@ def gathered(rows: Sequence[Layout], dim: int) -> Layout:
     return Layout(shape, strides, first.offset).transposed([*own[:dim], 0, *own[dim:]])
 
 
-def sum_of(op: tensor.AllReduceOp, rows: Sequence[SSAValue]) -> tensor.ElementwiseOp:
-    """The operator that adds rows of all ranks, one after another in fp32, then does what an
-    all-reduce does with the sum.
+def sum_of(
+    op: tensor.AllReduceOp | tensor.ReduceScatterOp, rows: Sequence[SSAValue]
+) -> tensor.ElementwiseOp:
+    """The operator that adds rows of all ranks, one after another in fp32, then does what a
+    collective does with the sum.
     """
     element = tensor.element_type_of(op.result)
-    extra = [tensor.element_type_of(value) for value in op.epilogue_args]
+    epilogue, epilogue_args = None, ()
+    if isinstance(op, tensor.AllReduceOp):
+        epilogue, epilogue_args = op.epilogue, op.epilogue_args
+    extra = [tensor.element_type_of(value) for value in epilogue_args]
     block = Block(arg_types=[*[f32] * len(rows), *extra])
     total: SSAValue = block.args[0]
     for row in block.args[1 : len(rows)]:
         block.add_op(add := arith.AddfOp(total, row))
         total = add.result
-    if op.epilogue is not None:
+    if epilogue is not None:
         arguments = [total, *block.args[len(rows) :]]
         mapper: dict[SSAValue, SSAValue] = {}
-        mapper.update(zip(op.epilogue.block.args, arguments, strict=True))
-        for inner in op.epilogue.block.ops:
+        mapper.update(zip(epilogue.block.args, arguments, strict=True))
+        for inner in epilogue.block.ops:
             block.add_op(inner.clone(mapper))
     else:
         if isinstance(element, BFloat16Type | Float16Type):
             block.add_op(round_ := arith.TruncFOp(total, element))
             total = round_.result
         block.add_op(tensor.YieldOp(total))
-    return tensor.ElementwiseOp([*rows, *op.epilogue_args], block, op.result.type)
+    return tensor.ElementwiseOp([*rows, *epilogue_args], block, op.result.type)
 
 
 def identity(value: SSAValue) -> tensor.ElementwiseOp:
@@ -110,12 +123,13 @@ def spread_thin(op: tensor.ElementwiseOp, limits: Limits) -> Tiling:
     )
 
 
-def stand_ins(like: SSAValue, count: int) -> Sequence[SSAValue]:
-    """Values of a type that no operator makes, for what lies in rows."""
-    return Block(arg_types=[like.type] * count).args
+def stand_ins(element_of: SSAValue, shape: Sequence[int], count: int) -> Sequence[SSAValue]:
+    """Values of this shape that no operator makes, for what lies in rows."""
+    type = TensorType(tensor.element_type_of(element_of), shape)
+    return Block(arg_types=[type] * count).args
 
 
 def stand_in(element_of: SSAValue, shape: Sequence[int]) -> SSAValue:
     """One value of this shape that no operator makes."""
-    type = TensorType(tensor.element_type_of(element_of), shape)
-    return Block(arg_types=[type]).args[0]
+    (value,) = stand_ins(element_of, shape, 1)
+    return value

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from mpkir.backends.body import bodies_of
 from mpkir.backends.cuda.emit import emit
 from mpkir.backends.table import buffers_of, table_of
+from mpkir.dialects.task import ScatterOp
 from mpkir.frontend import decode_step, weights_of
 from mpkir.machine import machine_named
 from mpkir.pipeline import lower
@@ -106,12 +107,20 @@ def _shard(shard: Any) -> Shard | None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "handoffs"),
-    [(2, ("counter",)), (2, ("counter", "flag")), (4, ("counter", "flag"))],
-    ids=["2-counter", "2-flag", "4-flag"],
+    ("ranks", "handoffs", "shots"),
+    [
+        (2, ("counter",), 1),
+        (2, ("counter", "flag"), 1),
+        (4, ("counter", "flag"), 1),
+        (4, ("counter",), 2),
+        (4, ("counter", "flag"), 2),
+    ],
+    ids=["2-counter", "2-flag", "4-flag", "4-counter-parts", "4-flag-parts"],
 )
 @torch.no_grad()
-def test_logits_and_tokens(ranks: int, handoffs: tuple[str, ...], tmp_path: Path) -> None:
+def test_logits_and_tokens(
+    ranks: int, handoffs: tuple[str, ...], shots: int, tmp_path: Path
+) -> None:
     torch.manual_seed(3)
     config = Qwen3Config(
         num_hidden_layers=2,
@@ -130,11 +139,14 @@ def test_logits_and_tokens(ranks: int, handoffs: tuple[str, ...], tmp_path: Path
     tiles = replace(machine.tiles, attention_chunk=32)
     machine = replace(machine, tiles=tiles, handoffs=handoffs)
     module = decode_step(model, CAPACITY)
-    dividing = Variant(options=(("mpk-shard", "exchange_us", 0.0005),))
+    options = (("mpk-shard", "exchange_us", 0.0005), ("mpk-shard", "shots", shots))
+    dividing = Variant(options=options)
     lower(module, machine, tp=ranks, variant=dividing)
     tensors = {**weights_of(model), **dict(model.named_buffers())}
     program = HostRanks(module, machine, ranks, tensors, tmp_path)
-    assert program.exchanges >= 2 * config.num_hidden_layers
+    assert program.exchanges >= 2 * shots * config.num_hidden_layers
+    scattered = [op for op in module.walk() if isinstance(op, ScatterOp)]
+    assert len(scattered) == (2 * config.num_hidden_layers if shots == 2 else 0)
     for held in program.buffers:
         held["tokens"][: len(PROMPT)] = torch.tensor(PROMPT)
     program.run(STEPS)

@@ -14,8 +14,13 @@ import torch
 import transformers
 
 from mpkir import LanguageModel
+from mpkir.checkpoints import load_checkpoint
+from mpkir.frontend import weights_of
+from mpkir.language_model import compile_language_model
+from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import Shard
 from mpkir.tools import mpk
+from mpkir.variant import Variant
 
 PROMPT = [5, 7, 11, 200]
 NEW = 20
@@ -85,6 +90,35 @@ def test_ranks_give_what_one_gives(run_ranks: Any, checkpoint: Path, tp: int):
         assert key == Shard(0, min(tp, heads))
         whole = (checkpoint / "model.safetensors").stat().st_size
         assert held < whole * 0.75
+
+
+@pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
+@pytest.mark.parametrize(("tp", "batch"), [(2, 1), (4, 4)])
+def test_sums_in_parts(run_ranks: Any, checkpoint: Path, tmp_path: Path, tp: int, batch: int):
+    """Parts along columns of one token, along rows of four; in f32, as sums are rounded before the
+    residual is added."""
+    prompts = [[*PROMPT[number:], number] for number in range(batch)]
+    options: dict[str, Any] = dict(capacity=48, batch=batch, workers=1)
+    model = load_checkpoint(checkpoint).model.float()
+    one = LanguageModel.from_model(model, "cpu", **options)
+    wanted = [answer.tokens for answer in one.generate(prompts, max_new_tokens=NEW)]
+    compile_language_model(
+        model,
+        "cpu",
+        output=tmp_path / "program",
+        weights=weights_of(model),
+        tp=tp,
+        variant=Variant(options=(("mpk-shard", "shots", 2), ("mpk-shard", "exchange_us", 0.0005))),
+        **options,
+    )
+    text = (tmp_path / "program" / "kernel.cpp").read_text(encoding="utf-8")
+    assert "mpk::scatter_all(" in text
+
+    def rank(number: int) -> Any:
+        lm = LoadedLanguageModel.load(tmp_path / "program")
+        return [answer.tokens for answer in lm.generate(prompts, max_new_tokens=NEW)]
+
+    assert run_ranks(rank, tp) == [wanted] * tp
 
 
 @pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)

@@ -169,6 +169,17 @@ template <int ROW, class T, class V>
 void store_all(T* p, V v) {
   for (int r = 0; r < mpk_peers.ranks; ++r) store(at_rank(p, r), v);
 }
+template <int ROW, int COUNT, class T, class V>
+void publish_part(Exchanged<T>* p, V v, const Work& w, int part) {
+  const int alike = mpk_peers.ranks / COUNT;
+  for (int r = part * alike; r < (part + 1) * alike; ++r)
+    publish(reinterpret_cast<Tagged<T>*>(at_rank(p, r)), v, w);
+}
+template <int ROW, int COUNT, class T, class V>
+void store_part(T* p, V v, int part) {
+  const int alike = mpk_peers.ranks / COUNT;
+  for (int r = part * alike; r < (part + 1) * alike; ++r) store(at_rank(p, r), v);
+}
 template <class T>
 float await(const Exchanged<T>* p, const Work& w) {
   return await(reinterpret_cast<const Tagged<T>*>(p), w);

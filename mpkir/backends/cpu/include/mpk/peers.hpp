@@ -1,4 +1,5 @@
-// What ranks write for each other: the own row of an exchange buffer goes to every rank's memory.
+// What ranks write for each other: the own row of an exchange buffer goes to every rank's memory, or
+// to each another part of a value.
 #pragma once
 
 #include "mpk/abi.hpp"
@@ -36,6 +37,44 @@ void store_all(const Tile& own, const Peers& peers) {
       const long first = own.row(index);
       for (long k = 0; k < count[Tile::rank - 1]; ++k)
         theirs[first + k * Tile::step] = own.data[first + k * Tile::step];
+    });
+  }
+}
+
+// The box at `first` of a value of Shape of which each rank gets one of COUNT parts of SIZE along DIM,
+// neighbours the same where there are fewer than ranks. A part lies with these Strides in the row.
+template <class T, class Box, class Shape, class Strides, int DIM, long SIZE, long COUNT>
+struct Scattered {
+  T* own_row;
+  long first[Box::rank];
+};
+
+// Sends a tile that has been computed in scratch to the ranks whose parts it has elements of.
+template <class T, class Box, class Shape, class Strides, int DIM, long SIZE, long COUNT, class In>
+void scatter_all(const Scattered<T, Box, Shape, Strides, DIM, SIZE, COUNT>& out, const In& in,
+                 const Peers& peers) {
+  constexpr int rank = Box::rank;
+  static_assert(In::rank == rank);
+  for (int r = 0; r < peers.ranks; ++r) {
+    const long begin = r * COUNT / peers.ranks * SIZE;
+    long count[rank], from = 0, to = 0;
+    for (int d = 0; d < rank; ++d) {
+      const long low = d == DIM ? begin : 0, high = d == DIM ? begin + SIZE : Shape::at[d];
+      const long skip = out.first[d] < low ? low - out.first[d] : 0;
+      const long end = out.first[d] + Box::at[d] < high ? out.first[d] + Box::at[d] : high;
+      count[d] = end - out.first[d] - skip;
+      from += skip * In::stride(d);
+      to += (out.first[d] + skip - low) * Strides::at[d];
+    }
+    T* const theirs = at_rank(out.own_row, peers, r);
+    for_rows(count, [&](const auto& index) {
+      long source = from, target = to;
+      for (int d = 0; d + 1 < rank; ++d) {
+        source += index[d] * In::stride(d);
+        target += index[d] * Strides::at[d];
+      }
+      for (long k = 0; k < count[rank - 1]; ++k)
+        theirs[target + k * Strides::last] = narrow<T>(in.get(source + k * In::stride(rank - 1)));
     });
   }
 }

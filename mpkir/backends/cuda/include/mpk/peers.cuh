@@ -2,7 +2,8 @@
 //
 // Exchange buffers and event counters lie at the same places of every rank's heap, all of which every
 // rank can write. An exchange buffer has a row for each rank: a rank writes its own row, in the
-// memory of all, and reads all rows in its own memory. So nobody reads through a link.
+// memory of all, or in each another part of a value, and reads all rows in its own memory. So nobody
+// reads through a link.
 //
 // A printed program says how many ranks there are by
 //   #define MPK_RANKS 4
@@ -82,6 +83,23 @@ __device__ __forceinline__ void store_all(T* p, V v) {
   for (int r = 0; r < RANKS; ++r) send<ROW>(p, value, r);
 }
 
+// An element of a value of which each rank gets one of COUNT parts, neighbours the same where there
+// are fewer than ranks: to those whose part number `part` is. `p` is its place in the own row.
+template <int ROW, int COUNT, class T, class V>
+__device__ __forceinline__ void publish_part(Exchanged<T>* p, V v, const Work& work, int part) {
+  constexpr int ALIKE = RANKS / COUNT;
+  const auto word = tagged_word<T>(v, work);
+#pragma unroll
+  for (int r = 0; r < ALIKE; ++r) send_word<ROW>(&p->word, word, part * ALIKE + r);
+}
+template <int ROW, int COUNT, class T, class V>
+__device__ __forceinline__ void store_part(T* p, V v, int part) {
+  constexpr int ALIKE = RANKS / COUNT;
+  const T value = convert<T>(v);
+#pragma unroll
+  for (int r = 0; r < ALIKE; ++r) send<ROW>(p, value, part * ALIKE + r);
+}
+
 // Adds to an event's counter, at all ranks if it is one of theirs. What was done before, by this
 // thread and those it has met at a barrier, is before what a task does that has seen the counter.
 // That holds for whoever learns of it from a third rank, too, so what was put into far ranks' memory
@@ -116,6 +134,14 @@ __device__ __forceinline__ u32 load_event(const u32* counter) {
   return load_acquire_system(counter);
 #endif
 }
+// The same for who reports a failed launch.
+__device__ __forceinline__ u32 reported_event(const u32* counter) {
+#ifdef MPK_FAR
+  return load_event(counter);
+#else
+  return load_acquire(counter);
+#endif
+}
 // Who has found an event signalled as often as it waits for calls this before it goes on.
 __device__ __forceinline__ void see_event([[maybe_unused]] const u32* counter) {
 #ifdef MPK_FAR
@@ -133,6 +159,7 @@ __device__ __forceinline__ void add_release(const LaunchArgs& args, int event, u
   add_release(args.counters + event, amount);
 }
 __device__ __forceinline__ u32 load_event(const u32* counter) { return load_acquire(counter); }
+__device__ __forceinline__ u32 reported_event(const u32* counter) { return load_acquire(counter); }
 __device__ __forceinline__ void see_event(const u32*) {}
 
 }  // namespace mpk
