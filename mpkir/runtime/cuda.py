@@ -67,6 +67,7 @@ class CudaProgram:
         self._buffers = tuple(buffers)
         self._flagged, self._reads = dict(flagged or {}), reads
         self._specs = dict(enumerate(specs))
+        self._peers = peers
         with torch.cuda.device(self.device):
             self._module = CudaModule(binary, self.device)
             self._kernel = self._module.function("mpk_run")
@@ -191,7 +192,8 @@ class CudaProgram:
         stands = list((Stand * self.table.worker_count).from_buffer_copy(data))
         rows = {k: prod(spec.shape[1:]) for k, spec in self._specs.items() if spec.exchange}
         polled = Polled(self._missing, self._flagged, self._reads, rows) if self._flagged else None
-        counters = self._counters.cpu().numpy().view(np.uint32)
+        arrivals = self._counters if self._peers is None else self._peers.arrivals()
+        counters = arrivals.cpu().numpy().view(np.uint32)
         hang = Hang(self.table, control, stands, counters, self._epoch, polled)
         return hang.error(self.watchdog_s)
 

@@ -38,6 +38,7 @@ class PeerMemory:
         self._layout = layout_of(manifest)
         self._heap = open_heap(self._layout.bytes, device, group, manifest.target.transport)
         events = len(manifest.events)
+        self._peer_events = manifest.peer_events
         self._first_peer_event = events - manifest.peer_events
         self.counters = self._heap.memory[: 4 * max(1, events)].view(torch.int32)
         self._may_be_far = may_be_far(manifest)
@@ -49,6 +50,16 @@ class PeerMemory:
         first = self._layout.buffers[buffer.name]
         part = self._heap.memory[first : first + count * dtype.itemsize]
         return part.view(dtype).view(buffer.shape)
+
+    def arrivals(self) -> torch.Tensor:
+        """How often each event has been signalled, as this rank knows; int32 [events], a copy."""
+        result = self.counters.clone()
+        if self._may_be_far:
+            told = self._heap.memory[self._layout.told :].view(torch.int32)
+            rows = told.view(self.group.ranks, self._peer_events)  # zero, but of far ranks
+            first = self._first_peer_event
+            result[first : first + self._peer_events] += rows.sum(0, dtype=torch.int32)
+        return result
 
     @property
     def peers(self) -> Peers:

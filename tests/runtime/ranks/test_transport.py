@@ -128,12 +128,16 @@ def test_what_a_binary_is_told_of_the_others(by: str, monkeypatch: pytest.Monkey
     written: dict[str, bytes] = {}
     binary: Any = SimpleNamespace(handle=77, write_global=written.__setitem__)
     peers.enter(binary, [5, 8, 264])
+    peers.counters[:] = torch.tensor([5, 4, 1])
     assert Peers.from_buffer_copy(written["mpk_peers"]).first_peer_event == 1
     assert (heaps[0].entered, "mpk_far" in written) == (
         ([77], True) if by != "direct" else ([], False)
     )
     if by == "direct":
+        assert peers.arrivals().tolist() == [5, 4, 1]
         return
+    heaps[0].memory[256:].view(torch.int32).view(4, 2)[2:] = torch.tensor([[2, 0], [4, -(2**31)]])
+    assert peers.arrivals().tolist() == [5, 10, 1 - 2**31]
     far = Far.from_buffer_copy(written["mpk_far"])
     begin = heaps[0].memory.data_ptr()
     assert (far.ranks, far.events) == (0b1100, 2)

@@ -64,7 +64,7 @@ struct Dispatcher {
     stand.wanted = wanted;
     stand.kind = Stand::LEFT;
     if (event < 0) return;
-    stand.seen = load_acquire(args.counters + event);
+    stand.seen = reported_event(args.counters + event);
     if (int(stand.seen - wanted) < 0) stand.kind = Stand::WAITS;
   }
   __device__ __forceinline__ void stands(const Work& work) const {

@@ -3,8 +3,9 @@
 //
 // What is relied on (docs.nvidia.com/nvshmem/api: Memory Model, Memory Ordering, Point-To-Point
 // Synchronization), and nothing else:
-// - an aligned element of 1, 2, 4 or 8 bytes that is put by itself arrives whole. So tagged words
-//   need no order: who finds the tag has the value.
+// - an aligned element of 1, 2, 4 or 8 bytes that is put by itself arrives whole, as NVSHMEM's own
+//   fcollect has it of words with a mark. So tagged words need no order: who finds the tag has the
+//   value.
 // - nvshmem_quiet completes, at all ranks, what this rank has put before: the caller, and those whom
 //   it has met at a barrier or through an event.
 // - what was completed before an element was put is visible behind an nvshmem_..._test of it.
