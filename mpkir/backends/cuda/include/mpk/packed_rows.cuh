@@ -20,7 +20,10 @@ struct PackedRows {
   }
   static __device__ __forceinline__ float* squares_of(char* own) { return S::squares_of(own); }
 
-  // A warp's part of x of several tokens, an operand as it is, on its way to the warp's shared memory.
+  // Whether x is bf16 pairs for the product already.
+  static constexpr bool AS_IT_IS = S::IS_HALVES && !NORM && !S::LOW;
+
+  // A warp's part of x, an operand as it is, on its way to the warp's shared memory; of several tokens.
   // TOGETHER tokens are asked for at once, the last first, for publishers begin with the first; as soon
   // as one is converted the registers of its words serve for another.
   static constexpr int TOGETHER = most(1, least(T, WORDS_TOGETHER / WORDS));
@@ -80,18 +83,23 @@ struct PackedRows {
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {
           if (!exists(last, i, column(i, pass, warp, lane))) continue;
-          float v[EACH];
-#pragma unroll
-          for (int e = 0; e < EACH; ++e) v[e] = fetched[i].get(e);
-          if constexpr (NORM) {
-#pragma unroll
-            for (int e = 0; e < EACH; ++e) {
-              sum[i / LANE_REQUESTS] = fmaf(v[e], v[e], sum[i / LANE_REQUESTS]);
-              v[e] *= scale[i % LANE_REQUESTS][e];
-            }
-          }
           const int request = 32 * (i % LANE_REQUESTS) + lane;
-          put(own + token(last, i) * S::ROW + request * (S::BLOCK_X / (BLOCK_COLUMNS / EACH)), v);
+          char* const place = own + token(last, i) * S::ROW + request * (S::BLOCK_X / S::ROW_REQUESTS);
+          if constexpr (AS_IT_IS) {
+            put(place, fetched[i]);
+          } else {
+            float v[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; ++e) v[e] = fetched[i].get(e);
+            if constexpr (NORM) {
+#pragma unroll
+              for (int e = 0; e < EACH; ++e) {
+                sum[i / LANE_REQUESTS] = fmaf(v[e], v[e], sum[i / LANE_REQUESTS]);
+                v[e] *= scale[i % LANE_REQUESTS][e];
+              }
+            }
+            put(place, v);
+          }
           if (token(last, i) >= TOGETHER) ask(work, i, last - TOGETHER, pass, warp, lane);
         }
         if constexpr (NORM) {
@@ -109,7 +117,7 @@ struct PackedRows {
   };
 
   // Whether Rows brings it.
-  static constexpr bool ROWS_AT_ONCE = T > 1 && prologue::direct && !S::STRAIGHT;
+  static constexpr bool ROWS_AT_ONCE = (T > 1 || AS_IT_IS) && prologue::direct && !S::STRAIGHT;
 
   static constexpr int TOKENS = most(1, least(T, 48 / WORDS));  // fetched at once
 
@@ -186,6 +194,9 @@ struct PackedRows {
     }
     __syncwarp();
     return square;
+  }
+  static __device__ __forceinline__ void put(char* place, const Fetched<Brief<bf16>, 8>& x) {
+    *reinterpret_cast<uint4*>(place) = make_uint4(x.pair(0), x.pair(2), x.pair(4), x.pair(6));
   }
   static __device__ __forceinline__ void put(char* place, const float (&v)[EACH]) {
     u32 high[EACH / 2];
