@@ -22,6 +22,7 @@ struct Heap {
   unsigned short shorts[RANKS][COLUMNS];
   unsigned char bytes[RANKS][COLUMNS];
   i64 longs[RANKS][COLUMNS];
+  float parts[RANKS];
   u32 told[RANKS][EVENTS - FIRST];
 };
 
@@ -66,6 +67,9 @@ void run_thread(Heap& heap, int rank, int thread) {
       publish_all<COLUMNS>(&heap.words[rank][c], float(number), work);
       publish_all<COLUMNS>(&heap.halves[rank][c], bf16{static_cast<unsigned short>(number)}, work);
     }
+    if (thread == 0)
+      for (int part = 0; part < RANKS; ++part)
+        store_part<1, RANKS>(&heap.parts[rank], float(number_of(rank, part, step)), part);
     add_release(args, LOCAL, 1);
     if (thread == THREADS - 1) {
       wait(args, LOCAL, u32(THREADS * (step + 1)));
@@ -73,6 +77,7 @@ void run_thread(Heap& heap, int rank, int thread) {
     }
     wait(args, SENT, u32(RANKS * THREADS * (step + 1)));
     for (int r = 0; r < RANKS; ++r) {
+      if (heap.parts[r] != float(number_of(r, rank, step))) refuse("a part came after the signal");
       for (int c = 0; c < COLUMNS; ++c) {
         const int number = number_of(r, c, step);
         if (heap.plain[r][c] != float(number)) refuse("an element came after the signal");
@@ -133,7 +138,7 @@ int main(int, char** arguments) {
   __atomic_store_n(&network.over, true, __ATOMIC_RELAXED);
   moving.join();
   // An event's arrivals of a step are told once, to each far rank.
-  const long once = 6 * COLUMNS + EVENTS - FIRST;
+  const long once = 6 * COLUMNS + 1 + EVENTS - FIRST;
   for (int r = 0; r < RANKS; ++r)
     if (network.puts[r] != STEPS * once * (RANKS - each)) refuse("puts too many or too few");
   std::printf("%ld\n", network.puts[0]);
