@@ -167,7 +167,7 @@ func.func @whole() {
 // -----
 
 // A sum that is wanted in parts only can be scattered, so that no rank gets what it does not read; not
-// by default, because no task has its own part of what all have written.
+// by default, as the simulator finds nothing in it.
 
 // CHECK-LABEL:   func.func @scattered
 // CHECK-NOT:       reduce_scatter

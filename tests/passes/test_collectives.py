@@ -16,6 +16,8 @@ from mpkir.backends.cuda.emit import emit
 from mpkir.backends.interpreter import event_level
 from mpkir.backends.interpreter.tensor_level import TensorProgram
 from mpkir.backends.table import table_of
+from mpkir.dialects.task import GridOp
+from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.passes.choose_handoffs import ChooseHandoffsPass
 from mpkir.passes.eliminate_dependencies import EliminateDependenciesPass
@@ -181,3 +183,14 @@ def test_rows_of_sixteen_ranks_are_one_operand(flags: bool) -> None:
     assert len(table.families) == 2
     text = emit(bodies_of(tasks), machine_named("h200", workers=3), 1)
     assert ("Gathered" in text) == flags
+
+
+@pytest.mark.parametrize("family", ["reduce_scatter", "elementwise"])
+def test_the_proof_misses_a_wait(family: str) -> None:
+    """Of who adds up a part for all who send, and of who reads all parts for all who add."""
+    module = parsed(reduce_scattered(4, 4, (1, 16), 1, gathers=True))
+    tasks = scheduled(module, False, 2, max_rows=8)
+    op = next(op for op in tasks.walk() if isinstance(op, GridOp) and op.sym_name.data == family)
+    op.waits = None
+    with pytest.raises(MpkirError, match=r"schedule: .* of another rank"):
+        VerifySchedulePass().apply(Context(), tasks)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from xdsl.dialects.builtin import DenseArrayBase, ModuleOp, i64
 
+from mpkir.backends.table import table_of
 from mpkir.dialects import event, task
 from mpkir.dialects.mesh import ranks_of
 from mpkir.errors import MpkirError
@@ -20,13 +21,17 @@ LAYERS = 2
 KEY_HEADS = 8
 
 
-@pytest.fixture(scope="module")
-def step() -> ModuleOp:
+def imported(batch: int) -> ModuleOp:
     """Of Qwen3-8B's shapes: 32 heads of queries, 8 of keys, an untied vocabulary of 151,936."""
     config: Any = configurations()["qwen3-8b"]
     config.num_hidden_layers = LAYERS
     config.layer_types = config.layer_types[:LAYERS]
-    return decode_step(model_from_config(config), 1024)
+    return decode_step(model_from_config(config), 1024, batch=batch)
+
+
+@pytest.fixture(scope="module")
+def step() -> ModuleOp:
+    return imported(1)
 
 
 def shards(module: ModuleOp) -> dict[str, tuple[int, int] | None]:
@@ -65,6 +70,29 @@ def test_heads_of_keys_are_held_by_as_many_ranks_as_share_them(step: ModuleOp, t
     assert all(task.memref_type_of(op.result).get_shape()[0] == tp for op in exchanged)
     # After the output and the down projection of each layer; candidates and where they stand.
     assert len(exchanged) == 2 * LAYERS + 2
+    assert not any(task.scattered(op) for op in exchanged)
+    assert len(table_of(module).families) > 4 * LAYERS
+
+
+def test_many_tokens_are_summed_up_in_parts() -> None:
+    """Sums of 16 tokens, 256 KB, on eight ranks: each adds up two tokens and sends them to all.
+    Nobody waits for an event for that."""
+    module = imported(16)
+    lower(module, machine_named("h200"), tp=8)
+    ops = list(module.walk())
+    exchanged = [op for op in ops if isinstance(op, task.BufferOp) and op.exchange is not None]
+    scattered = [op for op in exchanged if task.scattered(op)]
+    assert len(scattered) == 2 * LAYERS
+    assert {str(op.result.type) for op in scattered} == {"memref<8x2x1x4096xf32>"}
+    assert all(op.flagged is not None for op in scattered)
+    assert len(exchanged) == 4 * LAYERS + 2
+    peers = [
+        op.sym_name.data
+        for op in ops
+        if isinstance(op, event.TensorOp) and op.handoff.data is event.Handoff.PEER
+    ]
+    assert len(peers) == 2  # for the candidates, which have no tags, and the end of the step
+    assert "end" in peers
 
 
 def test_the_proof_refuses_eight_ranks_that_do_not_wait_for_each_other(step: ModuleOp) -> None:

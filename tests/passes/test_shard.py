@@ -18,11 +18,14 @@ from mpkir.backends.interpreter.tensor_level import TensorProgram, initial_state
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
 from mpkir.frontend import decode_step, weights_of
+from mpkir.machine import machine_named
 from mpkir.passes.fuse_operators import FuseOperatorsPass
 from mpkir.passes.join_linears import JoinLinearsPass
 from mpkir.passes.partition_tiles import PartitionTilesPass
 from mpkir.passes.raise_operators import RaiseOperatorsPass
 from mpkir.passes.shard import ShardPass
+from mpkir.passes.sharding.costs import Costs
+from mpkir.passes.sharding.forms import Exchange, Kind
 from mpkir.passes.split_reductions import SplitReductionsPass
 from mpkir.passes.widen_activations import WidenActivationsPass
 
@@ -151,6 +154,27 @@ def test_decoders_on_all_ranks(models: Any, name: str, tp: int) -> None:
     parts = divided(whole, tp)
     check_same(model, whole, parts)
     check_same(model, lowered(whole), lowered(parts))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rows", "columns", "in_parts"),
+    [
+        (8, 1, 4096, False),
+        (8, 1, 8192, False),
+        (8, 16, 4096, True),
+        (8, 16, 8192, True),
+        (4, 16, 4096, False),
+        (4, 64, 4096, True),
+        (2, 64, 8192, False),
+    ],
+)
+def test_large_sums_are_made_in_parts(ranks: int, rows: int, columns: int, in_parts: bool) -> None:
+    """On an H200, of a product of true width; of two ranks each sends as much either way."""
+    costs = Costs(machine_named("h200"), ranks)
+    size = 4 * rows * columns
+    one = costs.of_exchange(Exchange(Kind.SUM, ranks, size))
+    two = costs.of_exchange(Exchange(Kind.SUM_IN_PARTS, ranks, size // ranks))
+    assert (two < one) == in_parts
 
 
 @pytest.mark.parametrize("tp", [2, 4])

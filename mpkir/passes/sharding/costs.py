@@ -7,7 +7,7 @@ all others over its link; where partial sums are added, also a hop from the task
 sum in parts is two collectives, of which each sends a part of the bytes; what would be the sum's
 epilogue takes tasks of its own.
 Arithmetic that would be a product's epilogue, were there no gather between them, takes tasks of its
-own.
+own, and so does putting parts together that do not lie one after another.
 """
 
 from __future__ import annotations
@@ -67,8 +67,14 @@ class Costs:
         size = _bytes(value) // form.of
         time = self.of_exchange(Exchange(Kind.SHARDS, form.of, size))
         if isinstance(reader, tensor.ElementwiseOp) and isinstance(value.owner, _PRODUCTS):
-            time += self.machine.hops.flag + self.machine.timing.body
+            time += self.of_tasks()
+        if prod(tensor.shape_of(value)[: form.dim]) > 1:
+            time += self.of_tasks()  # parts that do not lie one after another are copied
         return time
+
+    def of_tasks(self) -> float:
+        """Handing something over to tasks on the own GPU that do little."""
+        return self.machine.hops.flag + self.machine.timing.body
 
     def of_exchange(self, exchange: Exchange) -> float:
         """One collective."""
@@ -82,8 +88,7 @@ class Costs:
             shard = replace(exchange, kind=Kind.SHARD_OF_SUM)
             both = (shard, replace(exchange, kind=Kind.SHARDS))
             costs = replace(self, scatters=True)
-            own_tasks = self.machine.hops.flag + self.machine.timing.body
-            return sum(map(costs.of_exchange, both)) + own_tasks
+            return sum(map(costs.of_exchange, both)) + self.of_tasks()
         timing, hops = self.machine.timing, self.machine.hops
         time, bandwidth = hops.peer, timing.link_bandwidth
         if self.ranks > timing.host_devices:
