@@ -5,9 +5,9 @@ a rank over the memory's bandwidth; activations are counted too, which decides b
 read the same weights. A collective takes a hop to another rank and the bytes that a rank sends to
 all others over its link; where partial sums are added, also a hop from the tasks that add them. A
 sum in parts is two collectives, of which each sends a part of the bytes; what would be the sum's
-epilogue takes tasks of its own.
-Arithmetic that would be a product's epilogue, were there no gather between them, takes tasks of its
-own, and so does putting parts together that do not lie one after another.
+epilogue takes tasks of its own. Arithmetic that would be a product's epilogue, were there no gather
+between them, takes tasks of its own, and so does putting parts together that do not lie one after
+another.
 """
 
 from __future__ import annotations
