@@ -140,6 +140,7 @@ struct Compute {
     return s.ring.slot[ring.slot];
   }
   __device__ __forceinline__ void release_stage() {
+    finish_reads();
     arrive_warp(s.ring.empty[ring.slot], lane);
     ring.advance();
   }

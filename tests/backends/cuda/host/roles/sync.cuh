@@ -78,6 +78,7 @@ struct Barrier {
 };
 
 inline void arrive_warp(Barrier& barrier, int) { barrier.arrive(); }
+inline void finish_reads() {}
 inline void publish_barriers() {}
 inline void compute_sync() { pthread_barrier_wait(compute_barrier); }
 inline u32 from_first_lane(u32 v) { return v; }
