@@ -32,6 +32,8 @@ DIMENSIONS = (
     Dimension("tiles.attention_chunk", (16, 32, 64, 128, 256, 512)),
     Dimension("ring.in_flight", (1, 2, 3, 4, 6), on_gpu=True),
     Dimension("ring.slots", (4, 6, 8, 10, 12), on_gpu=True),
+    Dimension("ring.ease", (5, 7, 9), on_gpu=True),
+    Dimension("ring.exposed_us", (0.6, 0.9, 1.2), on_gpu=True),
     Dimension("tiles.joined_bytes", (0, 1 << 20, 1 << 23), on_gpu=True),
     Dimension("tiles.argmax_chunks", (8, 32, 66, 132, 264)),
     Dimension("tiles.task_overhead", (0, 8192, 32768)),
