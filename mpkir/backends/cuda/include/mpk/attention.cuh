@@ -124,7 +124,9 @@ struct Attention {
       if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
       else ByShuffles::template fetch<0, U>(work, at, range.from, range.cached, rows);
     }
+#ifndef MPK_TURN_FIRST
     if constexpr (B::polled) step.template ask<false>(work, at);
+#endif
     if (prepares) step.turn(work, at);
     step.await(work, at);
     if (empty) {
@@ -145,6 +147,7 @@ struct Attention {
     } else {
       attend(work, at, scratch, 0, range, rows);
     }
+    if (range.to > range.cached) step.keep(work, at, scratch, range.cached);
   }
 
   // Several tokens: their keys and values first, so that all that is attended to is in the cache.

@@ -23,14 +23,23 @@ struct AttentionProducts {
   using Scratch = typename Shape::Scratch;
   using Range = typename Shape::Range;
   using Row = Vector<bf16, 8>;
-  static constexpr int D = B::D, G = B::G, ROWS = 16 * COMPUTE_WARPS;
+  static constexpr int D = B::D, G = B::G;
+#ifdef MPK_ROWS_TWICE
+  static constexpr int SETS = D == 64 ? 2 : 1;  // of 128 rows in a go
+#else
+  static constexpr int SETS = 1;
+#endif
+  static constexpr int SET = 16 * COMPUTE_WARPS, ROWS = SETS * SET;
   static constexpr int KEYS = D / 32, VALUES = D / 64;  // vectors of a lane for a row
-  static constexpr int PITCH = D / 2 + 16;              // words of a row of q, so that heads differ in banks
-  static constexpr int QUERY_FLOATS = 2 * G * PITCH;
+  static constexpr int PITCH = D + 4;                   // words of a row of q, so that heads differ in banks
   static_assert(D % 64 == 0 && G <= 8, "whole fragments");
 
-  struct Rows {
+  struct Set {
     Row k[2][KEYS], v[VALUES][4];
+  };
+  struct Rows {
+    Set set[SETS];
+    const bf16 *k_cache, *v_cache;  // the lane's part of the task's first row
   };
   static __device__ __forceinline__ int key_row(const Lane& at, int base, int n) {
     return base + 8 * (8 * n + at.lane / 4) + at.warp;
@@ -41,38 +50,43 @@ struct AttentionProducts {
   static __device__ __forceinline__ int key_element(const Lane& at, int j) { return 32 * j + at.lane % 4 * 8; }
   static __device__ __forceinline__ int value_element(const Lane& at, int j) { return 64 * j + at.lane / 4 * 8; }
 
-  static __device__ __forceinline__ void fetch_keys(const Work& work, const Lane& at, int base, int cached,
-                                                    Rows& rows) {
+  // Where there is no row a lane takes the last, which has no weight, or keeps what it has.
+  static __device__ __forceinline__ int offset(int row, int cached) { return B::offset(least(row, cached - 1)); }
+  static __device__ __forceinline__ void fetch_keys(const Lane& at, int base, int cached, Rows& rows, int set) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      const int row = key_row(at, base, n);
-      const bf16* const k = B::k_cache(work) + B::offset(row);
+      if (base + 64 * n + at.warp >= cached) break;
+      const bf16* const k = rows.k_cache + offset(key_row(at, base, n), cached);
 #pragma unroll
-      for (int j = 0; j < KEYS; ++j)
-        if (row < cached) rows.k[n][j] = load_vector<bf16, 8>(k + key_element(at, j));
-        else rows.k[n][j].clear();
+      for (int j = 0; j < KEYS; ++j) rows.set[set].k[n][j] = load_vector<bf16, 8>(k + 32 * j);
     }
   }
-  static __device__ __forceinline__ void fetch_values(const Work& work, const Lane& at, int base, int cached,
-                                                      Rows& rows) {
+  static __device__ __forceinline__ void fetch_values(const Lane& at, int base, int cached, Rows& rows, int set) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int row = value_row(at, base, i);
-      const bf16* const v = B::v_cache(work) + B::offset(row);
+    for (int n = 0; n < 2; ++n) {
+      if (base + 64 * n + at.warp >= cached) break;
 #pragma unroll
-      for (int j = 0; j < VALUES; ++j)
-        if (row < cached) rows.v[j][i] = load_vector<bf16, 8>(v + value_element(at, j));
-        else rows.v[j][i].clear();
+      for (int i = 2 * n; i < 2 * n + 2; ++i) {
+        const bf16* const v = rows.v_cache + offset(value_row(at, base, i), cached);
+#pragma unroll
+        for (int j = 0; j < VALUES; ++j) rows.set[set].v[j][i] = load_vector<bf16, 8>(v + 64 * j);
+      }
     }
   }
+  // The first rows.
   static __device__ __forceinline__ void fetch(const Work& work, const Lane& at, int base, int cached,
                                                Rows& rows) {
-    fetch_keys(work, at, base, cached, rows);
-    fetch_values(work, at, base, cached, rows);
+    rows.k_cache = B::k_cache(work) + key_element(at, 0);
+    rows.v_cache = B::v_cache(work) + value_element(at, 0);
+#pragma unroll
+    for (int i = 0; i < SETS; ++i) {
+      fetch_keys(at, base + i * SET, cached, rows, i);
+      fetch_values(at, base + i * SET, cached, rows, i);
+    }
   }
   // The step's own row, which is not in the cache yet.
   static __device__ __forceinline__ void take_own(const Lane& at, const Scratch& scratch, int base, int own,
-                                                  Rows& rows) {
+                                                  Set& rows) {
 #pragma unroll
     for (int n = 0; n < 2; ++n)
       if (key_row(at, base, n) == own) {
@@ -89,45 +103,59 @@ struct AttentionProducts {
 
   // ---- q ----
 
-  static __device__ __forceinline__ uint4* query(const Scratch& scratch, int row, int d) {
-    return reinterpret_cast<uint4*>(scratch.q + row * PITCH + d / 2);
+  // Two fragments of row `head`: each pair of elements, rounded, and what that lost.
+  static __device__ __forceinline__ uint4* query(const Scratch& scratch, int head, int d) {
+    return reinterpret_cast<uint4*>(scratch.q + head * PITCH + d);
   }
-  static __device__ __forceinline__ float left_over(float v) { return v - to_float(convert<bf16>(v)); }
+  // What rounding two numbers to a pair lost.
+  static __device__ __forceinline__ u32 left_over(u32 pair, float low, float high) {
+    return bf16_pair(low - __uint_as_float(pair << 16), high - __uint_as_float(pair & 0xffff0000u));
+  }
   // Eight elements from d on: rounded, and what that lost.
   static __device__ __forceinline__ void put_query(const Scratch& scratch, int head, int d, const float (&y)[8]) {
-    *query(scratch, head, d) = make_uint4(bf16_pair(y[0], y[1]), bf16_pair(y[2], y[3]), bf16_pair(y[4], y[5]),
-                                          bf16_pair(y[6], y[7]));
-    *query(scratch, G + head, d) = make_uint4(
-        bf16_pair(left_over(y[0]), left_over(y[1])), bf16_pair(left_over(y[2]), left_over(y[3])),
-        bf16_pair(left_over(y[4]), left_over(y[5])), bf16_pair(left_over(y[6]), left_over(y[7])));
+    u32 high[4], low[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      high[i] = bf16_pair(y[2 * i], y[2 * i + 1]);
+      low[i] = left_over(high[i], y[2 * i], y[2 * i + 1]);
+    }
+    uint4* const place = query(scratch, head, d);
+    place[0] = make_uint4(high[0], low[0], high[1], low[1]);
+    place[1] = make_uint4(high[2], low[2], high[3], low[3]);
   }
 
   // ---- products ----
 
   // Scores of head lane / 4 at rows i = 8 n + 2 (lane % 4) + {0, 1}.
-  static __device__ __forceinline__ void scores(const Lane& at, const Scratch& scratch, const Rows& rows,
+  static __device__ __forceinline__ void scores(const Lane& at, const Scratch& scratch, const Set& rows,
                                                 bool both, float (&s)[2][2]) {
     const int head = at.lane / 4;
-    float sum[2][4] = {};
+    constexpr int CHAINS = D == 64 ? 2 : 1;  // of products that wait for each other; no registers for more
+    float sum[2][CHAINS][4] = {};
 #pragma unroll
     for (int j = 0; j < KEYS; ++j) {
-      uint4 q = make_uint4(0, 0, 0, 0), low = q;
+      uint4 q[2] = {};
       if (head < G) {
-        q = *query(scratch, head, key_element(at, j));
-        low = *query(scratch, G + head, key_element(at, j));
+        q[0] = query(scratch, head, key_element(at, j))[0];
+        q[1] = query(scratch, head, key_element(at, j))[1];
       }
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         if (n == 1 && !both) break;
         const u32(&k)[4] = rows.k[n][j].word;
-        add_product(sum[n], q.x, low.x, q.y, low.y, k[0], k[1]);
-        add_product(sum[n], q.z, low.z, q.w, low.w, k[2], k[3]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i)
+          add_product(sum[n][i % CHAINS], q[i].x, q[i].y, q[i].z, q[i].w, k[2 * i], k[2 * i + 1]);
       }
     }
 #pragma unroll
     for (int n = 0; n < 2; ++n)
 #pragma unroll
-      for (int e = 0; e < 2; ++e) s[n][e] = sum[n][e] + sum[n][2 + e];
+      for (int e = 0; e < 2; ++e) {
+        s[n][e] = sum[n][0][e] + sum[n][0][2 + e];
+#pragma unroll
+        for (int i = 1; i < CHAINS; ++i) s[n][e] += sum[n][i][e] + sum[n][i][2 + e];
+      }
   }
 
   static __device__ __forceinline__ u32 halves(u32 low, u32 high, bool upper) {
@@ -136,10 +164,9 @@ struct AttentionProducts {
   // Adds p * v: heads 2 (lane % 4) + {0, 1} at elements 64 j + 8 (lane / 4) + 2 f + {0, 1}, of which a
   // fragment's sums are {first element: both heads, second: both heads}.
   using Sums = float[VALUES][4][4];
-  static __device__ __forceinline__ void weigh(const float (&p)[2][2], const Rows& rows, Sums& sum) {
+  static __device__ __forceinline__ void weigh(const float (&p)[2][2], const Set& rows, Sums& sum) {
     const u32 high[2] = {bf16_pair(p[0][0], p[0][1]), bf16_pair(p[1][0], p[1][1])};
-    const u32 low[2] = {bf16_pair(left_over(p[0][0]), left_over(p[0][1])),
-                        bf16_pair(left_over(p[1][0]), left_over(p[1][1]))};
+    const u32 low[2] = {left_over(high[0], p[0][0], p[0][1]), left_over(high[1], p[1][0], p[1][1])};
 #pragma unroll
     for (int j = 0; j < VALUES; ++j)
 #pragma unroll
@@ -155,34 +182,45 @@ struct AttentionProducts {
       }
   }
 
-  // All rows of the range into the warps' sums; `rows` has the first 128.
+  // All rows of the range into the warps' sums; `rows` has the first.
   static __device__ __forceinline__ void attend(const Work& work, const Lane& at, const Scratch& scratch,
                                                 const Range& range, Rows& rows) {
     float top = Shape::NONE, weight = 0.0f;
     Sums sum = {};
 #pragma unroll 1
     for (int base = range.from; base < range.to; base += ROWS) {
-      if (Shape::AHEAD > 0 && at.warp == COMPUTE_WARPS - 1 && base + Shape::AHEAD < range.cached)
+      if (Shape::AHEAD > 0 && at.warp == base / ROWS % COMPUTE_WARPS && base + Shape::AHEAD < range.cached)
         Shape::ask_ahead(work, base + Shape::AHEAD, least(base + Shape::AHEAD + ROWS, range.cached), at.lane);
       const bool more = base + ROWS < range.to;
-      if (range.cached < range.to && range.cached >= base && (range.cached - base) % 8 == at.warp)
-        take_own(at, scratch, base, range.cached, rows);
-      float s[2][2];
-      scores(at, scratch, rows, base + 64 + at.warp < range.to, s);
-      if (more) fetch_keys(work, at, base + ROWS, range.cached, rows);
+      float s[SETS][2][2];
+#pragma unroll
+      for (int i = 0; i < SETS; ++i) {
+        const int first = base + i * SET;
+        if (i > 0 && first >= range.to) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) s[i][e / 2][e % 2] = 0.0f;
+          continue;
+        }
+        if (range.cached < range.to && range.cached >= first && (range.cached - first) % 8 == at.warp)
+          take_own(at, scratch, first, range.cached, rows.set[i]);
+        scores(at, scratch, rows.set[i], first + 64 + at.warp < range.to, s[i]);
+        if (more) fetch_keys(at, first + ROWS, range.cached, rows, i);
+      }
       float largest = top;
 #pragma unroll
-      for (int n = 0; n < 2; ++n)
+      for (int i = 0; i < SETS; ++i)
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int row = base + 8 * (8 * n + at.lane % 4 * 2 + e) + at.warp;
-          s[n][e] = row < range.to ? Shape::capped(s[n][e]) : -infinity();
-          largest = fmaxf(largest, s[n][e]);
-        }
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int row = base + i * SET + 8 * (8 * n + at.lane % 4 * 2 + e) + at.warp;
+            s[i][n][e] = row < range.to ? Shape::capped(s[i][n][e]) : -infinity();
+            largest = fmaxf(largest, s[i][n][e]);
+          }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
       if (base > range.from) {
-        const float keep = __expf(top - largest);
+        const float keep = exponential(top - largest);
         weight *= keep;
         const float kept[2] = {__shfl_sync(0xffffffffu, keep, at.lane % 4 * 8),
                                __shfl_sync(0xffffffffu, keep, at.lane % 4 * 8 + 4)};
@@ -195,14 +233,18 @@ struct AttentionProducts {
       }
       top = largest;
 #pragma unroll
-      for (int n = 0; n < 2; ++n)
+      for (int i = 0; i < SETS; ++i) {
+        if (i > 0 && base + i * SET >= range.to) continue;
 #pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          s[n][e] = __expf(s[n][e] - top);
-          weight += s[n][e];
-        }
-      weigh(s, rows, sum);
-      if (more) fetch_values(work, at, base + ROWS, range.cached, rows);
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            s[i][n][e] = exponential(s[i][n][e] - top);
+            weight += s[i][n][e];
+          }
+        weigh(s[i], rows.set[i], sum);
+        if (more) fetch_values(at, base + i * SET + ROWS, range.cached, rows, i);
+      }
     }
     weight += __shfl_xor_sync(0xffffffffu, weight, 1);
     weight += __shfl_xor_sync(0xffffffffu, weight, 2);

@@ -41,9 +41,14 @@ struct AttentionStep {
                                                    is_same<typename B::Key, void> ||
                                                    is_same<typename B::Value, void>);
 
+  // Whether a lane has one row at most, and knows where.
+  static constexpr bool ALONE = QUERIES && KEYS && ROUNDS == 1 && !is_same<typename B::Query, void> &&
+                                is_same<typename B::Query, typename B::Key> &&
+                                is_same<typename B::Query, typename B::Value>;
   Eight<typename B::Query> q[ROUNDS];
   Eight<typename B::Key> k;
   Eight<typename B::Value> v;
+  const typename B::Query* address;
   HeadPrologue<B, QP> q_constants;
   HeadPrologue<B, KP> k_constants;
   int t;
@@ -75,6 +80,20 @@ struct AttentionStep {
   template <bool FIRST>
   __device__ __forceinline__ bool ask(const Work& work, const Lane& at) {
     bool all = true;
+    if constexpr (ALONE) {
+      const int row = number(at, 0);
+      if constexpr (FIRST) {
+        if (row >= COUNT || !at.holds) address = nullptr;
+        else if (row < HEADS) address = B::q_row(work, t, row) + at.d;
+        else if (row == HEADS) address = B::k_row(work, t) + at.d;
+        else address = B::v_row(work, t) + at.d;
+      }
+      if (address != nullptr && (FIRST || !q[0].arrived(work.tag))) {
+        all = false;
+        q[0].request(address);
+      }
+      return all;
+    }
     if constexpr (!is_same<typename B::Query, void>) {
 #pragma unroll
       for (int j = 0; j < ROUNDS; ++j)
@@ -138,9 +157,13 @@ struct AttentionStep {
       const bool query = is_query(at, j);
       const bool key = head == HEADS && has(at, 0), value = head == HEADS + 1 && has(at, 1);
       float x[8] = {};
-      if (query) take_query(work, at, j, x);
-      if (KEYS && key) take_key(work, at, x);
-      if (KEYS && value) take_value(work, at, x);
+      if constexpr (ALONE) {
+        take_query(work, at, j, x);
+      } else {
+        if (query) take_query(work, at, j, x);
+        if (KEYS && key) take_key(work, at, x);
+        if (KEYS && value) take_value(work, at, x);
+      }
       float y[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) y[i] = x[i];
@@ -179,11 +202,23 @@ struct AttentionStep {
 #pragma unroll
         for (int i = 0; i < 8; ++i) y[i] = value ? x[i] : y[i];
         const Row row = Shape::packed(y);
-        Cache* target = (value ? B::v_cache(work) : B::k_cache(work)) + B::offset(own_row) + at.d;
-        Shape::put(reinterpret_cast<u32*>(target), row);
         Shape::put(scratch.new_row(value ? 1 : 0, at.d), row);
+        if constexpr (!QUERIES) put_cached(work, at, row, value, own_row);
       }
     }
+  }
+  static __device__ __forceinline__ void put_cached(const Work& work, const Lane& at, const Row& row,
+                                                    bool value, int own_row) {
+    Cache* target = (value ? B::v_cache(work) : B::k_cache(work)) + B::offset(own_row) + at.d;
+    Shape::put(reinterpret_cast<u32*>(target), row);
+  }
+  // After prepare, at last: nobody waits for the step's own row in the cache.
+  static __device__ __forceinline__ void keep(const Work& work, const Lane& at, const Scratch& scratch, int own_row) {
+    const bool key = has(at, 0), value = has(at, 1);
+    if (!key && !value) return;
+    Row row;
+    Shape::get(scratch.new_row(value ? 1 : 0, at.d), row);
+    put_cached(work, at, row, value, own_row);
   }
 };
 

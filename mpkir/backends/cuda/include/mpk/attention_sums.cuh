@@ -48,16 +48,22 @@ struct AttentionSums {
         others.d = d;
         others.template ask_acc<true>(work, 0);
       }
-      float top = Shape::NONE, total = 0.0f, y = 0.0f;
+      float tops[MEMBERS], totals[2] = {}, ys[2] = {};
 #pragma unroll
-      for (int m = 0; m < MEMBERS; ++m) top = fmaxf(top, scratch.stats[((warp + m) * GC + g) * 2]);
+      for (int m = 0; m < MEMBERS; ++m) tops[m] = scratch.stats[((warp + m) * GC + g) * 2];
+#pragma unroll
+      for (int n = MEMBERS / 2; n > 0; n /= 2)
+#pragma unroll
+        for (int m = 0; m < n; ++m) tops[m] = fmaxf(tops[m], tops[m + n]);
+      float top = fmaxf(tops[0], Shape::NONE);
 #pragma unroll
       for (int m = 0; m < MEMBERS; ++m) {
         const float* stats = scratch.stats + ((warp + m) * GC + g) * 2;
-        const float keep = __expf(stats[0] - top);
-        total = fmaf(stats[1], keep, total);
-        y = fmaf(scratch.sums[((warp + m) * GC + g) * D + d], keep, y);
+        const float keep = exponential(stats[0] - top);
+        totals[m % 2] = fmaf(stats[1], keep, totals[m % 2]);
+        ys[m % 2] = fmaf(scratch.sums[((warp + m) * GC + g) * D + d], keep, ys[m % 2]);
       }
+      float total = totals[0] + totals[1], y = ys[0] + ys[1];
       if constexpr (B::split) {
         B::store_acc(work, t, head, d, y);
         if (d == 0) {

@@ -18,6 +18,17 @@ struct Smaller {
   __device__ __forceinline__ static float join(float a, float b) { return a < b || a != a ? a : b; }
 };
 
+// e to the x; what is below the smallest normal number is 0.
+__device__ __forceinline__ float exponential(float x) {
+#ifdef __CUDA_ARCH__
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.4426950408889634f));
+  return y;
+#else
+  return __expf(x);
+#endif
+}
+
 // Over groups of WIDTH neighbouring lanes; every lane gets the result.
 template <class Join, int WIDTH = 32>
 __device__ __forceinline__ float warp_join(float v) {
