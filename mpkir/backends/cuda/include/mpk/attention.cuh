@@ -124,9 +124,7 @@ struct Attention {
       if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
       else ByShuffles::template fetch<0, U>(work, at, range.from, range.cached, rows);
     }
-#ifndef MPK_TURN_FIRST
     if constexpr (B::polled) step.template ask<false>(work, at);
-#endif
     if (prepares) step.turn(work, at);
     step.await(work, at);
     if (empty) {

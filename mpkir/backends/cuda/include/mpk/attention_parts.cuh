@@ -15,24 +15,11 @@
 
 namespace mpk {
 
-#ifdef MPK_JOIN_WIDE
-constexpr bool JOIN_WIDE = true;  // each lane asks for tops and sums of all that it joins: no shuffles
-#else
-constexpr bool JOIN_WIDE = false;
-#endif
-#ifdef MPK_JOIN_TWICE
-constexpr bool JOIN_TWICE = true;  // two polls of columns are under way at a time
-#else
-constexpr bool JOIN_TWICE = false;
-#endif
-
 // SHARE: warps that share the chunks of one unit; this one has every SHARE-th from `member` on.
 template <class B, int SHARE>
 struct AttentionParts {
   static constexpr int SPLITS = B::SPLITS, STATS = ceil_div(SPLITS, 32);
   static constexpr int EACH = ceil_div(SPLITS, SHARE), AT_ONCE = least(EACH, 16);
-  static constexpr bool WIDE = JOIN_WIDE && SHARE == 1 && EACH <= 16;
-  static constexpr bool TWICE = JOIN_TWICE && SHARE == 1 && !WIDE && EACH <= 16;
 
   template <class X>
   struct One {
@@ -55,9 +42,6 @@ struct AttentionParts {
   bool holds;  // whether column d is one of the row's
   Fetched<typename B::Stats, 2> stats[STATS];
   One<typename B::Acc> acc[AT_ONCE];
-  Fetched<typename B::Stats, 2> wide[WIDE ? AT_ONCE : 1];
-  float column[TWICE ? AT_ONCE : 1];
-  __device__ __forceinline__ float column_of(int j) const { return TWICE ? column[TWICE ? j : 0] : acc[j].get(); }
 
   __device__ __forceinline__ int split(int j) const { return member + SHARE * j; }
   __device__ __forceinline__ bool has(int j) const { return split(j) < least(parts, SPLITS) && holds; }
@@ -68,8 +52,7 @@ struct AttentionParts {
     bool all = true;
 #pragma unroll
     for (int j = 0; j < STATS; ++j)
-      if (lane + 32 * j < SPLITS && (FIRST || !stats[j].arrived(work.tag)) &&
-          (!WIDE || lane + 32 * j >= parts)) {
+      if (lane + 32 * j < SPLITS && (FIRST || !stats[j].arrived(work.tag))) {
         all = false;
         if constexpr (FIRST) stats_at[j] = B::stats(work, row, lane + 32 * j);
         stats[j].request(stats_at[j]);
@@ -89,49 +72,10 @@ struct AttentionParts {
         all = false;
         acc[j].request(column_at[j]);
       }
-    if constexpr (WIDE) {
-#pragma unroll
-      for (int j = 0; j < AT_ONCE; ++j)
-        if (j < parts && (FIRST || !wide[j].arrived(work.tag))) {
-          all = false;
-          wide[j].request(B::stats(work, row, j));
-        }
-    }
     return all;
-  }
-  // Takes those of `missing` that have come, and asks for the others again.
-  __device__ __forceinline__ void take(const Work& work, One<typename B::Acc> (&from)[AT_ONCE], u32& missing) {
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; ++j)
-      if (missing >> j & 1) {
-        if (from[j].arrived(work.tag)) {
-          column[j] = from[j].get();
-          missing &= ~(1u << j);
-        } else {
-          from[j].request(column_at[j]);
-        }
-      }
   }
   // After ask_stats<true> and ask_acc<true>(0).
   __device__ __forceinline__ void await(const Work& work) {
-    if constexpr (TWICE) {
-      One<typename B::Acc> other[AT_ONCE] = {};
-      u32 missing = 0;
-#pragma unroll
-      for (int j = 0; j < AT_ONCE; ++j)
-        if (has(j)) {
-          missing |= 1u << j;
-          other[j].request(column_at[j]);
-        }
-      for (u32 polls = 1;; ++polls) {
-        const bool all_stats = ask_stats<false>(work);
-        take(work, acc, missing);
-        if ((all_stats && missing == 0) || gives_up(work, polls)) break;
-        take(work, other, missing);
-      }
-      __syncwarp();
-      return;
-    }
     for (u32 polls = 1;; ++polls) {
       const bool all_stats = ask_stats<false>(work), all_acc = ask_acc<false>(work, 0);
       if ((all_stats && all_acc) || gives_up(work, polls)) break;
@@ -145,28 +89,10 @@ struct AttentionParts {
     __syncwarp();
   }
 
-  __device__ __forceinline__ void join_wide(float& top, float& total, float& y) const {
-    float largest = top;
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; ++j)
-      if (j < parts) largest = Larger::join(wide[j].get(0), largest);
-    const float own = exponential(top - largest);
-    total *= own, y *= own;
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; ++j)
-      if (j < parts) {
-        const float factor = exponential(wide[j].get(0) - largest);
-        total = fmaf(wide[j].get(1), factor, total);
-        y = fmaf(column_of(j), factor, y);
-      }
-    top = largest;
-  }
-
   // Adds the chunks to what stands for others: y is the lane's column and `total` the sum, of
   // exp(score - top). The whole warp, after await; top and total are equal in all lanes. With SHARE,
   // y is this warp's share only, and it begins with 0.
   __device__ __forceinline__ void join(const Work& work, float& top, float& total, float& y) {
-    if constexpr (WIDE) return join_wide(top, total, y);
     float keep[STATS], largest = top;
 #pragma unroll
     for (int j = 0; j < STATS; ++j) {
@@ -193,7 +119,7 @@ struct AttentionParts {
         // SHARE divides 32, so which register it is in does not depend on the warp.
         const float factor = __shfl_sync(0xffffffffu, keep[least(SHARE * (from + j) / 32, STATS - 1)],
                                          split(from + j) % 32);
-        if (has(from + j)) y = fmaf(column_of(j), factor, y);
+        if (has(from + j)) y = fmaf(acc[j].get(), factor, y);
       }
     }
   }

@@ -24,21 +24,13 @@ struct AttentionProducts {
   using Range = typename Shape::Range;
   using Row = Vector<bf16, 8>;
   static constexpr int D = B::D, G = B::G;
-#ifdef MPK_ROWS_TWICE
-  static constexpr int SETS = D == 64 ? 2 : 1;  // of 128 rows in a go
-#else
-  static constexpr int SETS = 1;
-#endif
-  static constexpr int SET = 16 * COMPUTE_WARPS, ROWS = SETS * SET;
+  static constexpr int ROWS = 16 * COMPUTE_WARPS;       // of a go
   static constexpr int KEYS = D / 32, VALUES = D / 64;  // vectors of a lane for a row
   static constexpr int PITCH = D + 4;                   // words of a row of q, so that heads differ in banks
   static_assert(D % 64 == 0 && G <= 8, "whole fragments");
 
-  struct Set {
-    Row k[2][KEYS], v[VALUES][4];
-  };
   struct Rows {
-    Set set[SETS];
+    Row k[2][KEYS], v[VALUES][4];
     const bf16 *k_cache, *v_cache;  // the lane's part of the task's first row
   };
   static __device__ __forceinline__ int key_row(const Lane& at, int base, int n) {
@@ -52,16 +44,16 @@ struct AttentionProducts {
 
   // Where there is no row a lane takes the last, which has no weight, or keeps what it has.
   static __device__ __forceinline__ int offset(int row, int cached) { return B::offset(least(row, cached - 1)); }
-  static __device__ __forceinline__ void fetch_keys(const Lane& at, int base, int cached, Rows& rows, int set) {
+  static __device__ __forceinline__ void fetch_keys(const Lane& at, int base, int cached, Rows& rows) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (base + 64 * n + at.warp >= cached) break;
       const bf16* const k = rows.k_cache + offset(key_row(at, base, n), cached);
 #pragma unroll
-      for (int j = 0; j < KEYS; ++j) rows.set[set].k[n][j] = load_vector<bf16, 8>(k + 32 * j);
+      for (int j = 0; j < KEYS; ++j) rows.k[n][j] = load_vector<bf16, 8>(k + 32 * j);
     }
   }
-  static __device__ __forceinline__ void fetch_values(const Lane& at, int base, int cached, Rows& rows, int set) {
+  static __device__ __forceinline__ void fetch_values(const Lane& at, int base, int cached, Rows& rows) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (base + 64 * n + at.warp >= cached) break;
@@ -69,7 +61,7 @@ struct AttentionProducts {
       for (int i = 2 * n; i < 2 * n + 2; ++i) {
         const bf16* const v = rows.v_cache + offset(value_row(at, base, i), cached);
 #pragma unroll
-        for (int j = 0; j < VALUES; ++j) rows.set[set].v[j][i] = load_vector<bf16, 8>(v + 64 * j);
+        for (int j = 0; j < VALUES; ++j) rows.v[j][i] = load_vector<bf16, 8>(v + 64 * j);
       }
     }
   }
@@ -78,15 +70,12 @@ struct AttentionProducts {
                                                Rows& rows) {
     rows.k_cache = B::k_cache(work) + key_element(at, 0);
     rows.v_cache = B::v_cache(work) + value_element(at, 0);
-#pragma unroll
-    for (int i = 0; i < SETS; ++i) {
-      fetch_keys(at, base + i * SET, cached, rows, i);
-      fetch_values(at, base + i * SET, cached, rows, i);
-    }
+    fetch_keys(at, base, cached, rows);
+    fetch_values(at, base, cached, rows);
   }
   // The step's own row, which is not in the cache yet.
   static __device__ __forceinline__ void take_own(const Lane& at, const Scratch& scratch, int base, int own,
-                                                  Set& rows) {
+                                                  Rows& rows) {
 #pragma unroll
     for (int n = 0; n < 2; ++n)
       if (key_row(at, base, n) == own) {
@@ -127,7 +116,7 @@ struct AttentionProducts {
   // ---- products ----
 
   // Scores of head lane / 4 at rows i = 8 n + 2 (lane % 4) + {0, 1}.
-  static __device__ __forceinline__ void scores(const Lane& at, const Scratch& scratch, const Set& rows,
+  static __device__ __forceinline__ void scores(const Lane& at, const Scratch& scratch, const Rows& rows,
                                                 bool both, float (&s)[2][2]) {
     const int head = at.lane / 4;
     constexpr int CHAINS = D == 64 ? 2 : 1;  // of products that wait for each other; no registers for more
@@ -164,7 +153,7 @@ struct AttentionProducts {
   // Adds p * v: heads 2 (lane % 4) + {0, 1} at elements 64 j + 8 (lane / 4) + 2 f + {0, 1}, of which a
   // fragment's sums are {first element: both heads, second: both heads}.
   using Sums = float[VALUES][4][4];
-  static __device__ __forceinline__ void weigh(const float (&p)[2][2], const Set& rows, Sums& sum) {
+  static __device__ __forceinline__ void weigh(const float (&p)[2][2], const Rows& rows, Sums& sum) {
     const u32 high[2] = {bf16_pair(p[0][0], p[0][1]), bf16_pair(p[1][0], p[1][1])};
     const u32 low[2] = {left_over(high[0], p[0][0], p[0][1]), left_over(high[1], p[1][0], p[1][1])};
 #pragma unroll
@@ -192,31 +181,20 @@ struct AttentionProducts {
       if (Shape::AHEAD > 0 && at.warp == base / ROWS % COMPUTE_WARPS && base + Shape::AHEAD < range.cached)
         Shape::ask_ahead(work, base + Shape::AHEAD, least(base + Shape::AHEAD + ROWS, range.cached), at.lane);
       const bool more = base + ROWS < range.to;
-      float s[SETS][2][2];
-#pragma unroll
-      for (int i = 0; i < SETS; ++i) {
-        const int first = base + i * SET;
-        if (i > 0 && first >= range.to) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) s[i][e / 2][e % 2] = 0.0f;
-          continue;
-        }
-        if (range.cached < range.to && range.cached >= first && (range.cached - first) % 8 == at.warp)
-          take_own(at, scratch, first, range.cached, rows.set[i]);
-        scores(at, scratch, rows.set[i], first + 64 + at.warp < range.to, s[i]);
-        if (more) fetch_keys(at, first + ROWS, range.cached, rows, i);
-      }
+      if (range.cached < range.to && range.cached >= base && (range.cached - base) % 8 == at.warp)
+        take_own(at, scratch, base, range.cached, rows);
+      float s[2][2];
+      scores(at, scratch, rows, base + 64 + at.warp < range.to, s);
+      if (more) fetch_keys(at, base + ROWS, range.cached, rows);
       float largest = top;
 #pragma unroll
-      for (int i = 0; i < SETS; ++i)
+      for (int n = 0; n < 2; ++n)
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            const int row = base + i * SET + 8 * (8 * n + at.lane % 4 * 2 + e) + at.warp;
-            s[i][n][e] = row < range.to ? Shape::capped(s[i][n][e]) : -infinity();
-            largest = fmaxf(largest, s[i][n][e]);
-          }
+        for (int e = 0; e < 2; ++e) {
+          const int row = base + 8 * (8 * n + at.lane % 4 * 2 + e) + at.warp;
+          s[n][e] = row < range.to ? Shape::capped(s[n][e]) : -infinity();
+          largest = fmaxf(largest, s[n][e]);
+        }
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 1));
       largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, 2));
       if (base > range.from) {
@@ -233,18 +211,14 @@ struct AttentionProducts {
       }
       top = largest;
 #pragma unroll
-      for (int i = 0; i < SETS; ++i) {
-        if (i > 0 && base + i * SET >= range.to) continue;
+      for (int n = 0; n < 2; ++n)
 #pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int e = 0; e < 2; ++e) {
-            s[i][n][e] = exponential(s[i][n][e] - top);
-            weight += s[i][n][e];
-          }
-        weigh(s[i], rows.set[i], sum);
-        if (more) fetch_values(at, base + i * SET + ROWS, range.cached, rows, i);
-      }
+        for (int e = 0; e < 2; ++e) {
+          s[n][e] = exponential(s[n][e] - top);
+          weight += s[n][e];
+        }
+      weigh(s, rows, sum);
+      if (more) fetch_values(at, base + ROWS, range.cached, rows);
     }
     weight += __shfl_xor_sync(0xffffffffu, weight, 1);
     weight += __shfl_xor_sync(0xffffffffu, weight, 2);
