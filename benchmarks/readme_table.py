@@ -48,36 +48,55 @@ def ms(record: Record | None) -> str:
     return "" if record is None else f"{record['ms']:.3f}"
 
 
-def decode_table() -> list[str]:
-    """Decode on the H100, each model beside the peers of its latest run, if it had any."""
-    systems = {
-        "mpkir": ("mpkir-megakernel", None),
-        "a kernel for each operator": ("mpkir-per-operator", None),
-        "torch.compile (CUDA graphs)": ("torch.compile", "reduce-overhead"),
-        "torch.compile (max-autotune)": ("torch.compile", "max-autotune"),
-    }
-    found: dict[str, dict[str, Record | None]] = {}
-    for run in runs(records("decode-h100")):
-        if run[0]["batch"] != 1 or run[0]["positions"] != SHORT:
-            continue
-        each = {name: one(run, *system) for name, system in systems.items()}
-        if each["mpkir"] is not None:
-            found[run[0]["model"]] = each
-    shown = [name for name in systems if any(each[name] is not None for each in found.values())]
-    lines = [
-        f"| H100, bf16, batch 1, ms per token | {' | '.join(shown)} | floor | "
-        "share of floor | logit error, ours / PyTorch bf16 |",
-        f"| --- |{' --- |' * (len(shown) + 3)}",
+def short_runs() -> list[list[Record]]:
+    """Runs of one sequence at short context that have a megakernel."""
+    return [
+        run
+        for run in runs(records("decode-h100"))
+        if run[0]["batch"] == 1 and run[0]["positions"] == SHORT
+        if one(run, "mpkir-megakernel") is not None
     ]
-    for each in found.values():
-        ours = each["mpkir"]
+
+
+def decode_table() -> list[str]:
+    """Decode on the H100, each model's latest run."""
+    lines = [
+        "| H100, bf16, batch 1, ms per token | mpkir | a kernel for each operator | floor | "
+        "share of floor | logit error, ours / PyTorch bf16 | kernel of |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    latest = {run[0]["model"]: run for run in short_runs()}
+    for model, run in latest.items():
+        ours = one(run, "mpkir-megakernel")
         assert ours is not None
         lines.append(
-            f"| {ours['model']} | {' | '.join(ms(each[name]) for name in shown)} | "
+            f"| {model} | {ms(ours)} | {ms(one(run, 'mpkir-per-operator'))} | "
             f"{ours['floor_ms']:.3f} | {ours['share_of_floor']:.0%} | {ours['logit_error']:.3f} / "
-            f"{ours['logit_error_torch_bf16']:.3f} |"
+            f"{ours['logit_error_torch_bf16']:.3f} | {ours['commit']} |"
         )
     return lines
+
+
+def peers_table() -> list[str]:
+    """Each model's latest run beside torch.compile."""
+    modes = {"CUDA graphs": "reduce-overhead", "max-autotune": "max-autotune"}
+    found: dict[str, dict[str, Record | None]] = {}
+    for run in short_runs():
+        each = {name: one(run, "torch.compile", mode) for name, mode in modes.items()}
+        if any(record is not None for record in each.values()):
+            found[run[0]["model"]] = {"": one(run, "mpkir-megakernel"), **each}
+    shown = [name for name in modes if any(each[name] is not None for each in found.values())]
+    lines = [
+        "| beside PyTorch, in one run, ms per token | mpkir then | kernel of | "
+        f"{' | '.join(f'torch.compile ({name})' for name in shown)} |",
+        f"|{' --- |' * (len(shown) + 3)}",
+    ]
+    for model, each in found.items():
+        ours = each[""]
+        assert ours is not None
+        peers = " | ".join(ms(each[name]) for name in shown)
+        lines.append(f"| {model} | {ms(ours)} | {ours['commit']} | {peers} |")
+    return ["", *lines]
 
 
 def sweep_table(title: str, key: str, default: Any) -> list[str]:
@@ -102,30 +121,6 @@ def sweep_table(title: str, key: str, default: Any) -> list[str]:
             for v in values
         )
         lines.append(f"| {model} | {' | '.join(cells)} |")
-    return ["", *lines]
-
-
-def latest_table() -> list[str]:
-    """The kernels of today beside those of the table above; timed, and not checked against fp32."""
-    checked = {
-        run[0]["model"]: ours
-        for run in runs(records("decode-h100"))
-        if run[0]["batch"] == 1 and run[0]["positions"] == SHORT
-        if (ours := one(run, "mpkir-megakernel")) is not None
-    }
-    compared = records("compare-h100")
-    commit = compared[-1]["commit"]
-    lines = [
-        f"| H100, kernels since ({commit}), ms per token | checked above | now | share of floor |",
-        "| --- | --- | --- | --- |",
-    ]
-    for record in compared:
-        same = record["commit"] == commit and record["positions"] == SHORT
-        before = checked.get(record["model"])
-        if not same or record["variant"] or before is None:
-            continue
-        share = before["floor_ms"] / record["ms"]
-        lines.append(f"| {record['model']} | {ms(before)} | {ms(record)} | {share:.0%} |")
     return ["", *lines]
 
 
@@ -186,7 +181,7 @@ def tables() -> str:
         *sweep_table("H100, ms per step and share of floor, by batch size", "batch", 1),
         *sweep_table("H100, ms per token and share of floor, by position", "positions", SHORT[0]),
     ]
-    return "\n".join([*decode_table(), *sweeps, *latest_table(), *ranks_table(), "", *cpu_table()])
+    return "\n".join([*decode_table(), *sweeps, *peers_table(), *ranks_table(), "", *cpu_table()])
 
 
 def main() -> None:

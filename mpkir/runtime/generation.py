@@ -19,9 +19,6 @@ TOKENIZER = "tokenizer"
 """Folder of an artifact that holds the tokenizer's files."""
 UNKNOWN = -1
 """Stands in a token sequence where a step may write the token that it chooses."""
-MOST_ON_GPU = 2
-"""Sequences that a GPU has been seen to decode at once with the same bits every time; with 8 and 16
-repeated launches differed."""
 ENDED = -2
 """Stands in one of several sequences where it takes no more tokens: the launch ends when all do."""
 
@@ -192,19 +189,8 @@ class LoadedLanguageModel:
             answers.append(Generation(text, tuple(tokens), length, first - begun, finished - first))
         return answers
 
-    def _check_batch(self) -> None:
-        if self.program.manifest.target.kind == "cuda" and self.roles.batch > MOST_ON_GPU:
-            raise MpkirError(
-                f"a GPU does not yet decode {self.roles.batch} sequences at once with the same "
-                "result every time",
-                where=str(self.program.artifact.path),
-                hint=f"compile for a batch of at most {MOST_ON_GPU}; `mpk bench --batch` checks "
-                "larger ones",
-            )
-
     def _start(self, prompts: Sequence[Sequence[int]], count: int) -> None:
         """Put prompts at the beginning of the token sequences, to be continued by `count`."""
-        self._check_batch()
         for tokens in prompts:
             self._check_prompt(tokens, len(tokens) + count - 1)
         if self.program.group is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 import transformers
 
 from mpkir import LanguageModel
-from mpkir.errors import MpkirError
 from mpkir.runtime.generation import LoadedLanguageModel
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -114,14 +112,3 @@ def test_several_prompts_are_answered_one_after_another(loaded: LoadedLanguageMo
     answers = loaded.generate(["abc", "d"], max_new_tokens=4)
     assert [answer.prompt_tokens for answer in answers] == [3, 1]
     assert answers[1].tokens == loaded.generate("d", max_new_tokens=4).tokens
-
-
-def test_a_gpu_refuses_more_sequences_than_it_has_repeated(
-    loaded: LoadedLanguageModel, monkeypatch: pytest.MonkeyPatch
-):
-    manifest = loaded.program.manifest
-    on_gpu = replace(manifest, target=replace(manifest.target, kind="cuda"))
-    monkeypatch.setattr(loaded.program, "manifest", on_gpu)
-    monkeypatch.setattr(loaded, "roles", replace(loaded.roles, batch=8))
-    with pytest.raises(MpkirError, match="does not yet decode 8 sequences at once"):
-        loaded.generate([1, 2], max_new_tokens=1)

@@ -78,7 +78,7 @@ __device__ __forceinline__ void arrive_warp(Barrier& barrier, int lane) {
 
 // Behind reads of shared memory that the copy engine may write once a barrier has been told: they have
 // their values before. Without it ptxas lets a warp arrive while its loads are on their way, and where
-// shared memory is busy enough, copies overtake them (8 tokens: one of 20,000 stages).
+// shared memory is busy, copies overtake them (with 8 tokens one stage in three million).
 __device__ __forceinline__ void finish_reads() { __threadfence_block(); }
 
 // Makes initialised barriers visible to the copy engine; a __syncthreads must follow.
