@@ -77,6 +77,17 @@ def carried_type(type: Attribute) -> str:
             raise MpkirError(f"scalars of type {type} have no form in C++")
 
 
+def storage_type(type: Attribute) -> str:
+    """The C++ type of an element in memory."""
+    match type:
+        case BFloat16Type():
+            return "mpk::bf16"
+        case Float16Type():
+            return "mpk::f16"
+        case _:
+            return carried_type(type)
+
+
 def print_scalars(
     block: Block, arguments: Sequence[str], spelling: Spelling | None = None, prefix: str = "v"
 ) -> Scalars:

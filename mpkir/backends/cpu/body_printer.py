@@ -18,10 +18,9 @@ from mpkir.backends.cpu.text import (
     Tile,
     bind_operand,
     dims,
-    storage_type,
     where,
 )
-from mpkir.backends.scalar import carried_type
+from mpkir.backends.scalar import carried_type, storage_type
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 from mpkir.errors import MpkirError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from xdsl.ir import SSAValue
 
 from mpkir.backends.cpu.body_printer import BodyPrinter
-from mpkir.backends.cpu.text import function, storage_type
+from mpkir.backends.cpu.text import function
+from mpkir.backends.scalar import storage_type
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 

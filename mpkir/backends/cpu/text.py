@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from math import prod
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, UnknownLoc
+from xdsl.dialects.builtin import UnknownLoc
 from xdsl.ir import Attribute, Block, Operation
-from xdsl.ir.affine import (
-    AffineBinaryOpExpr,
-    AffineBinaryOpKind,
-    AffineConstantExpr,
-    AffineDimExpr,
-    AffineExpr,
-)
 
 from mpkir.backends.body import Operand
-from mpkir.backends.scalar import Spelling, carried_type, print_scalars
-from mpkir.errors import MpkirError
+from mpkir.backends.offsets import clipped, print_offset
+from mpkir.backends.scalar import Spelling, carried_type, print_scalars, storage_type
 
 SPELLING = Spelling(
     round_bf16="mpk::round_bf16", round_f16="mpk::round_f16", functions={"exp": "mpk::exp"}
 )
-
-_SIGNS = {
-    AffineBinaryOpKind.Add: "+",
-    AffineBinaryOpKind.Mul: "*",
-    AffineBinaryOpKind.Mod: "%",
-    AffineBinaryOpKind.FloorDiv: "/",
-}
 
 
 @dataclass(frozen=True)
@@ -51,51 +36,9 @@ class Tile:
         return prod(self.shape)
 
 
-def storage_type(type: Attribute) -> str:
-    """The C++ type of an element in memory."""
-    match type:
-        case BFloat16Type():
-            return "mpk::bf16"
-        case Float16Type():
-            return "mpk::f16"
-        case _:
-            return carried_type(type)
-
-
 def dims(sizes: Sequence[int]) -> str:
     """Sizes as template arguments; a scalar is a tile of one element."""
     return f"mpk::Dims<{', '.join(map(str, sizes)) or '1'}>"
-
-
-def affine(expr: AffineExpr) -> str:
-    """An offset as a C++ expression of the grid coordinates g0, g1, ..; it is not negative."""
-    match expr:
-        case AffineConstantExpr():
-            return str(expr.value)
-        case AffineDimExpr():
-            return f"g{expr.position}"
-        case AffineBinaryOpExpr() if expr.kind in _SIGNS:
-            return f"({affine(expr.lhs)} {_SIGNS[expr.kind]} {affine(expr.rhs)})"
-        case AffineBinaryOpExpr():
-            by = affine(expr.rhs)
-            return f"(({affine(expr.lhs)} + {by} - 1) / {by})"
-        case _:
-            raise MpkirError(f"an offset of {expr} has no form in C++")
-
-
-def clipped(operand: Operand, grid: Sequence[int]) -> tuple[bool, ...]:
-    """For each dimension, whether the box of some task may reach over the buffer's end."""
-    corners = tuple(product(*({0, size - 1} for size in grid)))
-    result: list[bool] = []
-    for expr, size, box in zip(operand.offsets.results, operand.shape, operand.sizes, strict=True):
-        monotone = all(
-            not isinstance(part, AffineBinaryOpExpr)
-            or part.kind in (AffineBinaryOpKind.Add, AffineBinaryOpKind.Mul)
-            for part in expr.dfs()
-        )
-        reach = max(expr.eval(list(corner), []) for corner in corners) + box
-        result.append(reach > size or not monotone)
-    return tuple(result)
 
 
 def bind_operand(name: str, number: int, operand: Operand, grid: Sequence[int], read: bool) -> str:
@@ -107,7 +50,7 @@ def bind_operand(name: str, number: int, operand: Operand, grid: Sequence[int], 
         types.append(dims([int(flag) for flag in flags]) if any(flags) else "void")
     if not operand.is_plain:
         types += [dims(operand.strides or (1,)), str(operand.origin)]
-    offsets = [affine(expr) for expr in operand.offsets.results] or ["0"]
+    offsets = [print_offset(expr, "g{}".format) for expr in operand.offsets.results] or ["0"]
     buffer = f"operands[{number}]"
     if operand.row is not None:
         buffer = f"mpk::own_row<{element}>({buffer}, mpk_peers, {operand.row})"

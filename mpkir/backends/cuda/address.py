@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from math import gcd, prod
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type
-from xdsl.ir import Attribute
 from xdsl.ir.affine import (
     AffineBinaryOpExpr,
     AffineBinaryOpKind,
     AffineConstantExpr,
-    AffineDimExpr,
     AffineExpr,
 )
 
 from mpkir.backends.body import Operand
-from mpkir.backends.scalar import carried_type
-from mpkir.errors import MpkirError
-
-_SIGNS = {
-    AffineBinaryOpKind.Add: "+",
-    AffineBinaryOpKind.Mul: "*",
-    AffineBinaryOpKind.Mod: "%",
-    AffineBinaryOpKind.FloorDiv: "/",
-}
-
-
-def storage_type(type: Attribute) -> str:
-    """The C++ type of an element in memory."""
-    match type:
-        case BFloat16Type():
-            return "mpk::bf16"
-        case Float16Type():
-            return "mpk::f16"
-        case _:
-            return carried_type(type)
+from mpkir.backends.offsets import print_offset
+from mpkir.backends.scalar import storage_type
 
 
 def operand_type(operand: Operand) -> str:
@@ -51,18 +29,7 @@ def operand_type(operand: Operand) -> str:
 
 def affine(expr: AffineExpr, index: str) -> str:
     """An offset as a C++ expression of the task's index; it is not negative."""
-    match expr:
-        case AffineConstantExpr():
-            return str(expr.value)
-        case AffineDimExpr():
-            return f"c{expr.position}({index})"
-        case AffineBinaryOpExpr() if expr.kind in _SIGNS:
-            return f"({affine(expr.lhs, index)} {_SIGNS[expr.kind]} {affine(expr.rhs, index)})"
-        case AffineBinaryOpExpr():
-            by = affine(expr.rhs, index)
-            return f"(({affine(expr.lhs, index)} + {by} - 1) / {by})"
-        case _:
-            raise MpkirError(f"an offset of {expr} has no form in C++")
+    return print_offset(expr, lambda dim: f"c{dim}({index})")
 
 
 def is_zero(expr: AffineExpr) -> bool:
@@ -73,21 +40,6 @@ def is_zero(expr: AffineExpr) -> bool:
 def is_fixed(operand: Operand) -> bool:
     """Whether all tasks of a family touch the same box."""
     return not any(expr.used_dims() for expr in operand.offsets.results)
-
-
-def clipped(operand: Operand, grid: Sequence[int]) -> tuple[bool, ...]:
-    """For each dimension, whether the box of some task may reach over the buffer's end."""
-    corners = tuple(product(*({0, size - 1} for size in grid)))
-    result: list[bool] = []
-    for expr, size, box in zip(operand.offsets.results, operand.shape, operand.sizes, strict=True):
-        monotone = all(
-            not isinstance(part, AffineBinaryOpExpr)
-            or part.kind in (AffineBinaryOpKind.Add, AffineBinaryOpKind.Mul)
-            for part in expr.dfs()
-        )
-        reach = max(expr.eval(list(corner), []) for corner in corners) + box
-        result.append(reach > size or not monotone)
-    return tuple(result)
 
 
 def _divisor(expr: AffineExpr) -> int:

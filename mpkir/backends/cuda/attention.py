@@ -9,7 +9,6 @@ from xdsl.ir import Operation, Region, SSAValue
 
 from mpkir.backends.cuda.address import (
     broadcast,
-    clipped,
     operand_type,
     rows_aligned,
     unravel,
@@ -21,6 +20,7 @@ from mpkir.backends.cuda.body_printer import (
     element_of,
     float_literal,
 )
+from mpkir.backends.offsets import clipped
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 

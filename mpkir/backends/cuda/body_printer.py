@@ -23,15 +23,14 @@ from mpkir.backends.body import Body, Operand
 from mpkir.backends.cuda.address import (
     affine,
     broadcast,
-    clipped,
     is_zero,
     linear_index,
     operand_type,
     reindex,
-    storage_type,
     unravel,
 )
-from mpkir.backends.scalar import Spelling, carried_type, literal, print_scalars
+from mpkir.backends.offsets import clipped
+from mpkir.backends.scalar import Spelling, carried_type, literal, print_scalars, storage_type
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 from mpkir.errors import MpkirError

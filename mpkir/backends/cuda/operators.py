@@ -9,7 +9,7 @@ from typing import Any
 from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Operation, SSAValue
 
-from mpkir.backends.cuda.address import broadcast, clipped, operand_type, unravel
+from mpkir.backends.cuda.address import broadcast, operand_type, unravel
 from mpkir.backends.cuda.attention import (
     print_attention,
     print_attention_merge,
@@ -19,6 +19,7 @@ from mpkir.backends.cuda.attention import (
 from mpkir.backends.cuda.body_printer import WORK, BodyPrinter
 from mpkir.backends.cuda.experts import print_expert_linear, print_topk
 from mpkir.backends.cuda.streaming import print_linear
+from mpkir.backends.offsets import clipped
 from mpkir.backends.scalar import carried_type
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
