@@ -203,6 +203,23 @@ class _CachedAttention(IRDLOperation):
     )
     traits = traits_def(Pure())
 
+    @property
+    def score_properties(self) -> dict[str, Attribute | None]:
+        """The properties that say what scores are."""
+        return {"scale": self.scale, "window": self.window, "soft_cap": self.soft_cap}
+
+    def operands_with(
+        self, k_cache: SSAValue, v_cache: SSAValue
+    ) -> list[SSAValue | Sequence[SSAValue]]:
+        """The operands in the order of their definitions, with other caches."""
+        inputs = [self.q, self.k, self.v, k_cache, v_cache, self.position]
+        return [*inputs, self.q_args, self.k_args]
+
+    def copied_prologues(self) -> list[list[Region]]:
+        """Copies of both prologues, none for one that is not there."""
+        prologues = (self.q_prologue, self.k_prologue)
+        return [[] if each is None else [each.clone()] for each in prologues]
+
     def verify_operands(self, cache_rank: int = 4) -> None:
         q, k, cache = shape_of(self.q), shape_of(self.k), shape_of(self.k_cache)
         if len(q) != 4 or len(k) != 4:
@@ -335,26 +352,14 @@ class AttentionSplitOp(_CachedAttention):
         super().__init__(
             operands=[
                 None,
-                attention.q,
-                attention.k,
-                attention.v,
-                k_cache,
-                v_cache,
-                attention.position,
-                attention.q_args,
-                attention.k_args,
+                *attention.operands_with(k_cache, v_cache),
             ],
             properties={
-                "scale": attention.scale,
-                "window": attention.window,
-                "soft_cap": attention.soft_cap,
+                **attention.score_properties,
                 "chunks": IntegerAttr(chunks, i64),
                 "first": IntegerAttr(first, i64),
             },
-            regions=[
-                [] if attention.q_prologue is None else [attention.q_prologue.clone()],
-                [] if attention.k_prologue is None else [attention.k_prologue.clone()],
-            ],
+            regions=attention.copied_prologues(),
             result_types=[
                 TensorType(f32, [*q[:3], chunks - first, q[3]]),
                 TensorType(f32, [*q[:3], chunks - first, 2]),
@@ -421,25 +426,13 @@ class AttentionJoinOp(_CachedAttention):
             operands=[
                 split.acc,
                 split.stats,
-                attention.q,
-                attention.k,
-                attention.v,
-                split.k_result,
-                split.v_result,
-                attention.position,
-                attention.q_args,
-                attention.k_args,
+                *attention.operands_with(split.k_result, split.v_result),
             ],
             properties={
-                "scale": attention.scale,
-                "window": attention.window,
-                "soft_cap": attention.soft_cap,
+                **attention.score_properties,
                 "chunks": split.chunks,
             },
-            regions=[
-                [] if attention.q_prologue is None else [attention.q_prologue.clone()],
-                [] if attention.k_prologue is None else [attention.k_prologue.clone()],
-            ],
+            regions=attention.copied_prologues(),
             result_types=[
                 TensorType(element, shape_of(attention.q)),
                 split.k_result.type,

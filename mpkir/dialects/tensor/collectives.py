@@ -25,7 +25,7 @@ from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
 
 from mpkir.dialects.mesh import check_shards
-from mpkir.dialects.tensor.pointwise import is_broadcast, verify_scalar_region
+from mpkir.dialects.tensor.products import verify_epilogue
 from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
 
@@ -34,11 +34,6 @@ def _verify_place(op: Operation, of: int) -> None:
     if parent is not None and parent.name.startswith("mpk_tensor."):
         raise VerifyException(f"{op.name} stands in a step, not within {parent.name}")
     check_shards(op, of, op.name)
-
-
-def _verify_dim(op: Operation, dim: int, source: SSAValue) -> None:
-    if not 0 <= dim < len(shape_of(source)):
-        raise VerifyException(f"{op.name} along dimension {dim} of {source.type}")
 
 
 @irdl_op_definition
@@ -97,19 +92,10 @@ class AllReduceOp(IRDLOperation):
             raise VerifyException(f"all_reduce adds partial sums in f32, got {self.x.type}")
         if shape_of(self.result) != shape_of(self.x):
             raise VerifyException(f"all_reduce of {self.x.type} does not give {self.result.type}")
-        if self.epilogue is None:
-            if self.epilogue_args:
-                raise VerifyException("extra operands need an epilogue")
-            return
-        for extra in self.epilogue_args:
-            if not is_broadcast(shape_of(self.result), shape_of(extra), shape_of(self.result)):
-                raise VerifyException(f"{extra.type} does not broadcast to {self.result.type}")
-        verify_scalar_region(
-            "epilogue",
-            self.epilogue,
-            [f32, *(element_type_of(v) for v in self.epilogue_args)],
-            element_type_of(self.result),
-        )
+        if self.epilogue is not None:
+            verify_epilogue(self.epilogue, 1, self.epilogue_args, self.result)
+        elif self.epilogue_args:
+            raise VerifyException("extra operands need an epilogue")
 
     def like(
         self,
@@ -129,8 +115,36 @@ class AllReduceOp(IRDLOperation):
         )
 
 
+class _AlongDimension(IRDLOperation):
+    """What ranks exchange in shards along one dimension."""
+
+    x = operand_def(TENSOR)
+    dim = prop_def(IntegerAttr[I64])
+    of = prop_def(IntegerAttr[I64])
+    result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = "$x `dim` $dim `of` $of attr-dict `:` type($x) `to` type($result)"
+
+    def __init__(self, x: SSAValue, dim: int, of: int, result: Attribute):
+        super().__init__(
+            operands=[x],
+            properties={"dim": IntegerAttr(dim, i64), "of": IntegerAttr(of, i64)},
+            result_types=[result],
+        )
+
+    def verify_place(self) -> tuple[int, int]:
+        """`dim` and `of`, where the op may stand so; VerifyException otherwise."""
+        dim, of = self.dim.value.data, self.of.value.data
+        _verify_place(self, of)
+        if not 0 <= dim < len(shape_of(self.x)):
+            raise VerifyException(f"{self.name} along dimension {dim} of {self.x.type}")
+        return dim, of
+
+
 @irdl_op_definition
-class AllGatherOp(IRDLOperation):
+class AllGatherOp(_AlongDimension):
     """The shards of all ranks one after another along `dim`, in the order of ranks.
 
     x: [.., L, ..]; result: [.., of * L, ..], of the same type.
@@ -142,28 +156,13 @@ class AllGatherOp(IRDLOperation):
 
     name = "mpk_tensor.all_gather"
 
-    x = operand_def(TENSOR)
-    dim = prop_def(IntegerAttr[I64])
-    of = prop_def(IntegerAttr[I64])
-    result = result_def(TENSOR)
-
-    traits = traits_def(Pure())
-
-    assembly_format = "$x `dim` $dim `of` $of attr-dict `:` type($x) `to` type($result)"
-
     def __init__(self, x: SSAValue, dim: int, of: int):
         shape = list(shape_of(x))
         shape[dim] *= of
-        super().__init__(
-            operands=[x],
-            properties={"dim": IntegerAttr(dim, i64), "of": IntegerAttr(of, i64)},
-            result_types=[TensorType(element_type_of(x), shape)],
-        )
+        super().__init__(x, dim, of, TensorType(element_type_of(x), shape))
 
     def verify_(self) -> None:
-        dim, of = self.dim.value.data, self.of.value.data
-        _verify_place(self, of)
-        _verify_dim(self, dim, self.x)
+        dim, of = self.verify_place()
         shape = list(shape_of(self.x))
         shape[dim] *= of
         if self.result.type != TensorType(element_type_of(self.x), shape):
@@ -173,7 +172,7 @@ class AllGatherOp(IRDLOperation):
 
 
 @irdl_op_definition
-class ReduceScatterOp(IRDLOperation):
+class ReduceScatterOp(_AlongDimension):
     """Of the sum over ranks (as `all_reduce` makes it) the own shard along `dim`.
 
     x: f32 [.., of * L, ..]; result: [.., L, ..], rounded to its type. There are `of` partial sums
@@ -186,28 +185,13 @@ class ReduceScatterOp(IRDLOperation):
 
     name = "mpk_tensor.reduce_scatter"
 
-    x = operand_def(TENSOR)
-    dim = prop_def(IntegerAttr[I64])
-    of = prop_def(IntegerAttr[I64])
-    result = result_def(TENSOR)
-
-    traits = traits_def(Pure())
-
-    assembly_format = "$x `dim` $dim `of` $of attr-dict `:` type($x) `to` type($result)"
-
     def __init__(self, x: SSAValue, dim: int, of: int, element_type: Attribute):
         shape = list(shape_of(x))
         shape[dim] //= of
-        super().__init__(
-            operands=[x],
-            properties={"dim": IntegerAttr(dim, i64), "of": IntegerAttr(of, i64)},
-            result_types=[TensorType(element_type, shape)],
-        )
+        super().__init__(x, dim, of, TensorType(element_type, shape))
 
     def verify_(self) -> None:
-        dim, of = self.dim.value.data, self.of.value.data
-        _verify_place(self, of)
-        _verify_dim(self, dim, self.x)
+        dim, of = self.verify_place()
         if element_type_of(self.x) != f32:
             raise VerifyException(f"reduce_scatter adds partial sums in f32, got {self.x.type}")
         shape = list(shape_of(self.x))

@@ -48,25 +48,33 @@ def verify_prologue(what: str, region: Region, source: SSAValue, extra: Sequence
         )
 
 
+def verify_epilogue(
+    epilogue: Region, accumulators: int, extra: Sequence[SSAValue], result: SSAValue
+) -> None:
+    """Check a region of scalar arithmetic on f32 accumulators and extra operands, which broadcast
+    to the result.
+    """
+    for value in extra:
+        if not is_broadcast(shape_of(result), shape_of(value), shape_of(result)):
+            raise VerifyException(f"{value.type} does not broadcast to {result.type}")
+    verify_scalar_region(
+        "epilogue",
+        epilogue,
+        [f32] * accumulators + [element_type_of(value) for value in extra],
+        element_type_of(result),
+    )
+
+
 def verify_fused_regions(op: LinearOp | ExpertLinearOp) -> None:
     """Check prologue and epilogue of a product of weights."""
     if op.prologue is not None:
         verify_prologue("prologue", op.prologue, op.x, op.prologue_args)
     elif op.prologue_args:
         raise VerifyException("prologue operands without a prologue")
-    if op.epilogue is None:
-        if len(op.weights) > 1 or op.epilogue_args:
-            raise VerifyException("several weights or extra operands need an epilogue")
-        return
-    for extra in op.epilogue_args:
-        if not is_broadcast(shape_of(op.result), shape_of(extra), shape_of(op.result)):
-            raise VerifyException(f"{extra.type} does not broadcast to {op.result.type}")
-    verify_scalar_region(
-        "epilogue",
-        op.epilogue,
-        [f32] * len(op.weights) + [element_type_of(v) for v in op.epilogue_args],
-        element_type_of(op.result),
-    )
+    if op.epilogue is not None:
+        verify_epilogue(op.epilogue, len(op.weights), op.epilogue_args, op.result)
+    elif len(op.weights) > 1 or op.epilogue_args:
+        raise VerifyException("several weights or extra operands need an epilogue")
 
 
 @irdl_op_definition
@@ -288,6 +296,7 @@ __all__ = [
     "EmbeddingOp",
     "LinearOp",
     "MatmulOp",
+    "verify_epilogue",
     "verify_fused_regions",
     "verify_prologue",
 ]

@@ -26,11 +26,8 @@ from xdsl.utils.exceptions import VerifyException
 from mpkir.dialects.tensor.program import TENSOR, element_type_of, shape_of
 
 
-@irdl_op_definition
-class ReshapeOp(IRDLOperation, HasCanonicalizationPatternsInterface):
-    """The same elements in row-major order under another shape (view, unsqueeze, flatten)."""
-
-    name = "mpk_tensor.reshape"
+class _OfAnotherShape(IRDLOperation):
+    """A view that its shape says all of."""
 
     source = operand_def(TENSOR)
     result = result_def(TENSOR)
@@ -43,6 +40,13 @@ class ReshapeOp(IRDLOperation, HasCanonicalizationPatternsInterface):
         super().__init__(
             operands=[source], result_types=[TensorType(element_type_of(source), shape)]
         )
+
+
+@irdl_op_definition
+class ReshapeOp(_OfAnotherShape, HasCanonicalizationPatternsInterface):
+    """The same elements in row-major order under another shape (view, unsqueeze, flatten)."""
+
+    name = "mpk_tensor.reshape"
 
     @classmethod
     def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
@@ -146,22 +150,10 @@ class SliceOp(IRDLOperation, HasCanonicalizationPatternsInterface):
 
 
 @irdl_op_definition
-class BroadcastOp(IRDLOperation, HasCanonicalizationPatternsInterface):
+class BroadcastOp(_OfAnotherShape, HasCanonicalizationPatternsInterface):
     """NumPy's broadcast of `source` to a larger shape (expand)."""
 
     name = "mpk_tensor.broadcast"
-
-    source = operand_def(TENSOR)
-    result = result_def(TENSOR)
-
-    traits = traits_def(Pure())
-
-    assembly_format = "$source attr-dict `:` type($source) `to` type($result)"
-
-    def __init__(self, source: SSAValue, shape: Sequence[int]):
-        super().__init__(
-            operands=[source], result_types=[TensorType(element_type_of(source), shape)]
-        )
 
     @classmethod
     def get_canonicalization_patterns(cls) -> tuple[RewritePattern, ...]:
