@@ -9,7 +9,6 @@ would do is dropped, which is never further from the fp32 reference.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xdsl.context import Context
@@ -28,6 +27,7 @@ from xdsl.rewriter import Rewriter
 from xdsl.transforms.dead_code_elimination import dce
 
 from mpkir.dialects import tensor
+from mpkir.passes.scalar_regions import drop_roundings, inline_scalars
 
 _PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
 _Summing = tensor.LinearOp | tensor.ExpertLinearOp | tensor.AllReduceOp
@@ -42,30 +42,6 @@ def _is_in_step(op: Operation) -> bool:
     """Whether the op stands in the step itself, not in a region of another tensor op."""
     parent = op.parent_op()
     return parent is not None and not parent.name.startswith("mpk_tensor.")
-
-
-def _inline_scalars(source: Block, arguments: Sequence[SSAValue], into: Block) -> SSAValue:
-    """Clone a region of scalar arithmetic to the end of another block; its yielded value there."""
-    mapper: dict[SSAValue, SSAValue] = dict(zip(source.args, arguments, strict=True))
-    last = source.last_op
-    assert isinstance(last, tensor.YieldOp)
-    for op in source.ops:
-        if op is not last:
-            into.add_op(op.clone(mapper))
-    return mapper.get(last.arguments[0], last.arguments[0])
-
-
-def _drop_roundings(block: Block) -> None:
-    """Replace `extf(truncf(x))` by x where x has the outer type."""
-    for op in tuple(block.ops):
-        if not isinstance(op, arith.ExtFOp):
-            continue
-        inner = op.input.owner
-        if isinstance(inner, arith.TruncFOp) and inner.input.type == op.result.type:
-            op.result.replace_all_uses_with(inner.input)
-            block.erase_op(op)
-            if not tuple(inner.result.uses):
-                block.erase_op(inner)
 
 
 def _drop_dead(block: Block) -> None:
@@ -117,9 +93,9 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
         block.erase_op(last)
         arguments = [block.insert_arg(tensor.element_type_of(v), len(block.args)) for v in others]
         arguments.insert(position, accumulated)  # pyright: ignore[reportArgumentType]
-        result = _inline_scalars(op.body.block, arguments, block)
+        result = inline_scalars(op.body.block, arguments, block)
         block.add_op(tensor.YieldOp(result))
-        _drop_roundings(block)
+        drop_roundings(block)
         _drop_dead(block)
         element_type, others = tensor.element_type_of(op.result), [*linear.epilogue_args, *others]
         if isinstance(linear, tensor.AllReduceOp):
@@ -206,11 +182,11 @@ class FoldElementwiseIntoElementwise(RewritePattern):
         inputs = [*first.inputs, *others]
         block = Block(arg_types=[tensor.element_type_of(v) for v in inputs])
         given = list(block.args)
-        inner = _inline_scalars(first.body.block, given[: len(first.inputs)], block)
+        inner = inline_scalars(first.body.block, given[: len(first.inputs)], block)
         arguments: list[SSAValue] = list(given[len(first.inputs) :])
         arguments.insert(position, inner)
-        block.add_op(tensor.YieldOp(_inline_scalars(second.body.block, arguments, block)))
-        _drop_roundings(block)
+        block.add_op(tensor.YieldOp(inline_scalars(second.body.block, arguments, block)))
+        drop_roundings(block)
         _drop_dead(block)
         fused = tensor.ElementwiseOp(inputs, block, second.result.type)
         fused.location = first.location

@@ -12,6 +12,7 @@ from xdsl.pattern_rewriter import PatternRewriter, RewritePattern, op_type_rewri
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 from mpkir.passes.raising.scalar_forms import elementwise
+from mpkir.passes.scalar_regions import drop_roundings, inline_scalars
 
 Product = tensor.LinearOp | tensor.ExpertLinearOp
 Side = tuple[Product, tensor.ElementwiseOp | None]
@@ -60,37 +61,11 @@ def _joined(
     )
 
 
-def _inline(source: Block, arguments: Sequence[SSAValue], into: Block) -> SSAValue:
-    """Clone a region's scalar ops to the end of another block; the value that it yields, there."""
-    mapper: dict[SSAValue, SSAValue] = dict(zip(source.args, arguments, strict=True))
-    for op in source.ops:
-        if isinstance(op, tensor.YieldOp):
-            return mapper.get(op.arguments[0], op.arguments[0])
-        into.add_op(op.clone(mapper))
-    raise AssertionError("a region of scalars ends in a yield")
-
-
 def _rounded(value: SSAValue, type: Attribute, into: Block) -> SSAValue:
     if value.type == type:
         return value
     into.add_op(cast := arith.TruncFOp(value, type))
     return cast.result
-
-
-def _drop_roundings(block: Block) -> None:
-    """Replace `extf(truncf(x))` by x: inside a fused region values keep their precision."""
-    for op in tuple(block.ops):
-        if not isinstance(op, arith.ExtFOp):
-            continue
-        inner = op.input.owner
-        if isinstance(inner, arith.TruncFOp) and inner.input.type == op.result.type:
-            op.result.replace_all_uses_with(inner.input)
-            op.detach()
-            op.erase()
-    for op in reversed(tuple(block.ops)):
-        if isinstance(op, arith.TruncFOp) and op.result.first_use is None:
-            op.detach()
-            op.erase()
 
 
 class RaiseGatedMlp(RewritePattern):
@@ -119,13 +94,13 @@ class RaiseGatedMlp(RewritePattern):
             value: SSAValue = accumulator
             if linear.epilogue is not None:
                 taken = [rest.pop(0) for _ in linear.epilogue_args]
-                value = _inline(linear.epilogue.block, [value, *taken], block)
+                value = inline_scalars(linear.epilogue.block, [value, *taken], block)
             value = _rounded(value, element_type_of(linear.result), block)
             if activation is not None:
-                value = _inline(activation.body.block, [value], block)
+                value = inline_scalars(activation.body.block, [value], block)
             values.append(value)
-        block.add_op(tensor.YieldOp(_inline(op.body.block, values, block)))
-        _drop_roundings(block)
+        block.add_op(tensor.YieldOp(inline_scalars(op.body.block, values, block)))
+        drop_roundings(block)
         gated = _joined(linears, element_type_of(op.result), Region(block), extra)
         gated.location = op.location
         rewriter.replace(op, gated)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -264,21 +265,12 @@ class RaiseRotary(RewritePattern):
         if element_type_of(frequencies) != f32:
             ops.append(wide := _widened(frequencies))
             frequencies = wide.result
-        source = x
-        if head_major:
-            ops.append(before := tensor.TransposeOp(x, [0, 2, 1, 3]))
-            source = before.result
-        rotary = tensor.RotaryOp(
-            source,
-            position.result,
-            frequencies,
-            scale,
-            interleaved,
-            element_type=element_type_of(op.result),
+        element = element_type_of(op.result)
+        ops += _token_major(
+            x,
+            head_major,
+            lambda x: tensor.RotaryOp(x, position.result, frequencies, scale, interleaved, element),
         )
-        ops.append(rotary)
-        if head_major:
-            ops.append(tensor.TransposeOp(rotary.result, [0, 2, 1, 3]))
         for new in ops:
             new.location = op.location
         rewriter.replace(op, ops)
@@ -300,6 +292,17 @@ def _is_head_major(x: tuple[int, ...], table: tuple[int, ...]) -> bool | None:
     if lead == (1, 1, x[2]):
         return True
     return False if lead == (1, x[1], 1) else None
+
+
+def _token_major(
+    x: SSAValue, head_major: bool, rotary: Callable[[SSAValue], tensor.RotaryOp]
+) -> list[Operation]:
+    """A rotary op of x, which wants tokens before heads: between transposes if heads come first."""
+    if not head_major:
+        return [rotary(x)]
+    before = tensor.TransposeOp(x, [0, 2, 1, 3])
+    turned = rotary(before.result)
+    return [before, turned, tensor.TransposeOp(turned.result, [0, 2, 1, 3])]
 
 
 class RaisePartialRotary(RewritePattern):
@@ -330,22 +333,18 @@ class RaisePartialRotary(RewritePattern):
                 1,
             ):
                 return
-        ops: list[Operation] = []
-        source = x
-        if head_major:
-            ops.append(before := tensor.TransposeOp(x, [0, 2, 1, 3]))
-            source = before.result
-        rotary = tensor.RotaryOp(
-            source,
-            turned.position,
-            turned.inv_freq,
-            turned.scale.value.data,
-            turned.interleaved is not None,
-            element_type_of(op.result),
+        ops = _token_major(
+            x,
+            head_major,
+            lambda x: tensor.RotaryOp(
+                x,
+                turned.position,
+                turned.inv_freq,
+                turned.scale.value.data,
+                turned.interleaved is not None,
+                element_type_of(op.result),
+            ),
         )
-        ops.append(rotary)
-        if head_major:
-            ops.append(tensor.TransposeOp(rotary.result, [0, 2, 1, 3]))
         for new in ops:
             new.location = op.location
         rewriter.replace(op, ops)

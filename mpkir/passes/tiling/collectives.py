@@ -18,6 +18,7 @@ from xdsl.ir import Block, SSAValue
 
 from mpkir.dialects import tensor
 from mpkir.dialects.task import BufferOp, memref_type_of, row_elements
+from mpkir.passes.scalar_regions import inline_scalars
 from mpkir.passes.tiling.layouts import VIEWS, Layout, through
 from mpkir.passes.tiling.limits import Limits
 from mpkir.passes.tiling.tiling import Cut, Tiling, box, broadcast_box
@@ -89,16 +90,11 @@ def sum_of(
         block.add_op(add := arith.AddfOp(total, row))
         total = add.result
     if epilogue is not None:
-        arguments = [total, *block.args[len(rows) :]]
-        mapper: dict[SSAValue, SSAValue] = {}
-        mapper.update(zip(epilogue.block.args, arguments, strict=True))
-        for inner in epilogue.block.ops:
-            block.add_op(inner.clone(mapper))
-    else:
-        if isinstance(element, BFloat16Type | Float16Type):
-            block.add_op(round_ := arith.TruncFOp(total, element))
-            total = round_.result
-        block.add_op(tensor.YieldOp(total))
+        total = inline_scalars(epilogue.block, [total, *block.args[len(rows) :]], block)
+    elif isinstance(element, BFloat16Type | Float16Type):
+        block.add_op(round_ := arith.TruncFOp(total, element))
+        total = round_.result
+    block.add_op(tensor.YieldOp(total))
     return tensor.ElementwiseOp([*rows, *epilogue_args], block, op.result.type)
 
 
