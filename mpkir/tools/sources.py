@@ -209,18 +209,8 @@ def _exported(path: Path) -> torch.export.ExportedProgram:
 
 
 def _from_config(path: Path) -> Any:
-    from transformers import AutoConfig
-
     from mpkir.frontend import model_from_config
+    from mpkir.tools.bench.models import read_configuration
 
     read_text(path)
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0].partition(". ")[0]
-        raise MpkirError(
-            f"this is not the configuration of a known model ({reason})",
-            where=str(path),
-            hint="give a config.json that transformers' AutoConfig reads",
-        ) from error
-    return model_from_config(config)
+    return model_from_config(read_configuration(path))

@@ -94,11 +94,12 @@ def _of_artifact(path: Path) -> ModelSource:
     )
 
 
-def _configuration(path: Path) -> Any:
+def read_configuration(path: Path) -> Any:
+    """The configuration in a file; MpkirError if it is none of a model that transformers knows."""
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(path)
     except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise MpkirError(
@@ -106,6 +107,10 @@ def _configuration(path: Path) -> Any:
             where=str(path),
             hint="give a config.json that transformers' AutoConfig reads",
         ) from error
+
+
+def _configuration(path: Path) -> Any:
+    config = read_configuration(path)
     # Of the file that the weights came from; a program's are plain.
     vars(config).pop("quantization_config", None)
     return config

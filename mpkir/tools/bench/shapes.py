@@ -10,27 +10,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 
+_QWEN3: dict[str, Any] = dict(
+    vocab_size=151936, max_position_embeddings=40960, rms_norm_eps=1e-6, rope_theta=1000000.0
+)
+"""What all of Qwen3's models have in common."""
+
+
 def configurations() -> dict[str, PreTrainedConfig]:
     """Configurations by the names that results use; `small` and `small-mixture` serve checks."""
     import transformers
 
     llama: Any = transformers.LlamaConfig
     qwen3: Any = transformers.Qwen3Config
-    llama_3_1: dict[str, Any] = dict(
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=131072,
-        rms_norm_eps=1e-5,
-        rope_theta=500000.0,
-        rope_scaling={
-            "rope_type": "llama3",
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192,
-        },
-        tie_word_embeddings=False,
-    )
+    llama_3_1 = _llama_3(8.0, head_dim=128, tie_word_embeddings=False)
+    dense: dict[str, Any] = dict(num_key_value_heads=8, head_dim=128, **_QWEN3)
     return {
         "small": qwen3(
             vocab_size=512,
@@ -61,71 +54,39 @@ def configurations() -> dict[str, PreTrainedConfig]:
             intermediate_size=8192,
             num_hidden_layers=16,
             num_attention_heads=32,
-            num_key_value_heads=8,
-            head_dim=64,
-            max_position_embeddings=131072,
-            rms_norm_eps=1e-5,
-            rope_theta=500000.0,
-            rope_scaling={
-                "rope_type": "llama3",
-                "factor": 32.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 8192,
-            },
-            tie_word_embeddings=True,
+            **_llama_3(32.0, head_dim=64, tie_word_embeddings=True),
         ),
         "qwen3-0.6b": qwen3(
-            vocab_size=151936,
             hidden_size=1024,
             intermediate_size=3072,
             num_hidden_layers=28,
             num_attention_heads=16,
-            num_key_value_heads=8,
-            head_dim=128,
-            max_position_embeddings=40960,
-            rms_norm_eps=1e-6,
-            rope_theta=1000000.0,
             tie_word_embeddings=True,
+            **dense,
         ),
         "qwen3-1.7b": qwen3(
-            vocab_size=151936,
             hidden_size=2048,
             intermediate_size=6144,
             num_hidden_layers=28,
             num_attention_heads=16,
-            num_key_value_heads=8,
-            head_dim=128,
-            max_position_embeddings=40960,
-            rms_norm_eps=1e-6,
-            rope_theta=1000000.0,
             tie_word_embeddings=True,
+            **dense,
         ),
         "qwen3-8b": qwen3(
-            vocab_size=151936,
             hidden_size=4096,
             intermediate_size=12288,
             num_hidden_layers=36,
             num_attention_heads=32,
-            num_key_value_heads=8,
-            head_dim=128,
-            max_position_embeddings=40960,
-            rms_norm_eps=1e-6,
-            rope_theta=1000000.0,
             tie_word_embeddings=False,
+            **dense,
         ),
         "qwen3-32b": qwen3(
-            vocab_size=151936,
             hidden_size=5120,
             intermediate_size=25600,
             num_hidden_layers=64,
             num_attention_heads=64,
-            num_key_value_heads=8,
-            head_dim=128,
-            max_position_embeddings=40960,
-            rms_norm_eps=1e-6,
-            rope_theta=1000000.0,
             tie_word_embeddings=False,
+            **dense,
         ),
         "llama-3.1-70b": llama(
             vocab_size=128256,
@@ -166,13 +127,30 @@ def configurations() -> dict[str, PreTrainedConfig]:
     }
 
 
+def _llama_3(factor: float, **shape: Any) -> dict[str, Any]:
+    """What Llama 3.1's and 3.2's models have in common; `factor` stretches the rotation."""
+    return dict(
+        num_key_value_heads=8,
+        max_position_embeddings=131072,
+        rms_norm_eps=1e-5,
+        rope_theta=500000.0,
+        rope_scaling={
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        **shape,
+    )
+
+
 def _qwen3_moe(**shape: Any) -> PreTrainedConfig:
     """What Qwen3's mixtures of experts have in common: 128 experts, 8 for each token."""
     import transformers
 
     qwen3_moe: Any = transformers.Qwen3MoeConfig
     return qwen3_moe(
-        vocab_size=151936,
         num_key_value_heads=4,
         head_dim=128,
         num_experts=128,
@@ -180,11 +158,9 @@ def _qwen3_moe(**shape: Any) -> PreTrainedConfig:
         norm_topk_prob=True,
         decoder_sparse_step=1,
         mlp_only_layers=[],
-        max_position_embeddings=40960,
-        rms_norm_eps=1e-6,
-        rope_theta=1000000.0,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=None,
+        **_QWEN3,
         **shape,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -162,14 +162,7 @@ def _measure_file(path: Path, options: Options, display: StageDisplay) -> Tuning
     place = path.parent
     programs = find_candidates(tuning, place)
     source = model_source(str(programs[0].artifact.path))
-    settings = Settings(
-        target=tuning.target,
-        batches=(tuning.batch,),
-        positions=(options.position,),
-        steps=options.steps,
-        runs=options.runs,
-        repeats=options.repeats,
-    )
+    settings = replace(options, target=tuning.target, batch=tuning.batch).settings
     return measured(tuning, source, programs, settings, display.note, display.progress)
 
 
