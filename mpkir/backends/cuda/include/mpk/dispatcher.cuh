@@ -34,6 +34,12 @@ struct Patience {
   }
 };
 
+// Does nothing else while it waits.
+struct Idle {
+  __device__ __forceinline__ void look() {}
+  __device__ __forceinline__ bool serve() { return false; }
+};
+
 // Waits for events in the order of the list; one lane. Decides when the worker leaves.
 struct Dispatcher {
   const LaunchArgs& args;
@@ -70,15 +76,25 @@ struct Dispatcher {
   __device__ __forceinline__ void stands(const Work& work) const {
     if (work.body >= 0) stands(work.step, work.task, work.wait_event, work.wait_target);
   }
-  // True: the task may start. False: the worker leaves.
-  __device__ __forceinline__ bool wait(const Work& work) {
+  __device__ __forceinline__ void made_ready(const QueueCursor&) {}
+  __device__ __forceinline__ void wait_for_last() {}
+
+  // True: the task may start. False: the worker leaves. Meanwhile it looks for other work beside each
+  // poll, and serves it if the event has not come.
+  template <class Meanwhile = Idle>
+  __device__ __forceinline__ bool wait(const Work& work, Meanwhile meanwhile = {}) {
     if (work.wait_event < 0) return !(work.first && stopped(work.step));
     if (work.wait_event == last_event && work.wait_target == last_target) return true;
     const u32* counter = args.counters + work.wait_event;
     Patience patience;
     for (u32 polls = 1;; ++polls) {
+      meanwhile.look();
       const u32 seen = load_event(counter);
       if (int(seen - work.wait_target) >= 0) break;
+      if (meanwhile.serve()) {
+        patience = {};
+        continue;
+      }
       if (polls % 64 != 0) continue;
       if (stopped(work.step)) return false;
       if (patience.over(args)) {
@@ -116,32 +132,18 @@ struct ServingDispatcher : Dispatcher {
     before = queue;
   }
 
-  __device__ __forceinline__ bool wait(const Work& work) {
-    if (work.wait_event < 0) return !(work.first && stopped(work.step));
-    if (work.wait_event == last_event && work.wait_target == last_target) return true;
-    const u32* counter = args.counters + work.wait_event;
-    Patience patience;
-    for (u32 polls = 1;; ++polls) {
-      const bool free = idle();
-      Server::Look found;
-      if (free) found = server.look();
-      const u32 seen = load_event(counter);
-      if (int(seen - work.wait_target) >= 0) break;
-      if (free && server.serve(found)) {
-        patience = {};
-        continue;
-      }
-      if (polls % 64 != 0) continue;
-      if (stopped(work.step)) return false;
-      if (patience.over(args)) {
-        report_fault(work.task, work.wait_event, seen, work.wait_target);
-        return false;
-      }
+  struct Serving {
+    ServingDispatcher& by;
+    bool free = false;
+    Server::Look found;
+    __device__ __forceinline__ void look() {
+      free = by.idle();
+      if (free) found = by.server.look();
     }
-    see_event(counter);
-    last_event = work.wait_event;
-    last_target = work.wait_target;
-    return !((work.wait_lag > 0 || work.first) && stopped(work.step));
+    __device__ __forceinline__ bool serve() { return free && by.server.serve(found); }
+  };
+  __device__ __forceinline__ bool wait(const Work& work) {
+    return Dispatcher::wait(work, Serving{*this});
   }
 
   // Behind the list: until the dynamic tasks of the launch's last step are done.
@@ -149,15 +151,14 @@ struct ServingDispatcher : Dispatcher {
     const Dynamic& dynamic = args.dynamic;
     u32 before = 0;
     Patience patience;
+    Serving meanwhile{*this};
     for (u32 polls = 1;; ++polls) {
-      const bool free = idle();
-      Server::Look found;
-      if (free) found = server.look();
+      meanwhile.look();
       const u32 steps = u32(least(args.steps, load_relaxed(&args.control->stop_at)));
       const u32 wanted = u32(dynamic.last_arrivals) * (args.epoch + steps);
       const u32 seen = load_acquire(args.counters + dynamic.last_event);
       if (int(seen - wanted) >= 0) return;
-      if ((free && server.serve(found)) || seen != before) patience = {};
+      if (meanwhile.serve() || seen != before) patience = {};
       before = seen;
       if (polls % 64 != 0) continue;
       if (patience.over(args)) report_fault(-1, dynamic.last_event, seen, wanted);
@@ -167,9 +168,8 @@ struct ServingDispatcher : Dispatcher {
   }
 };
 
-template <class P>
-__device__ __forceinline__ void serving_dispatcher_role(Shared<P>& s, const LaunchArgs& args) {
-  ServingDispatcher<P> dispatcher(s, args);
+template <class P, class D>
+__device__ __forceinline__ void dispatch(Shared<P>& s, D dispatcher) {
   QueueCursor queue;
   for (;;) {
     s.queue.filled[queue.entry].wait(queue.parity);
@@ -190,21 +190,10 @@ __device__ __forceinline__ void serving_dispatcher_role(Shared<P>& s, const Laun
 template <class P>
 __device__ __forceinline__ void dispatcher_role(Shared<P>& s, const LaunchArgs& args, int lane) {
   if (lane != 0) return;
-  if constexpr (P::dynamic) return serving_dispatcher_role<P>(s, args);
-  Dispatcher dispatcher{args};
-  QueueCursor queue;
-  for (;;) {
-    s.queue.filled[queue.entry].wait(queue.parity);
-    Work& work = s.queue.work[queue.entry];
-    if (work.body >= 0) mark(work, Mark::asked);
-    const bool leave = work.body < 0 || !dispatcher.wait(work);
-    if (leave) dispatcher.stands(work);
-    if (leave) work.stop = 1;
-    if (!leave) mark(work, Mark::ready);
-    s.queue.ready[queue.entry].arrive();
-    if (leave) return;
-    queue.advance();
-  }
+  if constexpr (P::dynamic)
+    dispatch(s, ServingDispatcher<P>(s, args));
+  else
+    dispatch(s, Dispatcher{args});
 }
 
 }  // namespace mpk
