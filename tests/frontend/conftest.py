@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 import transformers
 
 _SHAPE: dict[str, Any] = dict(
@@ -66,19 +64,12 @@ def make_config() -> Callable[..., transformers.PreTrainedConfig]:
 
 
 @pytest.fixture
-def make_model(make_config: Callable[..., Any]) -> Callable[..., transformers.PreTrainedModel]:
-    """A bf16 model on the CPU whose weights are random, large enough that logits differ."""
+def make_model(
+    make_config: Callable[..., Any], random_model: Callable[..., Any]
+) -> Callable[..., transformers.PreTrainedModel]:
+    """A bf16 model on the CPU whose weights are random."""
 
     def make(architecture: str, attention: str = "sdpa", **changes: Any) -> Any:
-        torch.manual_seed(0)
-        config = make_config(architecture, attention, **changes)
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 2:
-                    parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
-                else:
-                    parameter.normal_(mean=1.0, std=0.1)
-        return model.eval()
+        return random_model(make_config(architecture, attention, **changes))
 
     return make

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -155,7 +154,7 @@ class Case:
 
 
 @pytest.fixture(scope="session")
-def make_case() -> Callable[..., Case]:
+def make_case(random_model: Callable[..., Any]) -> Callable[..., Case]:
     """Case of an architecture, made once a session for each set of changes to its config."""
     made: dict[tuple[str, str, str], Case] = {}
 
@@ -165,17 +164,9 @@ def make_case() -> Callable[..., Case]:
             name, values = ARCHITECTURES[architecture]
             config = getattr(transformers, name)(**(values | changes))
             config._attn_implementation = attention
-            torch.manual_seed(len(made))
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    # Large enough that logits differ: the default leaves them all near zero.
-                    if parameter.ndim == 2:
-                        parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
-                    else:
-                        parameter.normal_(mean=1.0, std=0.1)
+            model = random_model(config, seed=len(made))
             tokens = torch.randint(0, config.vocab_size, (POSITIONS[-1] + 1,))
-            made[key] = Case(model.eval(), tokens)
+            made[key] = Case(model, tokens)
         return made[key]
 
     return make

@@ -8,7 +8,7 @@ on the average over a sequence, be no further from the truth than 1.5 times PyTo
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -60,18 +60,16 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 TOKENS = 24
 
 
-def make_model(name: str, dtype: torch.dtype) -> Any:
-    architecture, values = _CONFIGS[name]
-    torch.manual_seed(0)
-    config = getattr(transformers, architecture)(**(_SHAPE | values))
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=1 / math.sqrt(parameter.shape[-1]))
-            else:
-                parameter.normal_(mean=1.0, std=0.1)
-    return model.eval()
+MakeModel = Callable[[str, torch.dtype], Any]
+
+
+@pytest.fixture
+def make_model(random_model: Callable[..., Any]) -> MakeModel:
+    def make(name: str, dtype: torch.dtype) -> Any:
+        architecture, values = _CONFIGS[name]
+        return random_model(getattr(transformers, architecture)(**(_SHAPE | values)), dtype)
+
+    return make
 
 
 def logits_of(model: Any, tokens: torch.Tensor) -> np.ndarray:
@@ -80,7 +78,7 @@ def logits_of(model: Any, tokens: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", _CONFIGS)
-def test_fp32_model_agrees_in_logits_and_tokens(name: str) -> None:
+def test_fp32_model_agrees_in_logits_and_tokens(make_model: MakeModel, name: str) -> None:
     model = make_model(name, torch.float32)
     tokens = torch.randint(0, 256, (TOKENS,))
     lm = LanguageModel.from_model(model, "cpu", capacity=64, workers=2)
@@ -96,7 +94,7 @@ def test_fp32_model_agrees_in_logits_and_tokens(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["qwen3-moe", "mixtral"])
-def test_bf16_model_is_as_good_as_torch(name: str) -> None:
+def test_bf16_model_is_as_good_as_torch(make_model: MakeModel, name: str) -> None:
     """At event level, with the H100's schedule for five workers, and on the CPU."""
     model = make_model(name, torch.bfloat16)
     tokens = torch.randint(0, 256, (TOKENS,))
@@ -123,7 +121,7 @@ def test_bf16_model_is_as_good_as_torch(name: str) -> None:
     assert np.abs(computed.numpy() - exact).mean() <= bound
 
 
-def test_floor_counts_the_chosen_experts() -> None:
+def test_floor_counts_the_chosen_experts(make_model: MakeModel) -> None:
     model = make_model("qwen3-moe", torch.bfloat16)
     module = decode_step(model, 32)
     lower(module, machine_named("h100", workers=5))

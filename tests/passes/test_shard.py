@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -50,18 +51,17 @@ SHAPE: dict[str, Any] = dict(
 )
 
 
-def decoder(architecture: str, **changes: Any) -> Any:
-    """An fp32 model of an architecture with random weights, large enough that logits differ."""
-    config = getattr(transformers, architecture)(**(SHAPE | changes))
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
-            else:
-                parameter.normal_(mean=1.0, std=0.1)
-    return model.eval()
+Decoder = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def decoder(random_model: Decoder) -> Decoder:
+    """An fp32 model of an architecture with random weights."""
+
+    def make(architecture: str, **changes: Any) -> Any:
+        return random_model(getattr(transformers, architecture)(**(SHAPE | changes)), torch.float32)
+
+    return make
 
 
 def raised(model: Any) -> ModuleOp:
@@ -136,7 +136,7 @@ def count(module: ModuleOp, kind: type) -> int:
 
 
 @pytest.fixture(scope="module")
-def models() -> dict[str, tuple[Any, ModuleOp]]:
+def models(decoder: Decoder) -> dict[str, tuple[Any, ModuleOp]]:
     made = {
         "llama": decoder("LlamaConfig"),
         "llama-tied": decoder("LlamaConfig", tie_word_embeddings=True),
@@ -206,7 +206,7 @@ def test_keys_are_shared_by_neighbours(models: Any) -> None:
 
 
 @pytest.mark.parametrize("tp", [2, 3, 4])
-def test_sizes_that_do_not_divide(tp: int) -> None:
+def test_sizes_that_do_not_divide(decoder: Decoder, tp: int) -> None:
     """Nine heads over three, an odd vocabulary: what divides is divided, the rest is whole."""
     model = decoder(
         "LlamaConfig",
@@ -230,7 +230,7 @@ def test_sizes_that_do_not_divide(tp: int) -> None:
     assert (heads in remarks) == (tp != 3)
 
 
-def test_heads_that_only_some_of_the_ranks_can_share() -> None:
+def test_heads_that_only_some_of_the_ranks_can_share(decoder: Decoder) -> None:
     """Six heads over two for four ranks: two of them have the same, whose sums count once."""
     model = decoder("LlamaConfig", num_attention_heads=6, hidden_size=96)
     whole = raised(model)
@@ -252,7 +252,7 @@ def test_heads_that_only_some_of_the_ranks_can_share() -> None:
         ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     ],
 )
-def test_other_architectures(architecture: str, changes: dict[str, Any]) -> None:
+def test_other_architectures(decoder: Decoder, architecture: str, changes: dict[str, Any]) -> None:
     model = decoder(architecture, **changes)
     whole = raised(model)
     parts = divided(whole, 4)
@@ -280,7 +280,7 @@ def test_several_tokens_and_several_sequences(models: Any, tokens: int, batch: i
     assert (states[0]["tokens"] == states[1]["tokens"]).all()
 
 
-def test_bf16_is_as_good_as_before(models: Any) -> None:
+def test_bf16_is_as_good_as_before(decoder: Decoder) -> None:
     """Partial sums are added in fp32, so that dividing costs no precision."""
     model = decoder("Qwen3Config")
     exact = TensorProgram(lowered(raised(model)), arrays_of(model))
@@ -353,7 +353,7 @@ def test_ranks_that_differ_are_found(run: Any) -> None:
         program.step({}, {}, 0)
 
 
-def test_tasks_of_a_tied_and_of_a_partly_divided_model(models: Any) -> None:
+def test_tasks_of_a_tied_and_of_a_partly_divided_model(decoder: Decoder, models: Any) -> None:
     """One weight whole and as a shard, and parts that two ranks have, as buffers and tasks."""
     six = decoder("LlamaConfig", num_attention_heads=6, hidden_size=96)
     for model, whole in (models["qwen3-tied"], (six, raised(six))):

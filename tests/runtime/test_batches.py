@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,19 +67,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def cases() -> dict[str, Case]:
+def cases(random_model: Callable[..., Any]) -> dict[str, Case]:
     made: dict[str, Case] = {}
     for name, config in (
         ("llama", transformers.LlamaConfig(**_SHAPE)),
         ("qwen3", transformers.Qwen3Config(**_SHAPE)),
     ):
-        torch.manual_seed(len(made))
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                # Large enough that logits differ: the default leaves them all near zero.
-                if parameter.ndim == 2:
-                    parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
+        model = random_model(config, torch.float32, seed=len(made))
         prompts = [torch.randint(0, 256, (2 + 5 * row % 9,)).tolist() for row in range(8)]
         made[name] = Case(model, prompts, [greedy(model, prompt, NEW) for prompt in prompts])
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -59,20 +58,11 @@ def as_array(tensor: torch.Tensor) -> np.ndarray:
 
 
 @pytest.fixture
-def make_model():
+def make_model(random_model: Callable[..., Any]) -> Callable[[str], Model]:
     def make(architecture: str) -> Model:
-        torch.manual_seed(0)
-        model = transformers.AutoModelForCausalLM.from_config(
-            ARCHITECTURES[architecture], dtype=torch.bfloat16
-        )
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim == 2:
-                    parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
-                else:
-                    parameter.normal_(mean=1.0, std=0.1)
+        model = random_model(ARCHITECTURES[architecture])
         weights = {name: as_array(tensor) for name, tensor in weights_of(model).items()}
-        return Model(model.eval(), weights)
+        return Model(model, weights)
 
     return make
 

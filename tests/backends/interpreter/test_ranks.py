@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,26 +23,6 @@ from mpkir.pipeline import context, stages
 
 PROMPT = [5, 7, 11]
 STEPS = 5
-
-
-def decoder(architecture: str) -> Any:
-    config = getattr(transformers, architecture)(
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=16,
-        vocab_size=160,
-        max_position_embeddings=128,
-    )
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(std=1 / math.sqrt(parameter.shape[1]))
-    return model.eval()
 
 
 def compiled(imported: ModuleOp, tp: int, *handoffs: str) -> ModuleOp:
@@ -67,8 +47,20 @@ def run(module: ModuleOp, weights: Any, order: event_level.Order) -> dict[str, n
 
 @pytest.mark.parametrize("handoffs", [("counter",), ("counter", "flag")])
 @pytest.mark.parametrize("architecture", ["Qwen3Config", "LlamaConfig"])
-def test_ranks_together_do_what_one_does(architecture: str, handoffs: tuple[str, ...]) -> None:
-    model = decoder(architecture)
+def test_ranks_together_do_what_one_does(
+    architecture: str, handoffs: tuple[str, ...], random_model: Callable[..., Any]
+) -> None:
+    config = getattr(transformers, architecture)(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=160,
+        max_position_embeddings=128,
+    )
+    model = random_model(config, torch.float32)
     imported = decode_step(model, 64)
     weights = {name: value.detach().numpy() for name, value in weights_of(model).items()}
     expected = run(compiled(imported, 1, *handoffs), weights, "random")
