@@ -73,11 +73,11 @@ def operators_on_path(played: Simulation) -> dict[str, float]:
 
 
 def record_of(case: dict[str, Any]) -> dict[str, Any]:
-    """What was measured of a case."""
+    """What was measured of a case, last."""
     first = case.get("first", FIRST)
     return next(
         record
-        for record in _records(case["results"])
+        for record in reversed(_records(case["results"]))
         if record["benchmark"] == "decode"
         and record["system"] == "mpkir-megakernel"
         and record["model"] == case["model"]
