@@ -112,8 +112,21 @@ def partition() -> Callable[..., ModuleOp]:
 
 
 @pytest.fixture
-def table_of_barriers() -> Callable[[ModuleOp, int], Table]:
-    return barrier_table
+def counting() -> str:
+    """A step that appends a token: after k comes k + 1, by a table `t` that has its largest element
+    there; 12 and 30 end the loop.
+    """
+    return """
+  %s = mpk_tensor.state "tokens" initial -1 : tensor<33xi64>
+  %p = mpk_tensor.position : tensor<1xi64>
+  %t = mpk_tensor.weight "t" : tensor<40x40xf32>
+  %x = mpk_tensor.embedding %t, %s at %p : (tensor<40x40xf32>, tensor<33xi64>, tensor<1xi64>) ->
+    tensor<1x1x40xf32>
+  %v, %i = mpk_tensor.argmax_partial chunk 8 %x : (tensor<1x1x40xf32>) -> (tensor<1x1x5xf32>,
+    tensor<1x1x5xi64>)
+  %m, %n = mpk_tensor.argmax_merge %v, %i : tensor<1x1x5xf32>, tensor<1x1x5xi64> to tensor<1x1xi64>
+    append %s at %p : tensor<33xi64>, tensor<1xi64> to tensor<33xi64> stop [12, 30]
+  mpk_tensor.store_state "tokens", %n : tensor<33xi64>"""
 
 
 @pytest.fixture

@@ -43,19 +43,6 @@ FORK = """
   mpk_tensor.store_state "x", %y : tensor<1x64xf32>"""
 """Two products of one value, and back into it."""
 
-COUNTING = """
-  %s = mpk_tensor.state "tokens" initial -1 : tensor<33xi64>
-  %p = mpk_tensor.position : tensor<1xi64>
-  %t = mpk_tensor.weight "t" : tensor<40x40xf32>
-  %x = mpk_tensor.embedding %t, %s at %p : (tensor<40x40xf32>, tensor<33xi64>, tensor<1xi64>) ->
-    tensor<1x1x40xf32>
-  %v, %i = mpk_tensor.argmax_partial chunk 8 %x : (tensor<1x1x40xf32>) -> (tensor<1x1x5xf32>,
-    tensor<1x1x5xi64>)
-  %m, %n = mpk_tensor.argmax_merge %v, %i : tensor<1x1x5xf32>, tensor<1x1x5xi64> to tensor<1x1xi64>
-    append %s at %p : tensor<33xi64>, tensor<1xi64> to tensor<33xi64> stop [12, 30]
-  mpk_tensor.store_state "tokens", %n : tensor<33xi64>"""
-"""The token after k is k + 1; 12 and 30 end the loop."""
-
 ATTENTION = """
   %x = mpk_tensor.state "x" : tensor<1x1x64xf32>
   %w = mpk_tensor.weight "w" : tensor<128x64xf32>
@@ -186,9 +173,9 @@ def test_epochs_wrap_around(schedule: Callable[..., Running]) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_stop_token(schedule: Callable[..., Running], workers: int) -> None:
+def test_stop_token(schedule: Callable[..., Running], counting: str, workers: int) -> None:
     """A dynamic task ends the loop; the next launch goes on where this one ended."""
-    step = schedule(COUNTING, "dynamic", workers, {"t": torch.eye(40).roll(1, 1)})
+    step = schedule(counting, "dynamic", workers, {"t": torch.eye(40).roll(1, 1)})
     tokens = step.buffers["tokens"]
     tokens[:3] = torch.tensor([4, 12, 8])
     assert step.program.run(0, 30) == 6

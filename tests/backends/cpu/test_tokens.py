@@ -36,23 +36,8 @@ def test_embedding_and_argmax(start):
     assert torch.equal(got["e"][0, 1], table[19])
 
 
-COUNTING = """
-  %s = mpk_tensor.state "tokens" initial -1 : tensor<33xi64>
-  %p = mpk_tensor.position : tensor<1xi64>
-  %t = mpk_tensor.weight "t" : tensor<40x40xf32>
-  %x = mpk_tensor.embedding %t, %s at %p : (tensor<40x40xf32>, tensor<33xi64>, tensor<1xi64>) ->
-    tensor<1x1x40xf32>
-  %v, %i = mpk_tensor.argmax_partial chunk 8 %x : (tensor<1x1x40xf32>) -> (tensor<1x1x5xf32>,
-    tensor<1x1x5xi64>)
-  %m, %n = mpk_tensor.argmax_merge %v, %i : tensor<1x1x5xf32>, tensor<1x1x5xi64> to tensor<1x1xi64>
-    append %s at %p : tensor<33xi64>, tensor<1xi64> to tensor<33xi64> stop [12, 30]
-  mpk_tensor.store_state "tokens", %n : tensor<33xi64>"""
-"""The token after k is k + 1, by a table that has its largest element there; 12 and 30 end the
-loop."""
-
-
-def test_generation_in_one_launch(start):
-    step = start(COUNTING)
+def test_generation_in_one_launch(start, counting):
+    step = start(counting)
     step.buffers["t"].copy_(torch.eye(40).roll(1, 1))
     tokens = step.buffers["tokens"]
     prompt = torch.tensor([4, 12, 8])  # a stop token in the prompt does not stop
@@ -66,8 +51,8 @@ def test_generation_in_one_launch(start):
     assert tokens[10:14].tolist() == [28, 29, 30, -1]
 
 
-def test_last_place_of_the_sequence(start):
-    step = start(COUNTING, workers=1)
+def test_last_place_of_the_sequence(start, counting):
+    step = start(counting, workers=1)
     step.buffers["t"].copy_(torch.eye(40).roll(1, 1))
     tokens = step.buffers["tokens"]
     tokens[31] = 3
