@@ -28,10 +28,6 @@ struct Min {
   static A join(A a, A b) { return a < b || a != a ? a : b; }
 };
 
-// What elements of a type are joined in.
-template <class T>
-using Accumulated = std::conditional_t<std::is_integral_v<T>, long long, T>;
-
 // out has size 1 where x is reduced; `work` holds one accumulator for each of its elements.
 template <template <class> class Kind, bool MEAN, class A, class Out, class X>
 inline void reduce(A* work, const Out& out, const X& x) {

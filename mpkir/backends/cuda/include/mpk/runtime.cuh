@@ -27,7 +27,7 @@ namespace mpk {
 constexpr int LOADER_WARP = COMPUTE_WARPS;
 constexpr int PUBLISHER_WARP = COMPUTE_WARPS + 1;
 constexpr int DISPATCHER_WARP = COMPUTE_WARPS + 2;
-constexpr int THREADS = 32 * (COMPUTE_WARPS + 3);
+constexpr int THREADS = 32 * (DISPATCHER_WARP + 1);
 
 // What the bodies of a program need of shared memory at most.
 template <class... B>
