@@ -129,8 +129,8 @@ def ranks_table() -> list[str]:
     steps = records("decode-tp-h200")
     lines = [
         "| H200, bf16, batch 1, ms per token | GPUs | mpkir | of one GPU's time | "
-        "of it waiting for others | share of floor |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "of it waiting for others | share of floor | kernel of |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     ours = [r for r in steps if r["system"] == "mpkir-megakernel" and not r.get("variant")]
     for record in ours:
@@ -147,7 +147,10 @@ def ranks_table() -> list[str]:
         ratio = "" if single is None or ranks == 1 else f"{record['ms'] / single['ms']:.3f}"
         waits = "" if alone is None else f"{1 - alone['ms'] / record['ms']:.1%}"
         share = record["floor_ms"] / record["ms"]
-        lines.append(f"| {model} | {ranks} | {ms(record)} | {ratio} | {waits} | {share:.0%} |")
+        lines.append(
+            f"| {model} | {ranks} | {ms(record)} | {ratio} | {waits} | {share:.0%} | "
+            f"{record['commit']} |"
+        )
     reduces = [r for r in records("allreduce-h200") if r["model"] == "8 KB"]
     best: dict[str, Record] = {}
     for record in reduces:
