@@ -22,7 +22,6 @@ from mpkir.dialects import task
 
 _LINE = 128
 """Bytes of a line of memory."""
-_FEW_TOKENS = 4
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ def _divides(group: int, buffer: task.BufferOp, runs: Sequence[tuple[int, int]])
     """Whether groups hold what tasks write. What products read of many tokens lies in parts of
     blocks: there lines of their own would be more to poll than they save."""
     *tokens, columns = _shape(buffer)
-    if prod(tokens) > _FEW_TOKENS and task.PACKED_COLUMNS % group != 0:
+    if prod(tokens) > task.FEW_TOKENS and task.PACKED_COLUMNS % group != 0:
         return False
     return columns % group == 0 and all(
         start % group == 0 and size % group == 0 for start, size in runs

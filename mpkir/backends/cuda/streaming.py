@@ -28,9 +28,6 @@ from mpkir.backends.scalar import carried_type
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
 
-_FEW_TOKENS = 4
-"""More are fetched by the lanes that multiply them (STRAIGHT of packed_shape.cuh)."""
-
 _NORMS = (tensor.RmsNormOp, tensor.LayerNormOp)
 
 
@@ -154,7 +151,7 @@ def _is_direct(operand: Operand, tokens: int) -> bool:
     is_halves = operand.is_brief and isinstance(operand.element_type, BFloat16Type)
     together = rows_aligned(operand, 8 if is_halves else 4) and not operand.is_packed
     alike = not operand.apart or task.PACKED_COLUMNS % operand.apart == 0
-    return together and (alike or tokens <= _FEW_TOKENS)
+    return together and (alike or tokens <= task.FEW_TOKENS)
 
 
 def _fetch(

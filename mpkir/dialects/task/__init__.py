@@ -11,6 +11,7 @@ from xdsl.ir import Dialect
 from mpkir.dialects.task.buffers import (
     APART,
     BRIEF_TYPES,
+    FEW_TOKENS,
     FLAGGED_TYPES,
     PACKED_COLUMNS,
     PACKED_ROWS,
@@ -47,6 +48,7 @@ Task = Dialect(
 __all__ = [
     "APART",
     "BRIEF_TYPES",
+    "FEW_TOKENS",
     "FLAGGED_TYPES",
     "PACKED_COLUMNS",
     "PACKED_ROWS",

@@ -73,6 +73,11 @@ PACKED_ROWS, PACKED_COLUMNS = 8, 32
 """A packed matrix [N, K] lies in memory as [N / 8][K / 32][8][32]: as tensor cores take it."""
 
 
+FEW_TOKENS = 4
+"""So many rows of x come to a product over packed weights through shared memory; of more, blocks of
+columns go straight to the lanes that multiply them (FEW of packed_shape.cuh)."""
+
+
 def is_packable(shape: Sequence[int]) -> bool:
     """Whether an array of this shape is a whole number of a packed matrix's blocks."""
     return len(shape) == 2 and shape[0] % PACKED_ROWS == 0 and shape[1] % PACKED_COLUMNS == 0

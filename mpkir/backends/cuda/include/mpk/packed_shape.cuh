@@ -40,13 +40,13 @@ struct PackedShape {
   // in one pass all the same, and not of more, whose x would fill registers and memory that weights need.
   static constexpr bool LOW = !prologue::exact && T <= 2 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
   static constexpr int BLOCK_X = LOW ? 128 : 64;
-  static constexpr bool FEW = T <= 4;  // tokens: packed_fragments.cuh
+  static constexpr bool FEW = T <= 4;  // tokens: packed_fragments.cuh; FEW_TOKENS of dialects/task
   // Whether the lanes that multiply x fetch it themselves, into registers: of many tokens, in words of
   // at most 4 bytes. All of a row if that fits, else what leaves room for the words of the pass that
   // follows.
   static constexpr bool IS_HALVES = is_same<typename prologue::X, Brief<bf16>>;
   static constexpr bool STRAIGHT =
-      T > 4 && prologue::direct && (IS_HALVES || sizeof(typename prologue::X) == 4);
+      !FEW && prologue::direct && (IS_HALVES || sizeof(typename prologue::X) == 4);
   static constexpr int HELD = BW * (T > 8 ? 8 : 4);  // registers of a part
   static constexpr int parts_held() {
     int parts = PARTS * HELD <= 64 ? PARTS : most(1, 32 / HELD);
