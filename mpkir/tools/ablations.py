@@ -196,6 +196,12 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "shots",
+        "sums over ranks: 1: each rank adds all of it, 2: each a part, which it then sends to all",
+        "2: one hop between ranks more for each sum, which 8 KB do not win back",
+        lambda number: Variant(options=(("mpk-shard", "shots", number),)),
+    ),
+    Switch(
         "checked",
         "every lane arrives at barriers, as racecheck wants it",
         "slightly slower: more arrivals",

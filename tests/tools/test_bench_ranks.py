@@ -53,13 +53,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def measured(folder: Path) -> list[dict[str, Any]]:
-    """The records of one and two ranks, compiled here, with PyTorch."""
-    more = ("--tp", "1,2", "--json", "r.json", "--plot", "r.svg", "tiny/config.json")
+    """The records of one and two ranks and of a variant, compiled here, with PyTorch."""
+    asked = ("--tp", "1,2", "--ablate", "shots=2")
+    more = (*asked, "--json", "r.json", "--plot", "r.svg", "tiny/config.json")
     done = subprocess.run(
         [*MPK, *SHORT, *more], capture_output=True, text=True, check=False, cwd=folder
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("check tp=2") == 1  # rank 0's
+    for stage in ("check tp=2 ", "check tp=2, shots=2 "):
+        assert done.stderr.count(stage) == 1  # rank 0's
     assert done.stdout.count("a decode step on several ranks") == 1
     return json.loads((folder / "r.json").read_text())
 
@@ -71,9 +73,9 @@ def artifacts(folder: Path, measured: Any) -> Path:
     for manifest in (folder / "cache").rglob(MANIFEST):
         found = load_artifact(manifest.parent).manifest
         tags = f"+tp={found.ranks}" if found.ranks > 1 else ""
-        tags += "+alone" if found.info.get("variant") else ""
+        tags += f"+{found.info['variant']}" if "variant" in found.info else ""
         shutil.copytree(manifest.parent, place / f"tiny{tags}")
-    assert len(list(place.iterdir())) == 3
+    assert len(list(place.iterdir())) == 4
     return place
 
 
@@ -90,15 +92,16 @@ def test_one_rank_two_and_pytorch_are_measured_in_one_run(folder: Path, measured
         ("mpkir-cpu", None, 1),
         ("mpkir-cpu", None, 2),
         ("mpkir-cpu", "alone", 2),
+        ("mpkir-cpu", "shots=2", 2),
         ("torch.eager, tensor parallel", None, 2),
     ]
-    one, many, alone, peer = measured
+    one, many, alone, in_two_shots, peer = measured
     for each in measured:
         assert each["benchmark"] == "decode-tp"
         assert each["ms_min"] <= each["ms"] <= each["ms_max"]
         assert "--tp 1,2" in each["command"]
     assert many["bytes"] < one["bytes"]  # of a rank
-    for each in (one, many):
+    for each in (one, many, in_two_shots):
         assert each["logit_positions"] == [0, 1, 32]
         assert 0 < each["logit_error"] <= 1.5 * each["logit_error_torch_bf16"]
         assert each["greedy_same_as_fp32"] > 0
@@ -148,7 +151,7 @@ def _rank_of(parent: int, rank: int) -> int:
         (("--tp", "0,2", "small"), "a program has one rank or more"),
         (("--tp", "2", "--plot", "x.png", "small"), "plots are SVG"),
         (("--tp", "2", "--peer", "tensorflow", "small"), "no peer is called 'tensorflow'"),
-        (("--tp", "2", "--ablate", "counters", "small"), "variants are measured on one rank"),
+        (("--tp", "2", "--per-operator", "small"), "a kernel for each operator is for one rank"),
         (("--tp", "2", "no-such-model"), "no model is called 'no-such-model'"),
     ],
 )

@@ -17,7 +17,8 @@ from mpkir.progress import SILENT, Progress
 from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.manifest import MANIFEST
 from mpkir.tools.ablations import Ablation
-from mpkir.tools.bench.checks import Reference, check
+from mpkir.tools.bench.checks import check
+from mpkir.tools.bench.lean_reference import reference_of
 from mpkir.tools.bench.models import ModelSource, model_source, weights_of
 from mpkir.tools.bench.programs import ProgramSource, programs_of
 from mpkir.tools.bench.records import bytes_per_step, device_name, provenance, read_bandwidth
@@ -179,7 +180,7 @@ def _check_all(
     """
     facts: dict[str, dict[str, Any]] = {}
     with progress.stage("reference in fp32"):
-        reference = Reference(model, device)
+        reference = reference_of(model, device)
         release(device)
         manifest = programs[0].artifact.manifest
         chain = reference.chain(manifest, batch)

@@ -94,8 +94,10 @@ def bench(
     )
     counts = command.numbers(tp, "ranks") if tp is not None else ()
     if set(counts) - {1}:
-        if ablate or per_operator:
-            raise MpkirError("variants are measured on one rank", hint="leave out --tp, or them")
+        if per_operator:
+            raise MpkirError(
+                "a kernel for each operator is for one rank", hint="leave out --tp, or it"
+            )
         from mpkir.tools import ranks
         from mpkir.tools.bench.ranks import command as several
 
@@ -107,6 +109,7 @@ def bench(
             steps=steps,
             runs=runs,
             repeats=repeats,
+            ablate=ablate,
             peer=peer,
             no_peers=not peers,
             workers=workers,

@@ -81,7 +81,9 @@ def _checked(source: str, settings: Settings, many: Sequence[int], with_one: boo
     if directory is not None:
         for batch in settings.batches:
             for tp in many:
-                programs = find_programs(directory, model.name, batch, tp, with_one)
+                programs = find_programs(
+                    directory, model.name, batch, tp, with_one, settings.ablations
+                )
                 target = target or programs.many.manifest.target.name
     target = target or "cpu"
     if machine_named(target).kind == "cuda":

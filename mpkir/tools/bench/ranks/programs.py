@@ -1,7 +1,8 @@
-"""The compiled programs of a comparison: on one rank, on all, and on all with nobody to wait for.
+"""The compiled programs of a comparison: on one rank, on all, on all with nobody to wait for, and
+variants on all.
 
-In a directory of artifacts they are NAME, NAME+tp=N and NAME+tp=N+alone; without one they are
-compiled here.
+In a directory of artifacts they are NAME, NAME+tp=N, NAME+tp=N+alone and NAME+VARIANT+tp=N; without
+one they are compiled here.
 """
 
 from __future__ import annotations
@@ -39,11 +40,19 @@ class Programs:
     many: Artifact
     alone: Artifact | None
     """None where a directory of artifacts has none."""
+    variants: tuple[tuple[Ablation, Artifact], ...] = ()
+    """For as many ranks as `many`."""
+
+    @property
+    def named(self) -> list[tuple[Ablation, Artifact]]:
+        """All that there are, in the order in which they are measured."""
+        every = [(DEFAULT, self.one), (DEFAULT, self.many), (ALONE, self.alone), *self.variants]
+        return [(name, artifact) for name, artifact in every if artifact is not None]
 
     @property
     def each(self) -> list[Artifact]:
         """All that there are."""
-        return [each for each in (self.one, self.many, self.alone) if each is not None]
+        return [artifact for _, artifact in self.named]
 
 
 def directory_of(source: str, settings: Settings) -> Path | None:
@@ -54,7 +63,14 @@ def directory_of(source: str, settings: Settings) -> Path | None:
     return settings.artifacts
 
 
-def find_programs(directory: Path, model: str, batch: int, ranks: int, with_one: bool) -> Programs:
+def find_programs(
+    directory: Path,
+    model: str,
+    batch: int,
+    ranks: int,
+    with_one: bool,
+    ablations: Sequence[Ablation] = (),
+) -> Programs:
     """Programs by the names of their directories. Raises MpkirError if one is missing, or is not
     for so many ranks."""
     one = find_artifact(directory, model, DEFAULT, batch) if with_one else None
@@ -67,7 +83,8 @@ def find_programs(directory: Path, model: str, batch: int, ranks: int, with_one:
         alone = find_artifact(directory, model, ALONE, batch, ranks)
     except MpkirError:
         pass  # What waiting for others costs remains unknown.
-    found = Programs(one, many, alone)
+    variants = [(a, find_artifact(directory, model, a, batch, ranks)) for a in ablations]
+    found = Programs(one, many, alone, tuple(variants))
     for artifact in found.each:
         wanted = 1 if artifact is one else ranks
         if artifact.manifest.ranks != wanted:
@@ -87,9 +104,9 @@ def compile_programs(
     with_one: bool,
     progress: Progress,
 ) -> Programs:
-    """All three, compiled by one rank of each host for those beside it."""
+    """All of them, compiled by one rank of each host for those beside it."""
     wanted = [(DEFAULT, 1)] if with_one else []
-    wanted += [(DEFAULT, group.ranks), (ALONE, group.ranks)]
+    wanted += [(each, group.ranks) for each in (DEFAULT, ALONE, *settings.ablations)]
     paths: list[bytes] = []
     if group.number_on_host == 0:
         paths = [
@@ -99,7 +116,9 @@ def compile_programs(
     told = group.gather(b"\0".join(paths))
     hosts = [(member.host, member.machine) for member in group.members]
     found = _loaded(told[hosts.index(hosts[group.rank])].split(b"\0"))
-    return Programs(found[0] if with_one else None, found[-2], found[-1])
+    one = found.pop(0) if with_one else None
+    many, alone, *variants = found
+    return Programs(one, many, alone, tuple(zip(settings.ablations, variants, strict=True)))
 
 
 def _compiled(

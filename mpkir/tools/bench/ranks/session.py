@@ -15,16 +15,19 @@ from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.manifest import Manifest
 from mpkir.runtime.program import Program
 from mpkir.runtime.ranks.group import Group
+from mpkir.tools.ablations import Ablation
 from mpkir.tools.bench.checks import Expected, Reference, check
+from mpkir.tools.bench.lean_reference import LeanReference
 from mpkir.tools.bench.models import ModelSource, model_source, weights_of
 from mpkir.tools.bench.ranks.programs import (
+    ALONE,
     Programs,
     compile_programs,
     directory_of,
     find_programs,
 )
 from mpkir.tools.bench.ranks.records import Comparison
-from mpkir.tools.bench.ranks.reference import LeanReference, undivided
+from mpkir.tools.bench.ranks.reference import undivided
 from mpkir.tools.bench.ranks.systems import Ranks, Single
 from mpkir.tools.bench.ranks.together import agreed
 from mpkir.tools.bench.session import Outcome, Say, Settings, check_capacity, release
@@ -56,7 +59,14 @@ def measure(source: str, run: Run) -> Iterator[Outcome]:
                 run.group, model, batch, run.settings, run.with_one, run.progress
             )
         else:
-            programs = find_programs(directory, model.name, batch, run.group.ranks, run.with_one)
+            programs = find_programs(
+                directory,
+                model.name,
+                batch,
+                run.group.ranks,
+                run.with_one,
+                run.settings.ablations,
+            )
         check_capacity(programs.each, run.settings)
         yield _measured(model, programs, batch, run)
         torch._dynamo.reset()
@@ -75,9 +85,11 @@ def _measured(source: ModelSource, programs: Programs, batch: int, run: Run) -> 
         on_caches = reference.on_random_caches(whole, batch, run.settings.positions)
     facts: dict[str, dict[str, Any]] = {}
     systems: list[System] = []
-    for artifact in programs.each:
-        system = _load(artifact, weights, whole, run, is_alone=artifact is programs.alone)
-        if artifact is not programs.alone:
+    held: Program | None = None
+    for ablation, artifact in programs.named:
+        system = _load(artifact, ablation, weights, whole, run, held)
+        held = system.program if isinstance(system, Ranks) else held
+        if ablation is not ALONE:
             found = _checked(system, reference, chain, on_caches, run)
             if isinstance(found, MpkirError):
                 run.say(f"{system.label}: {found}")
@@ -101,14 +113,16 @@ def _measured(source: ModelSource, programs: Programs, batch: int, run: Run) -> 
 
 def _load(
     artifact: Artifact,
+    ablation: Ablation,
     weights: dict[str, torch.Tensor],
     whole: Manifest,
     run: Run,
-    is_alone: bool,
+    held: Program | None,
 ) -> Ranks | Single:
-    """A program with memory on this rank's device; one for one rank on rank 0 alone."""
+    """A program with memory on this rank's device; one for one rank on rank 0 alone. Weights that
+    `held` has alike are shared with it."""
     group, device = run.group, run.device
-    tags = f"tp={artifact.manifest.ranks}{', alone' if is_alone else ''}"
+    tags = f"tp={artifact.manifest.ranks}{f', {ablation.name}' if ablation.name else ''}"
     with run.progress.stage(f"load {tags}"):
         if artifact.manifest.ranks == 1:
             own: Compiled | None = None
@@ -116,8 +130,8 @@ def _load(
                 program = Program(artifact, weights=weights, device=device)
                 own = Compiled(LoadedLanguageModel(program))
             return Single(artifact.manifest, own, group, device)
-        program = Program(artifact, weights=weights, device=device, group=group)
-        return Ranks(LoadedLanguageModel(program), group, whole, is_alone)
+        program = Program(artifact, weights=weights, device=device, beside=held, group=group)
+        return Ranks(LoadedLanguageModel(program), group, whole, ablation.name)
 
 
 def _checked(
@@ -127,7 +141,9 @@ def _checked(
     own = system.own if isinstance(system, Single) else system
     facts: dict[str, Any] = {}
     wrong: MpkirError | None = None
-    with run.progress.stage(f"check tp={system.facts['tp']}"):
+    variant = system.facts.get("variant")
+    tags = f"tp={system.facts['tp']}{f', {variant}' if variant else ''}"
+    with run.progress.stage(f"check {tags}"):
         try:
             if own is not None:
                 facts = check(own, reference, chain, on_caches, run.settings.repeats)

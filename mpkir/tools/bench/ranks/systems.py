@@ -19,19 +19,19 @@ from mpkir.tools.bench.systems import Compiled, system_name
 class Ranks(Compiled):
     """A program of several ranks, of which this is one.
 
-    whole  its manifest, undivided
-    alone  whether it waits for nobody, so that its tokens mean nothing
+    whole    its manifest, undivided
+    variant  ALONE waits for nobody, so that its tokens mean nothing
     """
 
     def __init__(
-        self, model: LoadedLanguageModel, group: Group, whole: Manifest, alone: bool = False
+        self, model: LoadedLanguageModel, group: Group, whole: Manifest, variant: str = ""
     ) -> None:
-        super().__init__(model, ALONE.name if alone else "")
+        super().__init__(model, variant)
         self.group = group
         self.label += f", tp={group.ranks}"
         self.facts["tp"] = group.ranks
         self._whole = {buffer.name: buffer for buffer in caches_of(whole)}
-        self._alone = alone
+        self._alone = variant == ALONE.name
 
     def fill_caches(self, positions: int) -> None:
         """Give each rank its heads of the rows that a program for one rank has."""
