@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import os
 import pickle
 import select
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic
@@ -28,6 +30,7 @@ from mpkir.runtime.cpu import build
 from mpkir.runtime.host import cpu_arch
 from mpkir.runtime.manifest import Buffer, Manifest, Shard, Signature, Target
 
+LOOPBACK = "127.0.0.1"
 STORE_S = timedelta(seconds=30)
 LIMIT_S = 60.0
 
@@ -35,30 +38,52 @@ RunRanks = Callable[..., list[Any]]
 
 
 @pytest.fixture
-def run_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunRanks]:
+def run_ranks(monkeypatch: pytest.MonkeyPatch) -> RunRanks:
     """`run_ranks(function, ranks, but=())`: what `function(rank)` gives on each rank but those;
     the MpkirError that it raises, or, for one that dies, the number of its signal."""
-    store = dist.TCPStore("127.0.0.1", 0, None, True, STORE_S, wait_for_workers=False)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", str(store.port))
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
 
     def run(function: Callable[[int], Any], ranks: int, but: Sequence[int] = ()) -> list[Any]:
         children: dict[int, tuple[int, int]] = {}
-        for rank in range(ranks):
-            if rank not in but:
-                children[rank] = _forked(function, rank, ranks)
-        try:
-            return [_answer(*children[rank]) for rank in children]
-        finally:
-            for pid, _ in children.values():
-                _end(pid)
+        with socket.create_server((LOOPBACK, 0), backlog=4 * ranks) as listener:
+            monkeypatch.setenv("MASTER_ADDR", LOOPBACK)
+            monkeypatch.setenv("MASTER_PORT", str(listener.getsockname()[1]))
+            monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+            try:
+                for rank in range(ranks):
+                    if rank not in but:
+                        children[rank] = _forked(function, rank, ranks, listener)
+                # The store's thread looks addresses up for what it logs of a connection. Who is
+                # forked meanwhile finds the C library's lock on that taken, for ever: so it comes
+                # last, and who is faster waits in the socket's queue.
+                store = _store(listener)
+                end = monotonic() + LIMIT_S
+                answers = [_answer(rank, *children[rank], end) for rank in children]
+                del store
+                return answers
+            finally:
+                for pid, _ in children.values():
+                    _end(pid)
 
-    yield run
-    del store
+    return run
 
 
-def _forked(function: Callable[[int], Any], rank: int, ranks: int) -> tuple[int, int]:
+def _store(listener: socket.socket) -> dist.TCPStore:
+    """What torchrun's agent serves, at a socket that listens already."""
+    port = listener.getsockname()[1]
+    return dist.TCPStore(
+        LOOPBACK,
+        port,
+        None,
+        True,
+        STORE_S,
+        wait_for_workers=False,
+        master_listen_fd=listener.detach(),  # which it closes
+    )
+
+
+def _forked(
+    function: Callable[[int], Any], rank: int, ranks: int, listener: socket.socket
+) -> tuple[int, int]:
     """A child that calls a function as a rank; its process id and where its answer comes from."""
     reads, writes = os.pipe()
     pid = os.fork()
@@ -66,10 +91,13 @@ def _forked(function: Callable[[int], Any], rank: int, ranks: int) -> tuple[int,
         os.close(writes)
         return pid, reads
     try:
+        listener.close()
         atexit._clear()
         # Threads of OpenMP do not survive a fork.
         torch.set_num_threads(1)
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
+        faulthandler.register(signal.SIGALRM, file=2)
+        signal.alarm(int(LIMIT_S) - 2)
         try:
             answer = (True, function(rank))
         except MpkirError as error:
@@ -83,8 +111,8 @@ def _forked(function: Callable[[int], Any], rank: int, ranks: int) -> tuple[int,
     os._exit(0)
 
 
-def _answer(pid: int, reads: int) -> Any:
-    end, data = monotonic() + LIMIT_S, b""
+def _answer(rank: int, pid: int, reads: int, end: float) -> Any:
+    data = b""
     with os.fdopen(reads, "rb", buffering=0) as pipe:
         while select.select([pipe], [], [], max(0.0, end - monotonic()))[0]:
             more = pipe.read(1 << 20)
@@ -92,7 +120,7 @@ def _answer(pid: int, reads: int) -> Any:
                 break
             data += more
         else:
-            pytest.fail(f"a rank has not answered in {LIMIT_S:.0f} s")
+            pytest.fail(f"rank {rank} has not answered in {LIMIT_S:.0f} s: see where it stands")
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if not data:
         return -status

@@ -30,6 +30,24 @@ def test_what_each_rank_gives_comes_in_their_order(run_ranks: Any):
     assert run_ranks(rank, 3) == [wanted] * 3
 
 
+def test_no_rank_is_forked_beside_the_stores_thread(
+    run_ranks: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Or it may find a lock of the C library's taken by a thread that it does not have."""
+    beside: list[set[str]] = []
+    fork = os.fork
+
+    def seen() -> int:
+        beside.append({file.read_text() for file in Path("/proc/self/task").glob("*/comm")})
+        return fork()
+
+    monkeypatch.setattr(os, "fork", seen)
+    for _ in range(2):
+        assert run_ranks(lambda number: Group.join(3).rank, 3) == [0, 1, 2]
+    assert len(beside) == 6
+    assert not any("store" in name for names in beside for name in names)
+
+
 def test_all_ranks_write_each_others_memory_and_leave_nothing(run_ranks: Any):
     def rank(number: int) -> bytes:
         group = Group.join(3)
