@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.frontend import LoadedModel, load_model, open_model, weights_of
+from mpkir.frontend import LoadedModel, arrangements_of, load_model, open_model, weights_of
 from mpkir.runtime.cache import cache_directory
 from mpkir.runtime.weights import TensorFiles
 
@@ -54,8 +54,9 @@ def load_checkpoint(source: str | Path) -> LoadedModel:
 def open_checkpoint(source: str | Path) -> OpenCheckpoint:
     """A checkpoint for whoever needs a part of its weights. Raises MpkirError.
 
-    A GGUF file is expanded once into the cache. Where the files hold tensors that transformers
-    would turn into others (the experts of some mixtures), all of them are loaded.
+    A GGUF file is expanded once into the cache. What transformers stacks or joins while it loads a
+    model (the experts of mixtures) is put together from the files where it is read; where it does
+    other things to them, or they are quantized, all are loaded.
     """
     path = Path(source).expanduser()
     if path.suffix == ".gguf" and path.is_file():
@@ -90,25 +91,31 @@ def _in_hub_cache(name: str) -> Path | None:
 def _files_of(loaded: LoadedModel, directory: Path) -> TensorFiles | None:
     """The weights of a model without values, from the files of its directory; None if it consists
     of other tensors than they hold."""
+    if getattr(loaded.model.config, "quantization_config", None) is not None:
+        return None
     paths = sorted(directory.glob("*.safetensors"))
     try:
-        held = TensorFiles(paths)
+        arranged = arrangements_of(loaded.model, TensorFiles(paths))
     except MpkirError:
         return None  # Loading it says what is wrong.
+    if arranged is None:
+        return None
     parameters: dict[str, torch.nn.Parameter] = dict(
         loaded.model.named_parameters(remove_duplicate=False)
     )
-    of_tied = {id(parameter): name for name, parameter in parameters.items() if name in held}
-    called: dict[str, str] = {}
-    for name, parameter in parameters.items():
-        if name not in held and id(parameter) in of_tied:
-            called[name] = of_tied[id(parameter)]
-    for name, parameter in parameters.items():
-        own = called[name] if name in called else name
-        if own not in held or held.shape_of(own) != tuple(parameter.shape):
-            return None
+    of_tied = {id(parameters[name]): made for name, made in arranged.items() if name in parameters}
+    called = {
+        name: arranged[name] if name in arranged else of_tied[id(parameter)]
+        for name, parameter in parameters.items()
+        if name in arranged or id(parameter) in of_tied
+    }
     dtypes = {name: parameter.dtype for name, parameter in parameters.items()}
-    return TensorFiles(paths, called, dtypes)
+    files = TensorFiles(paths, called, dtypes)
+    try:
+        fit = all(files.shape_of(name) == each.shape for name, each in parameters.items())
+    except (KeyError, ValueError):
+        return None  # Some are missing, or do not fit together.
+    return files if fit else None
 
 
 def _place_of(path: Path) -> Path:

@@ -45,6 +45,7 @@ from mpkir.runtime.manifest import (
     LanguageRoles,
     Manifest,
     Part,
+    Piece,
     Shard,
     Signature,
 )
@@ -271,7 +272,9 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
 
 
 def _shard(shard: ShardAttr | None) -> Shard | None:
-    return None if shard is None else Shard(shard.dim.data, shard.of.data)
+    if shard is None:
+        return None
+    return Shard(shard.dim.data, shard.of.data, tuple(Piece(*each) for each in shard.pieces))
 
 
 @rare_collection()

@@ -28,7 +28,13 @@ TOP = {
 }
 """Modules that see everything below tools."""
 
-PLAIN_DATA = {"runtime.table", "runtime.table_text", "runtime.manifest", "runtime.origins"}
+PLAIN_DATA = {
+    "runtime.arrangement",
+    "runtime.manifest",
+    "runtime.origins",
+    "runtime.table",
+    "runtime.table_text",
+}
 """What the compiler hands to the runtime; these modules import no torch."""
 
 # package or module of mpkir -> what it may import of mpkir (any module under these) besides itself

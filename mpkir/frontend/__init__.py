@@ -7,6 +7,7 @@ from typing import Any
 
 _HOME = {
     "LoadedModel": "mpkir.frontend.huggingface",
+    "arrangements_of": "mpkir.frontend.rearranged",
     "decode_step": "mpkir.frontend.decode",
     "export_module": "mpkir.frontend.signature",
     "export_step": "mpkir.frontend.decode",

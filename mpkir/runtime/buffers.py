@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from mpkir.runtime.manifest import (
     Part,
     Place,
 )
-from mpkir.runtime.weights import TensorFiles
+from mpkir.runtime.weights import Box, TensorFiles
 
 ALIGNMENT = 256
 """Bytes; what is allocated here starts at a multiple of it."""
@@ -106,9 +106,9 @@ def bind(
     Raises MpkirError if a tensor is missing or has another shape or dtype.
     """
     parts = buffer.parts or (Part(buffer.source or buffer.name, -1, buffer.shard),)
-    if len(parts) == 1 and parts[0].shard is None and not buffer.packed:
+    in_file = _lies_in_file(parts[0].source, buffer, tensors)
+    if len(parts) == 1 and parts[0].shard is None and not buffer.packed and in_file is not False:
         given = _given(buffer, parts[0].source, buffer.shape, tensors)
-        in_file = isinstance(tensors, TensorFiles) and buffer.shape
         if not in_file:
             given = given.to(device).contiguous()
         if given.device == device and given.data_ptr() % BOUND_ALIGNMENT == 0:
@@ -125,6 +125,13 @@ def bind(
     return memory
 
 
+def _lies_in_file(source: str, buffer: Buffer, tensors: Mapping[str, torch.Tensor]) -> bool | None:
+    """Whether a tensor of files lies in one piece in one; None for what is in memory."""
+    if not isinstance(tensors, TensorFiles) or not buffer.shape or source not in tensors:
+        return None
+    return tensors.is_in_one_piece(source)
+
+
 def _fill(
     memory: torch.Tensor,
     buffer: Buffer,
@@ -134,34 +141,47 @@ def _fill(
 ) -> None:
     """Copy what a rank has of a tensor to its rows of a buffer."""
     shape, shard = tuple(memory.shape), part.shard
-    number = 0 if shard is None else shard.part(place)
     whole = shape if shard is None else shard.whole(shape)
-    rows_of = _rows_of(buffer, part.source, whole, tensors)
+    box_of = _box_of(buffer, part.source, whole, tensors)
     dim = 0 if shard is None else shard.dim
-    begin = number * shape[0] if dim == 0 else 0
-    row_bytes = math.prod(whole[1:]) * memory.dtype.itemsize
+    spans = [(0, shape[0])] if shard is None else shard.spans(shape[dim], place)
     # Whole blocks of rows are packed, so packed parts are the parts of what is packed.
-    step = max(1, _AT_ONCE // max(1, row_bytes) // PACKED_ROWS) * PACKED_ROWS
+    block = PACKED_ROWS if buffer.packed else 1
+    row_bytes = math.prod(shape[1:]) * memory.dtype.itemsize
+    step = max(1, _AT_ONCE // max(1, row_bytes) // block) * block
     for first in range(0, shape[0], step):
         end = min(first + step, shape[0])
-        rows = rows_of(begin + first, begin + end)
-        if dim > 0:
-            rows = rows.narrow(dim, number * shape[dim], shape[dim])
+        # Of rows those of each piece that are among these; of columns those of each piece.
+        own = list(_within(spans, first, end)) if dim == 0 else spans
+        before = ((first, end), *((0, size) for size in shape[1:dim])) if dim > 0 else ()
+        after = tuple((0, size) for size in shape[dim + 1 :])
+        parts = [box_of((*before, span, *after)) for span in own]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
         if memory.device.type != "cpu":
             rows = rows.contiguous().to(memory.device)
         memory[first:end].copy_(packed(rows.contiguous()) if buffer.packed else rows)
 
 
-def _rows_of(
+def _within(spans: Sequence[tuple[int, int]], first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Of indices that lie in spans, the first-th up to the end-th."""
+    start = 0
+    for low, high in spans:
+        begin, stop = low + max(first - start, 0), min(low + end - start, high)
+        if begin < stop:
+            yield begin, stop
+        start += high - low
+
+
+def _box_of(
     buffer: Buffer, source: str, shape: tuple[int, ...], tensors: Mapping[str, torch.Tensor]
-) -> Callable[[int, int], torch.Tensor]:
-    """What gives rows of a tensor, which is checked."""
+) -> Callable[[Box], torch.Tensor]:
+    """What gives boxes of a tensor, which is checked."""
     if isinstance(tensors, TensorFiles) and source in tensors:
-        first = tensors.rows_of(source, 0, 1)
-        _check(buffer, source, shape, tensors.shape_of(source), first.dtype)
-        return partial(tensors.rows_of, source)
+        one = tensors.box_of(source, ((0, 1),) * len(tensors.shape_of(source)))
+        _check(buffer, source, shape, tensors.shape_of(source), one.dtype)
+        return partial(tensors.box_of, source)
     given = _given(buffer, source, shape, tensors)
-    return lambda first, end: given[first:end]
+    return lambda box: given[tuple(slice(*span) for span in box)]
 
 
 def _given(

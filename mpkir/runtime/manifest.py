@@ -90,14 +90,26 @@ class Place:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """So many neighbouring indices of a dimension, in so many equal parts."""
+
+    size: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Shard:
     """One of `of` equal parts of a tensor along dimension `dim`: what one rank has of it.
 
     Rank r of R has part r * of // R, so that neighbours share one where there are fewer than ranks.
+
+    pieces  of a weight that consists of several along `dim` a rank has a part of each, one after
+            another; `of` is the most of theirs
     """
 
     dim: int
     of: int
+    pieces: tuple[Piece, ...] = ()
 
     def part(self, place: Place) -> int:
         """Which part a rank has."""
@@ -105,7 +117,19 @@ class Shard:
 
     def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the tensor of which a rank has one part of `shape`."""
-        return (*shape[: self.dim], shape[self.dim] * self.of, *shape[self.dim + 1 :])
+        size = sum(piece.size for piece in self.pieces) or shape[self.dim] * self.of
+        return (*shape[: self.dim], size, *shape[self.dim + 1 :])
+
+    def spans(self, size: int, place: Place) -> list[tuple[int, int]]:
+        """First and end of the indices that a rank has along `dim`, `size` of them altogether."""
+        result: list[tuple[int, int]] = []
+        start = 0
+        for piece in self.pieces or (Piece(size * self.of, self.of),):
+            length = piece.size // piece.of
+            first = start + place.rank * piece.of // place.ranks * length
+            result.append((first, first + length))
+            start += piece.size
+        return result
 
 
 @dataclass(frozen=True)
@@ -318,10 +342,11 @@ class Manifest:
                     where=place,
                 )
             for shard in (buffer.shard, *(part.shard for part in buffer.parts)):
-                if shard is not None and (shard.of < 2 or self.ranks % shard.of):
-                    raise MpkirError(
-                        f"{self.ranks} ranks do not share {shard.of} parts", where=place
-                    )
+                if shard is None:
+                    continue
+                for of in (shard.of, *(piece.of for piece in shard.pieces)):
+                    if shard.of < 2 or of < 1 or self.ranks % of:
+                        raise MpkirError(f"{self.ranks} ranks do not share {of} parts", where=place)
 
     def _named_roles(self) -> list[tuple[str, str]]:
         roles: list[tuple[str, str]] = []
@@ -377,17 +402,27 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
 
 
 def _check_shards(buffer: Buffer, where: str) -> None:
-    shards = [part.shard for part in buffer.parts]
+    shards = [(part.rows, part.shard) for part in buffer.parts]
     if buffer.shard is not None:
         if buffer.kind in ("scratch", "input") or buffer.parts:
             raise MpkirError(
                 "no scratch or input is a shard; of a joined weight each part is", where=where
             )
-        shards.append(buffer.shard)
-    for shard in shards:
-        if shard is not None and not 0 <= shard.dim < len(buffer.shape):
+        shards.append((-1, buffer.shard))
+    for rows, shard in shards:
+        if shard is None:
+            continue
+        if not 0 <= shard.dim < len(buffer.shape):
             raise MpkirError(
                 f"a shard of dimension {shard.dim} of a shape {list(buffer.shape)}", where=where
+            )
+        if any(piece.of < 1 or piece.size % piece.of for piece in shard.pieces):
+            raise MpkirError("pieces that do not fall into equal parts", where=where)
+        size = buffer.shape[shard.dim] if rows < 0 or shard.dim > 0 else rows
+        held = sum(piece.size // piece.of for piece in shard.pieces)
+        if shard.pieces and (buffer.kind not in ("weight", "constant") or held != size):
+            raise MpkirError(
+                f"parts of pieces, {held} indices, of a {buffer.kind} that has {size}", where=where
             )
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.arrangement import Arrangement, Shape, Stacked, Swapped, shape_of, swapped
 from mpkir.runtime.manifest import FileRecord
 
 _CHANGED = "the file has changed since the artifact was written"
@@ -65,59 +68,124 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     save_file(unshared, path)
 
 
+Box = tuple[tuple[int, int], ...]
+"""First and end of the indices along each dimension."""
+
+
 class TensorFiles(Mapping[str, torch.Tensor]):
     """The tensors of several safetensors files by name, each read when it is asked for.
 
-    called  other names under which tensors of the files are to be found
+    called  other names under which tensors of the files are to be found, or what is made of some
     dtypes  by name, of tensors that are wanted in another type than the files'
     """
 
     def __init__(
         self,
         paths: Iterable[Path],
-        called: Mapping[str, str] | None = None,
+        called: Mapping[str, Arrangement] | None = None,
         dtypes: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         self._file_of: dict[str, Path] = {}
+        self._shapes: dict[str, Shape] = {}
         self._called = {} if called is None else called
         self._dtypes = {} if dtypes is None else dtypes
         for path in paths:
             try:
                 with safe_open(path, framework="pt") as file:
-                    self._file_of.update(dict.fromkeys(file.keys(), path))
+                    for name in file.keys():
+                        self._file_of[name] = path
+                        self._shapes[name] = tuple(file.get_slice(name).get_shape())
             except (SafetensorError, OSError) as error:
                 raise MpkirError(
                     f"not a readable safetensors file ({error})",
                     where=str(path),
                     hint="fetch the weights again",
                 ) from error
-        for name, own in self._called.items():
-            self._file_of[name] = self._file_of[own]
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        with safe_open(self._file_of[name], framework="pt") as file:
-            return self._wanted(name, file.get_tensor(self._called.get(name, name)))
+        return self.box_of(name, tuple((0, size) for size in self.shape_of(name)))
 
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, without reading it."""
-        with safe_open(self._file_of[name], framework="pt") as file:
-            return tuple(file.get_slice(self._called.get(name, name)).get_shape())
+    def shape_of(self, name: str) -> Shape:
+        """The shape of a tensor, without reading it. ValueError where tensors that it is made of do
+        not fit together."""
+        return shape_of(self._arrangement(name), self._shapes.__getitem__)
 
     def rows_of(self, name: str, first: int, end: int) -> torch.Tensor:
-        """Some rows (indices of dimension 0) of a tensor.
+        """Some rows (indices of dimension 0) of a tensor."""
+        return self.box_of(name, ((first, end), *((0, n) for n in self.shape_of(name)[1:])))
 
-        They are pages of the file until somebody copies them, and count to the memory of the
-        process only as long as the result lives.
+    def is_in_one_piece(self, name: str) -> bool:
+        """Whether a tensor lies in a file as it is."""
+        return isinstance(self._arrangement(name), str)
+
+    def box_of(self, name: str, box: Box) -> torch.Tensor:
+        """Some indices along each dimension of a tensor.
+
+        What is in one piece in a file are pages of it until somebody copies them, and counts to the
+        memory of the process only as long as the result lives.
         """
-        with safe_open(self._file_of[name], framework="pt") as file:
-            rows = file.get_slice(self._called.get(name, name))[first:end]
-            return self._wanted(name, rows)
+        with ExitStack() as files:
+            opened: dict[Path, Any] = {}
 
-    def _wanted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._dtypes.get(name, tensor.dtype))
+            def read(name: str, box: Box) -> torch.Tensor:
+                path = self._file_of[name]
+                if path not in opened:
+                    opened[path] = files.enter_context(safe_open(path, framework="pt"))
+                if not box:
+                    return opened[path].get_tensor(name)
+                (first, end), *others = box
+                rows = opened[path].get_slice(name)[first:end]
+                for dim, (first, end) in enumerate(others, 1):
+                    rows = rows.narrow(dim, first, end - first)
+                return rows
+
+            tensor = self._put_together(self._arrangement(name), box, read)
+            return tensor.to(self._dtypes.get(name, tensor.dtype))
+
+    def _put_together(
+        self, arrangement: Arrangement, box: Box, read: Callable[[str, Box], torch.Tensor]
+    ) -> torch.Tensor:
+        """A box of what is made of the files' tensors; reads nothing else of these."""
+        if isinstance(arrangement, str):
+            return read(arrangement, box)
+        if isinstance(arrangement, Swapped):
+            whole = self._put_together(arrangement.whole, swapped(box, arrangement.dims), read)
+            return whole.transpose(*arrangement.dims)
+        dim, parts = arrangement.dim, arrangement.parts
+        before, (first, end), after = box[:dim], box[dim], box[dim + 1 :]
+        if isinstance(arrangement, Stacked):
+            pieces = [
+                self._put_together(part, before + after, read).unsqueeze(dim)
+                for part in parts[first:end]
+            ]
+            return _cat(pieces, dim)
+        pieces: list[torch.Tensor] = []
+        start = 0
+        for part in parts:
+            size = shape_of(part, self._shapes.__getitem__)[dim]
+            own = max(first - start, 0), min(end - start, size)
+            if own[0] < own[1]:
+                pieces.append(self._put_together(part, (*before, own, *after), read))
+            start += size
+        return _cat(pieces, dim)
+
+    def _arrangement(self, name: str) -> Arrangement:
+        if name in self._called:
+            return self._called[name]
+        if name not in self._file_of:
+            raise KeyError(name)
+        return name
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._file_of)
+        return iter(dict.fromkeys((*self._file_of, *self._called)))
 
     def __len__(self) -> int:
-        return len(self._file_of)
+        return len(self._file_of.keys() | self._called.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._file_of or name in self._called
+
+
+def _cat(pieces: list[torch.Tensor], dim: int) -> torch.Tensor:
+    """Tensors one after another; a single one is not copied."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)

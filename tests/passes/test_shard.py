@@ -120,13 +120,30 @@ def check_same(model: Any, whole: ModuleOp, parts: ModuleOp, tolerance: float = 
             assert apart <= tolerance * np.abs(wanted).max(), name
 
 
+def check_same_tasks(model: Any, whole: ModuleOp, operators: ModuleOp) -> None:
+    """That the tasks of a program give what its operators give; `whole` is it before any pass."""
+    tasks = operators.clone()
+    PartitionTilesPass(workers=4).apply(Context(), tasks)
+    weights = arrays_of(model)
+    programs = (TensorProgram(operators, weights), TaskProgram(tasks, weights))
+    states = [initial_states(whole), initial_states(whole)]
+    for position in range(4):
+        for held in states:
+            held["tokens"][position] = 11 * position
+        wanted, found = (
+            program.step(held, {}, position)["logits"]
+            for program, held in zip(programs, states, strict=True)
+        )
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def shards_of(module: ModuleOp) -> dict[str, str]:
     """Which shard each weight, state and output is of; the shards of a weight with several."""
     result: dict[str, set[str]] = {}
     for op in module.walk():
         if isinstance(op, tensor.WeightOp | tensor.StateOp | tensor.OutputOp):
             shard = op.shard
-            text = "-" if shard is None else f"{shard.dim.data} of {shard.of.data}"
+            text = "-" if shard is None else str(shard).partition("dim ")[2].rstrip(">")
             result.setdefault(op.sym.data, set()).add(text)
     return {name: ", ".join(sorted(found)) for name, found in result.items()}
 
@@ -261,6 +278,60 @@ def test_other_architectures(decoder: Decoder, architecture: str, changes: dict[
     assert count(parts, tensor.AllReduceOp) + count(parts, tensor.AllGatherOp) > 2
 
 
+@pytest.mark.parametrize("tp", [2, 4, 8])
+def test_queries_keys_and_values_in_one_weight(decoder: Decoder, tp: int) -> None:
+    """Each rank has its heads' rows of each, and its rows of gates and of what they gate."""
+    model = decoder("Phi3Config", pad_token_id=0, bos_token_id=None, eos_token_id=None)
+    whole = raised(model)
+    parts = divided(whole, tp)
+    check_same(model, whole, parts)
+    operators = lowered(parts)
+    check_same(model, lowered(whole), operators)
+    check_same_tasks(model, whole, operators)
+    shards = shards_of(parts)
+    layer = "model.layers.1"
+    heads, keys = SHAPE["num_attention_heads"] * 16, SHAPE["num_key_value_heads"] * 16
+    assert shards[f"{layer}.self_attn.qkv_proj.weight"] == (
+        f"0 pieces [{heads} of {tp}, {keys} of 2, {keys} of 2]"
+    )
+    assert shards[f"{layer}.self_attn.o_proj.weight"] == f"1 of {tp}"
+    assert shards[f"{layer}.mlp.gate_up_proj.weight"] == f"0 pieces [96 of {tp}, 96 of {tp}]"
+    assert shards[f"{layer}.mlp.down_proj.weight"] == f"1 of {tp}"
+    assert count(parts, tensor.AllReduceOp) == 2 * SHAPE["num_hidden_layers"]
+    assert count(parts, tensor.AllGatherOp) <= 1  # of logits, before candidates are
+
+
+@pytest.mark.parametrize("tp", [2, 4])
+@pytest.mark.parametrize(
+    ("architecture", "changes", "size"),
+    [
+        ("MixtralConfig", {"num_local_experts": 4, "num_experts_per_tok": 2}, 96),
+        (
+            "Qwen3MoeConfig",
+            {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 32},
+            32,
+        ),
+    ],
+)
+def test_experts(
+    decoder: Decoder, architecture: str, changes: dict[str, Any], size: int, tp: int
+) -> None:
+    """Each rank has a part of every expert, and one sum follows."""
+    model = decoder(architecture, **changes)
+    whole = raised(model)
+    parts = divided(whole, tp)
+    check_same(model, whole, parts)
+    operators = lowered(parts)
+    check_same(model, lowered(whole), operators)
+    check_same_tasks(model, whole, operators)
+    shards = shards_of(parts)
+    experts = "model.layers.1.mlp.experts"
+    assert shards[f"{experts}.gate_up_proj"] == f"1 pieces [{size} of {tp}, {size} of {tp}]"
+    assert shards[f"{experts}.down_proj"] == f"2 of {tp}"
+    assert count(parts, tensor.AllReduceOp) == 2 * SHAPE["num_hidden_layers"]
+    assert count(parts, tensor.AllGatherOp) <= 1
+
+
 @pytest.mark.parametrize(("tokens", "batch"), [(2, 1), (1, 3)])
 def test_several_tokens_and_several_sequences(models: Any, tokens: int, batch: int) -> None:
     model, _ = models["llama"]
@@ -357,17 +428,4 @@ def test_tasks_of_a_tied_and_of_a_partly_divided_model(decoder: Decoder, models:
     """One weight whole and as a shard, and parts that two ranks have, as buffers and tasks."""
     six = decoder("LlamaConfig", num_attention_heads=6, hidden_size=96)
     for model, whole in (models["qwen3-tied"], (six, raised(six))):
-        operators = lowered(divided(whole, 4))
-        tasks = operators.clone()
-        PartitionTilesPass(workers=4).apply(Context(), tasks)
-        weights = arrays_of(model)
-        programs = (TensorProgram(operators, weights), TaskProgram(tasks, weights))
-        states = [initial_states(whole), initial_states(whole)]
-        for position in range(4):
-            for held in states:
-                held["tokens"][position] = 11 * position
-            wanted, found = (
-                program.step(held, {}, position)["logits"]
-                for program, held in zip(programs, states, strict=True)
-            )
-            np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+        check_same_tasks(model, whole, lowered(divided(whole, 4)))

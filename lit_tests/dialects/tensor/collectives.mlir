@@ -6,6 +6,8 @@
 // CHECK:       builtin.module attributes {mpk.mesh = {tp = 4 : i64}} {
 // CHECK-NEXT:    %w = mpk_tensor.weight "o" shard <dim 1 of 4> : tensor<16x8xbf16>
 // CHECK-NEXT:    %qkv = mpk_tensor.weight "qkv" parts <"q" : 8 shard <dim 0 of 4>, "k" : 4 shard <dim 0 of 2>, "v" : 4> : tensor<16x8xbf16>
+// CHECK-NEXT:    %gu = mpk_tensor.weight "gate_up" shard <dim 1 pieces [8 of 4, 4 of 2, 3 of 1]> : tensor<2x7x8xbf16>
+// CHECK-NEXT:    %pieces = mpk_tensor.weight "pieces" parts <"qkv" : 4 shard <dim 0 pieces [8 of 4, 4 of 2]>, "z" : 8> : tensor<12x8xbf16>
 // CHECK-NEXT:    %c = mpk_tensor.state "c" initial 3 shard <dim 1 of 2> : tensor<1x2x4x8xbf16>
 // CHECK-NEXT:    %x = mpk_tensor.input "x" : tensor<1x8xf32>
 // CHECK-NEXT:    %r = mpk_tensor.input "r" : tensor<8xbf16>
@@ -21,6 +23,8 @@
 builtin.module attributes {mpk.mesh = {tp = 4}} {
   %w = mpk_tensor.weight "o" shard <dim 1 of 4> : tensor<16x8xbf16>
   %qkv = mpk_tensor.weight "qkv" parts <"q" : 8 shard <dim 0 of 4>, "k" : 4 shard <dim 0 of 2>, "v" : 4> : tensor<16x8xbf16>
+  %gu = mpk_tensor.weight "gate_up" shard <dim 1 pieces [8 of 4, 4 of 2, 3 of 1]> : tensor<2x7x8xbf16>
+  %pieces = mpk_tensor.weight "pieces" parts <"qkv" : 4 shard <dim 0 pieces [8 of 4, 4 of 2]>, "z" : 8> : tensor<12x8xbf16>
   %c = mpk_tensor.state "c" initial 3 shard <dim 1 of 2> : tensor<1x2x4x8xbf16>
   %x = mpk_tensor.input "x" : tensor<1x8xf32>
   %r = mpk_tensor.input "r" : tensor<8xbf16>
@@ -121,6 +125,28 @@ builtin.module attributes {mpk.mesh = {tp = 4}} {
 // -----
 %w = mpk_tensor.weight "w" shard <dim 0 of 1> : tensor<16x8xbf16>
 // CHECK: a shard is one of two or more along a dimension, got
+
+// -----
+%w = mpk_tensor.weight "w" shard <dim 0 pieces [8 of 4, 4 of 2]> : tensor<5x8xbf16>
+// CHECK: a shape of [5, 8] is no #mpk_tensor.shard<dim 0 pieces [8 of 4, 4 of 2]>
+
+// -----
+%w = mpk_tensor.weight "w" shard <dim 0 pieces [8 of 4, 5 of 2]> : tensor<4x8xbf16>
+// CHECK: 5 indices do not fall into 2 equal parts
+
+// -----
+%w = mpk_tensor.weight "w" shard <dim 0 pieces [8 of 1, 4 of 1]> : tensor<12x8xbf16>
+// CHECK: a shard is one of two or more along a dimension, got
+
+// -----
+builtin.module attributes {mpk.mesh = {tp = 4}} {
+  %w = mpk_tensor.weight "w" shard <dim 0 pieces [8 of 4, 6 of 3]> : tensor<4x8xbf16>
+}
+// CHECK: 4 ranks do not share 3 shards of mpk_tensor.weight evenly
+
+// -----
+%s = mpk_tensor.state "s" shard <dim 0 pieces [8 of 4, 4 of 2]> : tensor<4x8xbf16>
+// CHECK: only a weight is a shard in pieces, not mpk_tensor.state
 
 // -----
 %w = mpk_tensor.weight "w" parts <"q" : 8, "k" : 8> shard <dim 0 of 2> : tensor<16x8xbf16>

@@ -42,7 +42,7 @@ from xdsl.traits import MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
 from xdsl.utils.str_enum import StrEnum
 
-from mpkir.dialects.mesh import check_shards, ranks_around
+from mpkir.dialects.mesh import ranks_around
 from mpkir.dialects.parts import PartsAttr
 from mpkir.dialects.shards import ShardAttr
 
@@ -241,8 +241,9 @@ class BufferOp(IRDLOperation):
                 f"of weights, states and outputs a rank has shards, of a joined weight each part; "
                 f"not of {self.kind.data.value} {self.sym}"
             )
-        shard.check_rank(memref_type_of(self.result).get_shape())
-        check_shards(self, shard.of.data, self.sym.data)
+        shard.check(self, memref_type_of(self.result).get_shape(), self.sym.data)
+        if shard.pieces and self.kind.data is not BufferKind.WEIGHT:
+            raise VerifyException(f"only a weight is a shard in pieces, not {self.sym}")
 
     def _verify_packed(self) -> None:
         shape = memref_type_of(self.result).get_shape()

@@ -23,7 +23,6 @@ from xdsl.irdl import (
 from xdsl.traits import IsTerminator, MemoryWriteEffect, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from mpkir.dialects.mesh import check_shards
 from mpkir.dialects.parts import PartsAttr
 from mpkir.dialects.shards import ShardAttr
 
@@ -59,10 +58,11 @@ class _NamedSource(IRDLOperation):
 
 
 def _verify_shard(op: Operation, shard: ShardAttr | None, value: SSAValue) -> None:
-    """Check that a value, a rank's shard, can be what it says."""
+    """Check that a state or output, a rank's shard, can be what it says."""
     if shard is not None:
-        shard.check_rank(shape_of(value))
-        check_shards(op, shard.of.data, op.name)
+        shard.check(op, shape_of(value), op.name)
+        if shard.pieces:
+            raise VerifyException(f"only a weight is a shard in pieces, not {op.name}")
 
 
 @irdl_op_definition
@@ -107,9 +107,12 @@ class WeightOp(_NamedSource):
             self.parts.check_fills(shape_of(self.result))
             if self.shard is not None:
                 raise VerifyException("of a joined weight, each part has its own shard")
-            for part in self.parts.shards:
-                _verify_shard(self, part, self.result)
-        _verify_shard(self, self.shard, self.result)
+            others = shape_of(self.result)[1:]
+            for (_, rows), part in zip(self.parts.items, self.parts.shards, strict=True):
+                if part is not None:
+                    part.check(self, (rows, *others), self.name)
+        if self.shard is not None:
+            self.shard.check(self, shape_of(self.result), self.name)
 
 
 @irdl_op_definition

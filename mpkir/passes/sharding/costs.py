@@ -46,7 +46,8 @@ class Costs:
         """Reading what an operator reads and exchanging what it exchanges."""
         from_memory = from_cache = 0.0
         for value, form in zip(op.operands, way.operands, strict=True):
-            size = _bytes_read(op, value) / form.of
+            shape = tensor.shape_of(value)
+            size = _bytes_read(op, value) * prod(form.local(shape)) / prod(shape)
             if isinstance(value.owner, SOURCES):
                 from_memory += size
             else:

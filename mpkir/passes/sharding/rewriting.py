@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from xdsl.dialects.builtin import TensorType, f32
+from xdsl.dialects.builtin import DenseArrayBase, IntegerAttr, TensorType, f32, i64
 from xdsl.ir import Block, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -16,7 +16,7 @@ from mpkir.passes.sharding.rules import forms_within
 
 
 def _shard(form: Form) -> ShardAttr | None:
-    return None if form == WHOLE else ShardAttr(form.dim, form.of)
+    return None if form == WHOLE else ShardAttr(form.dim, form.of, form.pieces)
 
 
 def _made_local(value: SSAValue, form: Form) -> SSAValue:
@@ -27,6 +27,25 @@ def _made_local(value: SSAValue, form: Form) -> SSAValue:
     return Rewriter.replace_value_with_new_type(
         value, TensorType(tensor.element_type_of(value), shape)
     )
+
+
+def _shift(op: tensor.SliceOp | tensor.ExpertLinearOp, way: Way) -> None:
+    """Let an operator on pieces of a value begin where they do in what a rank has."""
+    length = tensor.shape_of(op.result)
+    if isinstance(op, tensor.SliceOp):
+        form = way.operands[0]
+        if form.pieces:
+            piece = form.span(op.start.value.data, length[form.dim])
+            assert piece is not None, "a slice of pieces is taken whole pieces at a time"
+            op.start = IntegerAttr(piece[0], i64)
+        return
+    forms = way.operands[1 : 1 + len(op.weights)]
+    firsts: list[int] = []
+    for first, form in zip(op.firsts, forms, strict=True):
+        piece = form.span(first, length[-1]) if form.pieces else (first, form)
+        assert piece is not None, "a product of a stack has whole pieces of it"
+        firsts.append(piece[0])
+    op.first_rows = DenseArrayBase.from_list(i64, firsts)
 
 
 @dataclass
@@ -102,6 +121,8 @@ class Division:
 
     def _divide(self, op: Operation, way: Way) -> None:
         exchange = way.exchange
+        if isinstance(op, tensor.SliceOp | tensor.ExpertLinearOp):
+            _shift(op, way)
         for index, form in enumerate(way.operands):
             gathers = exchange is not None and exchange.kind is Kind.SHARDS
             op.operands[index] = self._in_form(op.operands[index], WHOLE if gathers else form)

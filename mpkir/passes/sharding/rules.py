@@ -9,6 +9,7 @@ divided by heads.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from math import prod
 
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
@@ -23,6 +24,8 @@ from mpkir.passes.sharding.forms import (
     Way,
     broadcast_form,
     dim_of_parts,
+    form_of_pieces,
+    forms_in_pieces,
     forms_of,
     reshaped_form,
     shares,
@@ -33,16 +36,51 @@ Ways = Iterator[Way]
 _Product = tensor.LinearOp | tensor.ExpertLinearOp
 
 
+def _in_pieces(value: SSAValue, ranks: int) -> Iterator[Form]:
+    """The forms of a value of whose last dimension a rank has a part of each piece that readers
+    slice it into."""
+    return forms_in_pieces(len(tensor.shape_of(value)) - 1, _pieces_of(value), ranks)
+
+
+def _pieces_of(value: SSAValue) -> list[int]:
+    """The sizes of the pieces into which readers slice a value along its last dimension, perhaps
+    behind pointwise operators and reshapes; one if none does."""
+    features = tensor.shape_of(value)[-1:]
+    cuts = {0, *features}
+    values, seen = [value], {value}
+    while values:
+        for use in values.pop().uses:
+            reader = use.operation
+            if isinstance(reader, tensor.SliceOp):
+                dim, start = reader.dim.value.data, reader.start.value.data
+                if dim == len(tensor.shape_of(reader.source)) - 1 and reader.step.value.data == 1:
+                    cuts |= {start, start + tensor.shape_of(reader.result)[dim]}
+            elif isinstance(reader, tensor.ElementwiseOp | tensor.ReshapeOp):
+                shown = reader.results[0]
+                if tensor.shape_of(shown)[-1:] == features and shown not in seen:
+                    seen.add(shown)
+                    values.append(shown)
+    return [end - start for start, end in pairwise(sorted(cuts))]
+
+
 def _columns(op: _Product, ranks: int) -> Ways:
-    """Each rank has some of the output features."""
+    """Each rank has some of the output features. Of a stack's rows, of which a product makes so
+    many features, that is a part of each such piece, as other products of the same stack (gates
+    and what they gate, say) have theirs.
+    """
     result = tensor.shape_of(op.result)
     last = len(result) - 1
-    dim = 0 if isinstance(op, tensor.LinearOp) else 1
-    if any(tensor.shape_of(weight)[dim] != result[last] for weight in op.weights):
-        return  # a part of the weight's rows: a part of those is no part of the weight
-    for of in shares(result[last], ranks):
-        form = Form(last, of)
-        taken = dict.fromkeys(op.weights, Form(dim, of))
+    dim, firsts = (0, ()) if isinstance(op, tensor.LinearOp) else (1, op.firsts)
+    rows = [tensor.shape_of(weight)[dim] for weight in op.weights]
+    if any(each % result[last] for each in (*rows, *firsts)):
+        return  # not one of several such products of a stack
+    plain = (Form(last, of) for of in shares(result[last], ranks))
+    for form in (*plain, *_in_pieces(op.result, ranks)):
+        pieces = form.pieces or ((result[last], form.of),)
+        taken = {
+            weight: form_of_pieces(dim, pieces * (each // result[last]))
+            for weight, each in zip(op.weights, rows, strict=True)
+        }
         for value in op.epilogue_args:
             taken[value] = broadcast_form(tensor.shape_of(value), result, form)
         if set(op.weights) & set(op.epilogue_args) or op.x in taken:
@@ -82,7 +120,7 @@ def _product(op: _Product, ranks: int) -> Ways:
 
 def _elementwise(op: tensor.ElementwiseOp, ranks: int) -> Ways:
     result = tensor.shape_of(op.result)
-    for form in forms_of(result, ranks):
+    for form in (*forms_of(result, ranks), *_in_pieces(op.result, ranks)):
         inputs = tuple(broadcast_form(tensor.shape_of(v), result, form) for v in op.inputs)
         yield Way(inputs, (form,))
 
@@ -113,7 +151,7 @@ def _reduce(op: tensor.ReduceOp, ranks: int) -> Ways:
 
 def _reshape(op: tensor.ReshapeOp, ranks: int) -> Ways:
     source, result = tensor.shape_of(op.source), tensor.shape_of(op.result)
-    for form in forms_of(source, ranks):
+    for form in (*forms_of(source, ranks), *_in_pieces(op.source, ranks)):
         seen = reshaped_form(source, result, form)
         if seen is not None:
             yield Way((form,), (seen,))
@@ -126,9 +164,16 @@ def _transpose(op: tensor.TransposeOp, ranks: int) -> Ways:
 
 
 def _slice(op: tensor.SliceOp, ranks: int) -> Ways:
+    dim, start, step = op.dim.value.data, op.start.value.data, op.step.value.data
+    size, length = (tensor.shape_of(value)[dim] for value in (op.source, op.result))
     for form in forms_of(tensor.shape_of(op.source), ranks):
-        if form.dim != op.dim.value.data:
+        # Every second element of all is every second one of each part.
+        every = start < step and length * step == size and size // form.of % step == 0
+        if form.dim != dim or (every and step > 1):
             yield Way((form,), (form,))
+    for form in _in_pieces(op.source, ranks):
+        if form.dim == dim and step == 1 and (piece := form.span(start, length)) is not None:
+            yield Way((form,), (piece[1],))
 
 
 def _broadcast(op: tensor.BroadcastOp, ranks: int) -> Ways:

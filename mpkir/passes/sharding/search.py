@@ -118,8 +118,8 @@ class _Turn:
             if forms is None:
                 added[key] = (form,)  # a state is as its first reader wants it
             elif form not in forms:
-                if form != WHOLE:
-                    return None
+                if form != WHOLE or forms[0].pieces:
+                    return None  # parts of pieces one after another are not gathered
                 added[key] = (*forms, WHOLE)
         return held | added
 
