@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 BY_COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 BY_ROWS = ("o_proj", "down_proj")
-TOLERANCE = 0.1
-"""Of the largest logit: partial sums are rounded to bf16 before they are added."""
+TOLERANCE = 0.25
+"""Of the logits' norm: partial sums are rounded to bf16 before they are added, and 64 layers make
+several percent of that. Logits of a product wrongly divided are off by as much as they are."""
 
 
 def start(group: Group, device: torch.device) -> None:
@@ -73,12 +74,12 @@ def divide(model: PreTrainedModel) -> None:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         # The weights are the same on all ranks already.
         parallelize_module(model, mesh, plan, src_data_rank=None)
-        error = (_last_logits(model) - before).abs().max().item()
+        error = ((_last_logits(model) - before).norm() / before.norm()).item()
     except RuntimeError as failed:
         first = (str(failed).strip().splitlines() or [type(failed).__name__])[0]
         raise MpkirError(f"PyTorch cannot divide the model: {first}") from failed
-    if not error <= TOLERANCE * before.abs().max().item():
-        raise MpkirError(f"the logits of PyTorch's divided model are off by {error:.3g}")
+    if not error <= TOLERANCE:
+        raise MpkirError(f"the logits of PyTorch's divided model are off by {error:.1%}")
 
 
 class TensorParallel(Torch):
