@@ -37,11 +37,11 @@ from mpkir.runtime.cuda import CudaProgram
 from mpkir.runtime.program import Program
 from mpkir.runtime.recording import (
     MARKS,
-    STAGE_WORDS,
+    NOT_MARKED,
     TRACED_BINARY,
-    VARIABLE,
-    Tracing,
+    Notes,
     random_weights,
+    times_of,
     traced,
 )
 from mpkir.tools.bench.records import append_records, device_name, provenance
@@ -200,27 +200,13 @@ def traced_ends(launches: Launches) -> np.ndarray[Any, np.dtype[np.float64]]:
     family = table.tasks[:, 0]
     found: list[np.ndarray[Any, np.dtype[np.float64]]] = []
     for _ in range(2 + TRACED_LAUNCHES):
-        marks, stages, counts = (
-            torch.zeros(shape, dtype=torch.int32, device=program.device)
-            for shape in (
-                (TRACED_STEPS, table.task_count, len(MARKS)),
-                (table.worker_count, STAGES, STAGE_WORDS),
-                (table.worker_count,),
-            )
-        )
-        addresses = (each.data_ptr() for each in (marks, stages, counts))
-        tracing = Tracing(
-            *addresses, table.task_count, 0, TRACED_STEPS, TRACED_STEPS - 1, STAGES - 1
-        )
-        launches.launcher.write_global(VARIABLE, bytes(tracing))
-        torch.cuda.synchronize()
-        launches.wall(TRACED_STEPS)
-        launches.launcher.write_global(VARIABLE, bytes(Tracing()))
-        raw = marks.cpu().numpy().view(np.uint32)
-        asked = raw[0, :, MARKS.index("asked")]
-        anchor = asked[asked != 0][0]
-        first = int((asked[asked != 0] - anchor).view(np.int32).min())
-        done = (raw[..., MARKS.index("done")] - anchor).view(np.int32).astype(np.float64) - first
+        with Notes(program, TRACED_STEPS, TRACED_STEPS, STAGES) as notes:
+            torch.cuda.synchronize()
+            launches.wall(TRACED_STEPS)
+        steps = range(TRACED_STEPS)
+        marks = times_of(notes.tasks(steps), notes.looks(steps))
+        asked = marks[0, :, MARKS.index("asked")]
+        done = marks[..., MARKS.index("done")] - asked[asked != NOT_MARKED].min()
         ends = np.zeros((TRACED_STEPS, len(table.families)))
         for step in range(TRACED_STEPS):
             np.maximum.at(ends[step], family, done[step] / 1e3)

@@ -1,7 +1,7 @@
 """What a traced build notes of some steps: when tasks waited, ran and were done, when weights came.
 
 A traced build is the artifact's own source with MPK_TRACE defined. The host gives its `mpk_trace`
-(include/mpk/trace.cuh) memory and says which steps to note; the clock counts nanoseconds.
+(include/mpk/trace.cuh) memory and says which steps to note.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.program import Program
-
-Times = npt.NDArray[np.int64]
-Words = npt.NDArray[np.int32]
+from mpkir.runtime.shared_clock import Times, Words, shared_times
 
 MARKS = ("asked", "ready", "ready_data", "computed", "done")
 """Columns of `Recording.marks`; what they are stands in include/mpk/trace.cuh."""
@@ -31,12 +29,10 @@ MARKS = ("asked", "ready", "ready_data", "computed", "done")
 STAGE_FIELDS = ("worker", "step", "task", "bytes", "asked", "free", "issued", "landed")
 """Columns of `Recording.stages`."""
 
-STAGE_WORDS = 8
-"""32-bit words of a stage in the kernel's memory."""
-
 TRACED_BINARY = "traced.cubin"
 MACRO, VARIABLE = "MPK_TRACE", "mpk_trace"
 NOT_MARKED = -(2**31)
+_TASK_WORDS = _STAGE_WORDS = 8
 _SLOT_BYTES = 16384
 _FORMAT = 1
 
@@ -45,10 +41,11 @@ class Tracing(ctypes.Structure):
     """`struct Tracing` of include/mpk/trace.*."""
 
     _fields_ = (
-        ("marks", ctypes.c_void_p),
+        ("tasks", ctypes.c_void_p),
         ("stages", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
-        ("tasks", ctypes.c_int),
+        ("clocks", ctypes.c_void_p),
+        ("task_count", ctypes.c_int),
         ("first", ctypes.c_int),
         ("count", ctypes.c_uint),
         ("step_mask", ctypes.c_uint),
@@ -61,6 +58,60 @@ class TracedLauncher(Protocol):
 
     def run(self, position: int, steps: int) -> int: ...
     def write_global(self, name: str, data: bytes) -> None: ...
+
+
+class Notes:
+    """Memory for what a traced build notes of launches of up to `steps` steps: it holds the last
+    `places` of them, and the last `stages` stages of each worker; both are powers of two.
+    """
+
+    def __init__(self, program: Program, steps: int, places: int, stages: int) -> None:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=program.device)
+
+        table = program.table
+        self._tasks = zeros(places, table.task_count, _TASK_WORDS)
+        self._stages = zeros(table.worker_count, stages, _STAGE_WORDS)
+        self._counts = zeros(table.worker_count)
+        self._clocks = zeros(table.worker_count, places, 2)
+        addresses = (each.data_ptr() for each in self._memory())
+        self._tracing = Tracing(*addresses, table.task_count, 0, steps, places - 1, stages - 1)
+        launcher: TracedLauncher = program.launcher  # pyright: ignore[reportAssignmentType]
+        self._launcher = launcher
+
+    def _memory(self) -> tuple[torch.Tensor, ...]:
+        return self._tasks, self._stages, self._counts, self._clocks
+
+    def __enter__(self) -> Notes:
+        """The launches from here on are noted. MpkirError if the build is not traced."""
+        self._launcher.write_global(VARIABLE, bytes(self._tracing))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._launcher.write_global(VARIABLE, bytes(Tracing()))
+
+    def tasks(self, steps: Sequence[int]) -> Words:
+        """[steps, rows of the table, 8] `struct TracedTask` of include/mpk/trace.cuh."""
+        return self._of(steps, self._tasks)
+
+    def looks(self, steps: Sequence[int]) -> Words:
+        """[workers, steps, 2] cycles and nanoseconds."""
+        return self._of(steps, self._clocks.transpose(0, 1)).swapaxes(0, 1)
+
+    def _of(self, steps: Sequence[int], memory: torch.Tensor) -> Words:
+        return memory.cpu().numpy().view(np.uint32)[[step % len(memory) for step in steps]]
+
+    def stages(self) -> list[tuple[npt.NDArray[np.int32], int]]:
+        """Each worker's ring of stages, `struct TracedStage`, and how many it noted."""
+        noted = self._counts.cpu().numpy().view(np.uint32)
+        return list(zip(self._stages.cpu().numpy(), noted.tolist(), strict=True))
+
+
+def times_of(tasks: Words, looks: Words) -> Times:
+    """Of `Notes`' tasks: [steps, rows, 5] nanoseconds, MARKS; NOT_MARKED where nothing was."""
+    marks = tasks[..., : len(MARKS)]
+    workers = np.broadcast_to(tasks[..., len(MARKS), None], marks.shape)
+    return np.where(marks != 0, shared_times(marks, workers, looks), NOT_MARKED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,81 +213,58 @@ def record(program: Program, position: int, *, kept: int = 1, warm: int = 16) ->
     before = min(warm, position // per_step)
     if before < 1:
         raise MpkirError(f"position {position} has no step before it", hint="trace a later one")
-    launcher: TracedLauncher = program.launcher  # pyright: ignore[reportAssignmentType]
-    table, steps, first = program.table, before + kept + 1, before - 1
+    steps, first = before + kept + 1, before - 1
     places = 1 << (kept + 1).bit_length()
     stage_count = _stages_to_hold(program, kept + 2)
     while True:
-        marks = _zeros((places, table.task_count, len(MARKS)), program.device)
-        stages = _zeros((table.worker_count, stage_count, STAGE_WORDS), program.device)
-        counts = _zeros((table.worker_count,), program.device)
-        addresses = (each.data_ptr() for each in (marks, stages, counts))
-        tracing = Tracing(*addresses, table.task_count, 0, steps, places - 1, stage_count - 1)
-        launcher.write_global(VARIABLE, bytes(tracing))
-        try:
+        with Notes(program, steps, places, stage_count) as notes:
             begun = perf_counter()
             done = program.run(position - before * per_step, steps)
             step_ms = (perf_counter() - begun) * 1e3 / max(done, 1)
-        finally:
-            launcher.write_global(VARIABLE, bytes(Tracing()))
         if done < steps:
             raise MpkirError(f"the program stopped by itself after {done} of {steps} steps")
-        noted = counts.cpu().numpy().view(np.uint32)
-        rings = list(zip(stages.cpu().numpy(), noted.tolist(), strict=True))
+        rings = notes.stages()
         if all(_holds(ring, count, first) for ring, count in rings):
             break
         stage_count *= 2
-    wanted = [step & (places - 1) for step in range(first, first + kept + 2)]
     return _recording(
-        marks.cpu().numpy()[wanted],
+        notes,
         [_in_order(ring, count) for ring, count in rings],
-        first,
+        range(first, first + kept + 2),
         position=position,
         step_ms=step_ms,
         device=_name_of(program.device),
     )
 
 
-def _holds(ring: Words, count: int, first: int) -> bool:
+def _holds(ring: npt.NDArray[np.int32], count: int, first: int) -> bool:
     """Whether a worker's ring of stages has all from step `first` on."""
     return count <= len(ring) or int(ring[count % len(ring), 0]) < first
 
 
-def _in_order(ring: Words, count: int) -> Words:
+def _in_order(ring: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
     """A ring's stages in the order in which they were noted."""
     return ring[:count] if count <= len(ring) else np.roll(ring, -(count % len(ring)), axis=0)
 
 
 def _recording(
-    marks: Words,
-    rows: Sequence[Words],
-    first: int,
-    **about: Any,
+    notes: Notes, rows: Sequence[npt.NDArray[np.int32]], steps: range, **about: Any
 ) -> Recording:
-    """Raw memory as nanoseconds. Clocks are modulo 2^32, and 0 is no time."""
-    raw = marks.view(np.uint32)
+    """Of these steps all but the first and the last, from the first task's start."""
     workers = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     flat = np.concatenate(rows)
-    inner = raw[1:-1]
-    starts = inner[..., MARKS.index("ready")]
-    if not (starts != 0).any():
+    looks = notes.looks(steps)
+    marks = times_of(notes.tasks(steps[1:-1]), looks)
+    starts = marks[..., MARKS.index("ready")]
+    if not (starts != NOT_MARKED).any():
         raise MpkirError("the traced build noted nothing", hint="compile the model again")
-    begin = _earliest(starts[starts != 0])
-
-    def since(values: npt.NDArray[np.uint32]) -> Times:
-        return (values - begin).view(np.int32).astype(np.int64)
-
-    clocks = since(np.ascontiguousarray(flat[:, 3:7]).view(np.uint32))
-    kept = np.where(inner != 0, since(inner), NOT_MARKED)
-    overlaps = (clocks[:, -1] > 0) & (clocks[:, 0] < kept.max()) & (flat[:, 0] >= first)
-    times = np.column_stack([workers, flat[:, 0] - first - 1, flat[:, 1:3], clocks])
+    begin = starts[starts != NOT_MARKED].min()
+    kept = np.where(marks != NOT_MARKED, marks - begin, NOT_MARKED)
+    cycles = np.ascontiguousarray(flat[:, 3:7]).view(np.uint32)
+    clocks = shared_times(cycles, np.broadcast_to(workers[:, None], cycles.shape), looks) - begin
+    overlaps = (clocks[:, -1] > 0) & (clocks[:, 0] < kept.max()) & (flat[:, 0] >= steps[0])
+    times = np.column_stack([workers, flat[:, 0] - steps[1], flat[:, 1:3], clocks])
     return Recording(kept, times[overlaps].astype(np.int64), **about)
-
-
-def _earliest(known: npt.NDArray[np.uint32]) -> np.uint32:
-    """The first of some times modulo 2^32 that lie within 2^31 of each other."""
-    anchor = known[0]
-    return np.uint32((int(anchor) + int((known - anchor).view(np.int32).min())) % 2**32)
 
 
 def _stages_to_hold(program: Program, steps: int) -> int:
@@ -244,10 +272,6 @@ def _stages_to_hold(program: Program, steps: int) -> int:
     weights = int(program.manifest.info.get("weight_bytes_per_step", 0))
     stages = 2 * steps * weights // (_SLOT_BYTES * program.table.worker_count)
     return 1 << max(6, int(stages).bit_length())
-
-
-def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    return torch.zeros(shape, dtype=torch.int32, device=device)
 
 
 def _name_of(device: torch.device) -> str:

@@ -20,6 +20,7 @@ from mpkir.runtime.build_cuda import INCLUDE
 from mpkir.runtime.hang import Hang
 from mpkir.runtime.launch import Answer, Control, GpuLaunchArgs, Stand
 from mpkir.runtime.queues import dynamic_part, looked_up, queue_words
+from mpkir.runtime.recording import MACRO, MARKS, VARIABLE, Tracing
 from mpkir.runtime.table import Table, TableNames, TaskField, build_table
 
 HOST = Path(__file__).parent / "host" / "roles"
@@ -164,19 +165,19 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Net], Running]:
     for file in HOST.iterdir():
         (folder / file.name).write_text(file.read_text())
 
-    def build(dynamic: bool) -> ctypes.CDLL:
-        target = folder / f"roles_{int(dynamic)}.so"
+    def build(dynamic: bool, traced: bool) -> ctypes.CDLL:
+        target = folder / f"roles_{int(dynamic)}{int(traced)}.so"
         if not target.exists():
             command = ["c++", "-std=c++17", "-O1", "-pthread", "-shared", "-fPIC", "-w"]
-            macro = f"-DANY_DYNAMIC={str(dynamic).lower()}"
+            macros = [f"-DANY_DYNAMIC={str(dynamic).lower()}", f"-D{MACRO}"][: 1 + traced]
             subprocess.run(
-                [*command, macro, "-o", str(target), str(folder / "program.cpp")], check=True
+                [*command, *macros, "-o", str(target), str(folder / "program.cpp")], check=True
             )
         return ctypes.CDLL(str(target))
 
-    def run(net: Net) -> Running:
+    def run(net: Net, traced: bool = False) -> Running:
         given_out = any(family.dynamic for _, _, family in net.families)
-        library = build(given_out)
+        library = build(given_out, traced)
         ctypes.c_int.in_dll(library, "stop_family").value = -1
         return Running(library, net)
 
@@ -214,6 +215,41 @@ def test_many_steps_in_many_launches(start: Callable[[Net], Running], name: str)
         running.play(position, steps)
         position += steps
         assert running.made[-1][1:].tolist() == running.expected
+
+
+@pytest.mark.parametrize("name", ["static", "hybrid"])
+def test_marks(start: Callable[..., Running], name: str) -> None:
+    """Every task of every step that is held leaves its marks, in order, and who ran it; here cycles
+    and nanoseconds are the same.
+    """
+    net, steps, held = NETS[name], 6, 4
+    running, workers = start(net, traced=True), net.workers
+    table = running.table
+    tasks = np.zeros((held, table.task_count, 8), np.uint32)
+    looks = np.zeros((workers, held, 2), np.uint32)
+    memory = (tasks.ctypes.data, None, None, looks.ctypes.data)
+    tracing = Tracing(*memory, table.task_count, 1, steps - 1, held - 1, 0)
+    variable = Tracing.in_dll(running.library, VARIABLE)
+    ctypes.memmove(ctypes.addressof(variable), bytes(tracing), ctypes.sizeof(tracing))
+    assert running.run(0, steps) == steps
+    asked, ready, data, computed, done = np.moveaxis(tasks[..., : len(MARKS)], -1, 0)
+    begin = asked[1, :1] - np.uint32(2**31)
+    asked, ready, done = asked - begin, ready - begin, done - begin
+    assert (asked <= ready).all()
+    assert (ready <= done).all()
+    assert not data.any()
+    body = table.families[table.tasks[:, TaskField.FAMILY], 0]
+    assert ((computed != 0) == (body == STREAM)).all()
+    layer = np.array([net.families[k][0] for k in table.tasks[:, TaskField.FAMILY]])
+    for step in range(2, steps):  # step 1 is overwritten by step 5
+        first = [ready[(step - 1) % held, layer == k].min() for k in range(len(net.layers))]
+        assert first == sorted(first)
+    listed = np.repeat(np.arange(workers), np.diff(table.workers))
+    assert (tasks[:, : len(listed), len(MARKS)] == listed).all()
+    assert (tasks[..., len(MARKS)] < workers).all()
+    busy = np.unique(tasks[..., len(MARKS)])
+    assert (looks[busy] != 0).any(axis=1).all()
+    assert (looks[..., 0] - looks[..., 1] < 10**9).all()
 
 
 @pytest.mark.parametrize("stops", ["list", "queue"])

@@ -1,6 +1,6 @@
 // When each task waited, started and was done; only in a build with MPK_TRACE, else empty. The
 // memory is the host's (mpkir/runtime/recording.py), laid out as include/mpk/trace.cuh says; there is
-// no stream of weights here, so its part stays empty.
+// no stream of weights here, and all threads have one clock, so their parts stay empty.
 #pragma once
 
 #include <time.h>
@@ -10,11 +10,18 @@ namespace mpk {
 enum class Mark { asked = 0, ready = 1, ready_data = 2, computed = 3, done = 4 };
 constexpr int MARKS = 5;
 
+struct TracedTask {
+  unsigned at[MARKS];
+  int worker;
+  unsigned reserved[2];
+};
+
 struct Tracing {
-  unsigned* marks;  // [steps that are held][tasks][MARKS]
+  TracedTask* tasks;  // [steps that are held][tasks]
   void* stages;
   unsigned* counts;
-  int tasks;
+  void* clocks;
+  int task_count;
   int first;
   unsigned count;
   unsigned step_mask, stage_mask;
@@ -39,8 +46,8 @@ inline void mark(int task, int step, Mark which) {
 #ifdef MPK_TRACE
   const unsigned from_first = unsigned(step - mpk_trace.first);
   if (from_first >= mpk_trace.count) return;
-  const long row = long(from_first & mpk_trace.step_mask) * mpk_trace.tasks + task;
-  mpk_trace.marks[row * MARKS + int(which)] = unsigned(now());
+  const long row = long(from_first & mpk_trace.step_mask) * mpk_trace.task_count + task;
+  mpk_trace.tasks[row].at[int(which)] = unsigned(now());
 #else
   (void)task, (void)step, (void)which;
 #endif

@@ -107,6 +107,9 @@ struct alignas(16) Work {
   u32 tag;         // of what this step writes to flagged buffers
   u32 deadline;    // after which a poll gives the launch up, in 2^20 nanoseconds; 0 = none
   Control* control;
+#ifdef MPK_TRACE
+  mutable u32 marks[5];  // trace.cuh
+#endif
 
   template <class T>
   __device__ __forceinline__ T* at(int k) const {

@@ -204,20 +204,17 @@ struct PackedLinear {
     if (!role.wait_ready()) return;
     if constexpr (!B::polls) role.wait_published();
     typename Either<S::STRAIGHT, Held, float>::type square{};
-    u32 data_at = 0;  // in a trace, of the first task
     if constexpr (S::STRAIGHT && S::PASSES == 1) {
       square.ask(role.work(), 0, role.warp, role.lane);
       square.take(role.work(), 0, role.warp, role.lane);
-      data_at = trace_clock();
+      if (role.lane == 0) mark(role.work(), Mark::ready_data);
     } else if constexpr (S::PASSES == 1) {
       square = X::read_x(role.work(), 0, role.own_scratch(), role.warp, role.lane);
-      data_at = trace_clock();
+      if (role.lane == 0) mark(role.work(), Mark::ready_data);
     }
     for (;;) {
       task(role, role.work(), square);
       role.hand_over();
-      if (role.lane == 0 && data_at != 0) mark(role.work(), Mark::ready_data, data_at);
-      data_at = 0;
       role.finish_task();
       role.wait_filled();
       const Work& next = role.work();

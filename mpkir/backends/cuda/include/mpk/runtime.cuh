@@ -183,6 +183,7 @@ struct ComputeVisitor {
         if (role.lane == 0) mark(work, Mark::done);
       }
       if (role.offered) {
+        if (role.warp == 0 && role.lane == 0) keep_marks(work);
         role.finish_offer();
       } else {
         role.finish_task();
@@ -308,6 +309,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
     if (__any_sync(0xffffffffu, loader.leave)) return false;
   }
   if (loader.lane < BATCH) {
+    keep_marks(s.queue.work[entry]);
     next.template write<P::dynamic>(s.queue.work[entry]);
     s.queue.filled[entry].arrive();
   }
@@ -352,6 +354,11 @@ __device__ __forceinline__ void set_up(Shared<P>& s) {
   }
   s.leave = 0;
   if constexpr (P::dynamic) s.offer.init();
+  if constexpr (TRACED) {
+#pragma unroll 1
+    for (Work& work : s.queue.work) forget_marks(work);
+    if constexpr (P::dynamic) forget_marks(s.offer.work);
+  }
   publish_barriers();
 }
 
@@ -376,6 +383,10 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   if (threadIdx.x == 0) set_up<P>(s);
   __syncthreads();
   play_role<P>(s, args, warp, lane);
+  if constexpr (TRACED) {
+    __syncthreads();
+    if (threadIdx.x < QUEUE) keep_marks(s.queue.work[threadIdx.x]);
+  }
 }
 
 }  // namespace mpk

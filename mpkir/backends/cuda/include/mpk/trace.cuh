@@ -1,9 +1,10 @@
 // When each task waited, started, had its data and was done, and when each stage of the weight
 // stream was asked for, issued and landed: only in a build with MPK_TRACE, else all of it is empty.
 //
-// The clock is the low half of globaltimer, which all SMs share: nanoseconds modulo 2^32, in ticks
-// of 32 on an H100. The memory is the host's (mpkir/runtime/recording.py), which chooses the steps:
-// those from `first` on, `count` of them; with fewer places than steps, later ones overwrite
+// Times are of the SM's own clock, which a warp reads in passing: cycles modulo 2^32. Once a step
+// each worker looks at that and at globaltimer, which all SMs share, together; by these pairs the
+// host (mpkir/runtime/recording.py) tells when it was. The memory is the host's, which chooses the
+// steps: those from `first` on, `count` of them; with fewer places than steps, later ones overwrite
 // earlier ones.
 //
 // One lane of a worker says each mark of a task, in the role that knows:
@@ -13,8 +14,9 @@
 //               where each warp polls for itself, the warp's that is through last
 //   computed    publisher: it has the sums of all warps; of a task that is not published, nobody
 //   done        who stores its results, after the last store and signal
-// To look at the clock takes little, to store what it says more: where somebody waits for what comes
-// next, the look is taken on the spot and stored later.
+// A mark is a word of the task's entry in the queue, in shared memory. The loader takes the five of
+// them to memory when it needs the entry for another task, a batch at once: nobody who is waited for
+// stores anything far away, and there is little code beside each mark.
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
@@ -23,6 +25,13 @@ namespace mpk {
 
 enum class Mark { asked = 0, ready = 1, ready_data = 2, computed = 3, done = 4 };
 constexpr int MARKS = 5;
+
+// A task of a step; 0 where nothing was marked.
+struct alignas(32) TracedTask {
+  u32 at[MARKS];
+  int worker;
+  u32 reserved[2];
+};
 
 // A stage of the weight stream; times as above.
 struct alignas(32) TracedStage {
@@ -35,11 +44,17 @@ struct alignas(32) TracedStage {
   u32 reserved;
 };
 
+// A look at both clocks.
+struct alignas(8) TracedClock {
+  u32 cycles, nanoseconds;
+};
+
 struct Tracing {
-  u32* marks;           // [steps that are held][tasks][MARKS]
+  TracedTask* tasks;    // [steps that are held][tasks]
   TracedStage* stages;  // [workers][stages that are held], used in turn
   u32* counts;          // [workers] stages noted
-  int tasks;
+  TracedClock* clocks;  // [workers][steps that are held]
+  int task_count;
   int first;
   u32 count;
   u32 step_mask, stage_mask;  // powers of two less one: how many are held
@@ -60,56 +75,103 @@ namespace mpk {
 
 #ifdef MPK_TRACE
 constexpr bool TRACED = true;
+static_assert(sizeof(Work::marks) == sizeof(TracedTask::at), "a word for each mark");
 
-__device__ __forceinline__ u32 trace_clock() {
-#ifdef __CUDACC__
-  u32 t;
-  asm volatile("mov.u32 %0, %%globaltimer_lo;" : "=r"(t));
-  return t;
-#else
-  return u32(nanoseconds());
-#endif
-}
+__device__ __forceinline__ u32 trace_clock() { return cycles(); }
 
-// One lane. `at`: by the clock, not long ago.
+// One lane. `at`: by the clock.
 __device__ __forceinline__ void mark(const Work& work, Mark which, u32 at) {
-  const u32 step = u32(work.step - mpk_trace.first);
-  if (step >= mpk_trace.count) return;
-  const i64 row = i64(step & mpk_trace.step_mask) * mpk_trace.tasks + work.task;
-  mpk_trace.marks[row * MARKS + int(which)] = at;
+  work.marks[int(which)] = at;
 }
 __device__ __forceinline__ void mark(const Work& work, Mark which) { mark(work, which, trace_clock()); }
 
+__device__ __forceinline__ bool is_traced(int step) {
+  return u32(step - mpk_trace.first) < mpk_trace.count;
+}
+__device__ __forceinline__ i64 traced_place(int step) {
+  return u32(step - mpk_trace.first) & mpk_trace.step_mask;
+}
+
+// A place for tasks that holds none yet.
+__device__ __forceinline__ void forget_marks(Work& work) {
+  work.body = -1;
+  for (u32& at : work.marks) at = 0;
+}
+// Of a task that all roles are done with: its marks go to memory. One lane.
+__device__ __forceinline__ void keep_marks(const Work& work) {
+  if (work.body < 0) return;
+  TracedTask kept = {};
+#pragma unroll
+  for (int i = 0; i < MARKS; ++i) kept.at[i] = work.marks[i], work.marks[i] = 0;
+  kept.worker = int(blockIdx.x);
+  if (is_traced(work.step))
+    mpk_trace.tasks[traced_place(work.step) * mpk_trace.task_count + work.task] = kept;
+}
+
+// Looks at both clocks once a step, when globaltimer, which takes steps of 32 ns on an H100, takes one.
+struct StepClock {
+  int looked = -1;
+
+  __device__ __forceinline__ void look(int step) {
+    if (step == looked || !is_traced(step)) return;
+    looked = step;
+    const u32 before = u32(nanoseconds());
+    u32 now = before;
+    while (now == before) now = u32(nanoseconds());
+    mpk_trace.clocks[blockIdx.x * i64(mpk_trace.step_mask + 1) + traced_place(step)] = {trace_clock(), now};
+  }
+};
+
 // The loader's notes; all of its lanes call every method together, each in the order of stages. Between
 // a landing and the copy that it lets start there is none: that is what a stream of weights waits for.
-// A lane keeps what is known of each 32nd stage and stores it when the stage has landed.
+// Until 16 more have landed they are kept in the ring, in shared memory; then as many lanes store them.
+struct StageNotes {
+  TracedStage stage[WARP];
+};
 struct StageMarks {
+  static constexpr u32 HALF = WARP / 2;
+  static constexpr int MOST_IN_FLIGHT = WARP / 2 - 1;
+  TracedStage* notes;
   int lane, step = 0, task = 0;
-  u32 noted = 0, noted_landed = 0;
+  u32 noted = 0, noted_landed = 0, stored = 0;
   u32 asked_at = 0, free_at = 0;
-  TracedStage kept = {};
 
-  __device__ __forceinline__ explicit StageMarks(int lane) : lane(lane) {}
+  template <class R>
+  __device__ __forceinline__ StageMarks(R& ring, int lane) : notes(ring.notes.stage), lane(lane) {}
 
   // The stages from here on are this task's.
   __device__ __forceinline__ void begin(const Work& work) { step = work.step, task = work.task; }
   __device__ __forceinline__ void asked() { asked_at = trace_clock(); }
   __device__ __forceinline__ void has_slot() { free_at = trace_clock(); }
-  // At most as many stages in flight as there are lanes.
   __device__ __forceinline__ void issued(int bytes) {
     const u32 now = trace_clock();
-    if (noted++ % WARP == u32(lane)) kept = {step, task, u32(bytes), asked_at, free_at, now, 0, 0};
+    if (noted_landed - stored >= HALF) store();
+    if (lane == 0) notes[noted % WARP] = {step, task, u32(bytes), asked_at, free_at, now, 0, 0};
+    ++noted;
   }
   __device__ __forceinline__ void landed() {
-    const u32 number = noted_landed++;
-    if (number % WARP != u32(lane) || u32(kept.step - mpk_trace.first) >= mpk_trace.count) return;
-    kept.landed = trace_clock();
-    TracedStage* held = mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1);
-    held[number & mpk_trace.stage_mask] = kept;
+    if (lane == 0) notes[noted_landed % WARP].landed = trace_clock();
+    ++noted_landed;
   }
   // Behind the last landing.
-  __device__ __forceinline__ void over() const {
+  __device__ __forceinline__ void over() {
+    while (stored < noted_landed) store();
     if (lane == 0 && mpk_trace.count != 0) mpk_trace.counts[blockIdx.x] = noted_landed;
+  }
+
+ private:
+  // The next of them, 16 at most.
+  __device__ __forceinline__ void store() {
+    __syncwarp();
+    const u32 number = stored + u32(lane);
+    const u32 end = noted_landed - stored < HALF ? noted_landed : stored + HALF;
+    stored = end;
+    if (number < end) {
+      const TracedStage own = notes[number % WARP];
+      TracedStage* held = mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1);
+      if (is_traced(own.step)) held[number & mpk_trace.stage_mask] = own;
+    }
+    __syncwarp();
   }
 };
 #else
@@ -118,9 +180,17 @@ constexpr bool TRACED = false;
 __device__ __forceinline__ u32 trace_clock() { return 0; }
 __device__ __forceinline__ void mark(const Work&, Mark, u32) {}
 __device__ __forceinline__ void mark(const Work&, Mark) {}
+__device__ __forceinline__ void forget_marks(Work&) {}
+__device__ __forceinline__ void keep_marks(const Work&) {}
+
+struct StepClock {
+  __device__ __forceinline__ void look(int) {}
+};
 
 struct StageMarks {
-  __device__ __forceinline__ explicit StageMarks(int) {}
+  static constexpr int MOST_IN_FLIGHT = WARP;
+  template <class R>
+  __device__ __forceinline__ StageMarks(R&, int) {}
   __device__ __forceinline__ void begin(const Work&) {}
   __device__ __forceinline__ void asked() {}
   __device__ __forceinline__ void has_slot() {}

@@ -39,5 +39,9 @@ extern "C" int mpk_run(const LaunchArgs* args, int workers) {
       });
   }
   for (std::thread& thread : threads) thread.join();
+  for (int worker = 0; worker < workers; ++worker) {
+    blockIdx.x = worker;
+    for (const mpk::Work& work : shared[worker].queue.work) mpk::keep_marks(work);
+  }
   return args->control->fault;
 }
