@@ -29,6 +29,8 @@ LAUNCH_S = 6.0
 _LEAVE_S = 3.0
 """Seconds for which rank 0 serves the others after it has ended itself."""
 _POLL_S = 0.002
+_SLOW_POLL_S = 0.02
+_LONG_POLL_S = 0.1
 _START = "start the ranks with torchrun --nproc-per-node {}, or let `mpk generate --tp {}` do it"
 
 
@@ -124,12 +126,13 @@ class Group:
             self._store.set(keys[self.rank], value)  # pyright: ignore[reportArgumentType]
             if self._round > 2:  # Whoever is in this round has read all of the last but one.
                 self._store.delete_key(f"gather/{self._round - 2}/{self.rank}")
+            begun = monotonic()
             for rank, key in enumerate(keys):
                 while not self._store.check([key]):
                     lost = self._loss_of(rank)
                     if lost is not None and not self._store.check([key]):
                         raise self.fail(lost)
-                    sleep(_POLL_S)
+                    sleep(_pause(monotonic() - begun))
             return [self._store.get(key) for key in keys]
         except RuntimeError as error:
             raise self._store_lost() from error
@@ -207,7 +210,7 @@ class Group:
             while not self._store.check([f"left/{rank}"]) and monotonic() < end:
                 if self._heartbeat.is_lost(rank):
                     break
-                sleep(10 * _POLL_S)
+                sleep(_SLOW_POLL_S)
 
     def _meet(self, own: Identity) -> list[Identity]:
         """Tell who this is and learn who the others are."""
@@ -220,7 +223,7 @@ class Group:
                     f"{_listed(missing)} of {self.ranks} did not come",
                     hint="start all ranks; $MPKIR_JOIN_SECONDS gives slow ones more time",
                 )
-            sleep(10 * _POLL_S)
+            sleep(_SLOW_POLL_S)
         return [Identity.from_text(self._store.get(key)) for key in keys]
 
     def _loss_of(self, rank: int) -> MpkirError | None:
@@ -282,6 +285,12 @@ def telling(group: Group | None) -> Iterator[None]:
         if group is None:
             raise
         raise group.fail(error)
+
+
+def _pause(waited: float) -> float:
+    """Seconds until the next look at the store. Whoever has waited for long waits for work, such as
+    a compilation: looking often would take the cores that it needs, and find out little earlier."""
+    return min(max(_POLL_S, waited / 16), _LONG_POLL_S)
 
 
 def _listed(ranks: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.ranks import group as group_module
 from mpkir.runtime.ranks.group import Group
 from mpkir.runtime.ranks.shared_memory import SharedMemory
 
@@ -171,6 +172,32 @@ def test_a_process_without_a_machine_is_not_called_dead(tmp_path: Path):
     assert not own.is_gone(own)
     assert not replace(gone, machine="elsewhere").is_gone(own)
     assert not replace(gone, machine="").is_gone(replace(own, machine=""))
+
+
+def test_who_waits_for_long_leaves_the_cores_to_who_works(
+    run_ranks: Any, monkeypatch: pytest.MonkeyPatch
+):
+    pauses: list[float] = []
+
+    def counted(seconds: float) -> None:
+        pauses.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(group_module, "sleep", counted)
+
+    def rank(number: int) -> tuple[int, float]:
+        group = Group.join(2)
+        group.barrier()
+        pauses.clear()
+        if number == 0:
+            sleep(1)
+        begun = monotonic()
+        group.barrier()
+        return len(pauses), monotonic() - begun
+
+    (_, _), (looks, seconds) = run_ranks(rank, 2)
+    assert seconds > 0.9
+    assert looks < 150  # and 500, every two milliseconds
 
 
 def test_torch_knows_the_same_ranks(run_ranks: Any):
