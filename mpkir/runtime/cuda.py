@@ -13,14 +13,15 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.buffers import untagged
-from mpkir.runtime.cuda_module import CudaModule, device_of, name_of
+from mpkir.runtime.cuda_module import CudaModule, current_stream, device_of, name_of
 from mpkir.runtime.hang import WATCHDOG_S, Hang, Missing, Polled, missing_elements
-from mpkir.runtime.launch import Answer, Control, GpuLaunchArgs, Stand
+from mpkir.runtime.launch import Control, GpuLaunchArgs, Stand
 from mpkir.runtime.manifest import Buffer
 from mpkir.runtime.queues import check_serves, dynamic_part, looked_up, queue_words
 from mpkir.runtime.ranks.group import LAUNCH_S
 from mpkir.runtime.ranks.memory import PeerMemory
 from mpkir.runtime.table import Ints, Table
+from mpkir.runtime.told import Told
 
 THREADS = 352
 """Of one worker: the warps of include/mpk/runtime.cuh."""
@@ -32,7 +33,8 @@ class CudaProgram:
     """One kernel on the device of its buffers, with its table and its event counters there.
 
     A run is one launch and one wait for the stream: nothing is copied or set up for it, and its
-    argument is made once. That it stopped early or failed it tells in memory of the host's.
+    argument is made once. That it stopped early or failed it tells in memory of the host's, and
+    where it `tells`, each token as soon as it is chosen.
 
     binary          a cubin, or the path of one
     buffers         one tensor for each buffer id, in order: contiguous, on one GPU; used in place
@@ -44,6 +46,7 @@ class CudaProgram:
     peers           of a program of several ranks: what it shares with the others
     specs           what the manifest says of the buffers, or nothing if their elements lie together
                     with their whole tags
+    sequences       shape of the token sequences that it continues; () if it does not
 
     Raises MpkirError if there is no GPU, if the cubin is for another one, if a buffer is misplaced,
     or if the GPU cannot hold all workers at once.
@@ -59,6 +62,7 @@ class CudaProgram:
         reads: Sequence[int] = (),
         peers: PeerMemory | None = None,
         specs: Sequence[Buffer] = (),
+        sequences: Sequence[int] = (),
     ) -> None:
         self.table = table
         usual = WATCHDOG_S if peers is None else LAUNCH_S
@@ -74,7 +78,8 @@ class CudaProgram:
             facts = self._module.facts()
             self.threads, self.shared_bytes, self.tokens_per_step = facts[1], facts[2], facts[3]
             check_serves(table, bool(facts[6]))
-            self._tells = bool(facts[7])  # kernels of before leave all in their control
+            self._answers = facts[7] >= 1  # kernels of before leave all in their control
+            self.tells = facts[7] >= 2 and len(sequences) > 0 and self.tokens_per_step == 1
             self._check_resident()
             self._arrays = tuple(
                 _on_device(array, self.device)
@@ -95,14 +100,14 @@ class CudaProgram:
             self._stands = torch.zeros(
                 table.worker_count * ctypes.sizeof(Stand), dtype=torch.uint8, device=self.device
             )
-            # Pinned memory has the same address on the GPU.
-            self._answer = torch.zeros(2, dtype=torch.int32).pin_memory()
-            self._told = Answer.from_address(self._answer.data_ptr())
+            self._told = Told(sequences if self.tells else ())
+            self._answer = self._told.answer
             control = Control(
                 stop_at=_NEVER,
                 events=len(table.events),
                 stands=self._stands.data_ptr(),
-                answer=self._answer.data_ptr(),
+                answer=self._told.answer_address,
+                told=self._told.words_address,
             )
             self._fresh = torch.frombuffer(bytearray(control), dtype=torch.int32)
             self._control = torch.empty_like(self._fresh, device=self.device)
@@ -126,6 +131,7 @@ class CudaProgram:
             table.worker_count, self.threads, self.shared_bytes, together=True
         )
         self._stream: torch.cuda.Stream | None = None
+        self._stream_handle = -1
         self._epoch = 0
 
     def run(self, position: int, steps: int) -> int:
@@ -134,18 +140,19 @@ class CudaProgram:
         It runs on torch's current stream. Raises MpkirError if the launch fails or the watchdog
         ends it; the program can be run again then.
         """
-        with torch.cuda.device(self.device):
-            self.launch(position, steps)
-            return self.finish(steps)
+        self.launch(position, steps)
+        return self.finish(steps)
 
     def launch(self, position: int, steps: int) -> None:
         """Start a run; `finish` must follow before the next launch."""
-        stream = torch.cuda.current_stream(self.device)
-        # Streams are compared by their handles: torch's own comparison calls None equal.
-        if self._stream is None or stream.cuda_stream != self._stream.cuda_stream:
-            self._stream = stream
-            self._config.hStream = stream.cuda_stream
-        self._told.stop_at, self._told.fault = steps, 0
+        if torch.cuda.current_device() != self.device.index:
+            with torch.cuda.device(self.device):
+                return self.launch(position, steps)
+        stream = current_stream(self.device)
+        if stream != self._stream_handle:
+            self._stream = torch.cuda.current_stream(self.device)
+            self._config.hStream = self._stream_handle = stream
+        self._answer.stop_at, self._answer.fault = steps, 0
         args = self._args
         args.position, args.steps, args.epoch = position, steps, self._epoch
         args.watchdog = int(self.watchdog_s * 1e9)
@@ -156,26 +163,44 @@ class CudaProgram:
             ),
         )
 
+    def told(self, step: int) -> list[int] | None:
+        """What a step of the run under way put behind its token in each sequence, once it has.
+
+        None if the run ended before that step: `finish` says how. Only of a program that `tells`.
+        """
+        place, tag = self._args.position + step + 1, (self._epoch + step + 1) % 2**32
+        return self._told.tokens(place, tag, lambda: self._is_over(step))
+
+    def _is_over(self, step: int) -> bool:
+        assert self._stream is not None
+        if self._answer.stop_at <= step or self._answer.fault != 0:
+            return True
+        try:
+            return self._stream.query()
+        except RuntimeError:
+            return True  # `finish` meets it too
+
     def finish(self, steps: int) -> int:
         """Wait for the run of `steps` steps that was launched; the number of steps done."""
         assert self._stream is not None
         try:
-            if not self._tells:
-                self._answer.copy_(self._control[:2], non_blocking=True)
             self._stream.synchronize()
+            if not self._answers:
+                self._answer.stop_at, self._answer.fault = self._control[:2].tolist()
         except RuntimeError as error:
             raise MpkirError(
                 f"the kernel failed: {str(error).splitlines()[0]}",
                 hint="the GPU's context is lost: start the process again",
             ) from error
-        done = min(self._told.stop_at, steps)
-        if self._told.fault != 0:
+        done = min(self._answer.stop_at, steps)
+        if self._answer.fault != 0:
             error = self._hang(Control.from_buffer_copy(self._control.cpu().numpy().tobytes()))
             for memory in (self._counters, self._queues, self._stands):
                 memory.zero_()
             for buffer in self._flagged:
                 self._buffers[buffer].zero_()
             self._start_afresh()
+            self._told.forget()
             self._epoch = 0
             raise error
         if done < steps:

@@ -147,6 +147,11 @@ class CudaModule:
         return values[0] if len(values) == 1 else tuple(values)
 
 
+def current_stream(device: torch.device) -> int:
+    """The handle of torch's current stream alone: to make its object takes longer than a launch."""
+    return torch._C._cuda_getCurrentRawStream(device.index)
+
+
 def arch_of(device: torch.device) -> str:
     """What to compile for on this GPU, e.g. "sm_90a"."""
     major, minor = torch.cuda.get_device_capability(device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import repeat, takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any, overload
@@ -58,8 +59,9 @@ class LoadedLanguageModel:
         self.program = program
         self.roles = program.manifest.language
         self.tokenizer = _tokenizer_of(program.artifact.path / TOKENIZER)
-        self.burst = 1 if program.manifest.target.kind == "cpu" else 16
-        """Steps in one launch while text is streamed."""
+        self.burst = 1 if program.tells or program.manifest.target.kind == "cpu" else 16
+        """Steps after which more text is shown: as many are in one launch, if the program tells
+        nothing while a launch goes on."""
 
     @classmethod
     def load(
@@ -161,33 +163,42 @@ class LoadedLanguageModel:
             raise MpkirError(f"max_new_tokens must be at least 1, got {count}")
         self._start(prompts, count)
         lengths = [len(prompt) for prompt in prompts]
-        begun = perf_counter()
-        position = 0
-        firsts: dict[int, float] = {}
-        for length in sorted(set(lengths)):
-            position += self.program.run(position, length - position)
-            firsts[length] = perf_counter()
         stream = on_text if len(prompts) == 1 else None
-        group = self.program.group
-        shown = self._show("", lengths[0], count, stream)
-        end = position + count - 1
-        while position < end and not all(self._is_done(r, n, count) for r, n in enumerate(lengths)):
-            # All ranks have to make the same launches, whether they show the text or not.
-            steps = min(self.burst, end - position) if stream or group else end - position
-            done = self.program.run(position, steps)
-            position += done
-            shown = self._show(shown, lengths[0], count, stream)
-            if done < steps:
-                break
+        rows: list[list[int]] = [[] for _ in prompts]
+        firsts: dict[int, float] = {}
+        shown = ""
+        begun = perf_counter()
+        with closing(self.program.stream(self._looks(lengths, count, stream))) as pieces:
+            for piece in pieces:
+                now = perf_counter()
+                for row, tokens in zip(rows, piece, strict=False):
+                    row += tokens
+                if len(rows[0]) in lengths:
+                    firsts[len(rows[0])] = now
+                answers = [_answer_in(row, n, count) for row, n in zip(rows, lengths, strict=True)]
+                shown = self._show(shown, answers[0], stream)
+                if all(map(self._is_done, answers, repeat(count))):
+                    break
         finished = perf_counter()
-        answers: list[Generation] = []
-        for row, length in enumerate(lengths):
-            tokens = self._new_tokens(row, length, count)
+        results: list[Generation] = []
+        for row, length in zip(rows, lengths, strict=True):
+            tokens = _answer_in(row, length, count)
             text, first = self.decode(tokens), firsts[length]
             if on_text is not None and text != shown and text.startswith(shown):
                 on_text(text[len(shown) :])
-            answers.append(Generation(text, tuple(tokens), length, first - begun, finished - first))
-        return answers
+            results.append(Generation(text, tuple(tokens), length, first - begun, finished - first))
+        return results
+
+    def _looks(
+        self, lengths: Sequence[int], count: int, stream: Callable[[str], None] | None
+    ) -> list[int]:
+        """At which places the host looks at the sequences: where a prompt ends, and where more of
+        an answer is shown."""
+        last = max(lengths)
+        end = last + count - 1
+        # All ranks have to make the same launches, whether they show the text or not.
+        often = stream is not None or self.program.group is not None
+        return sorted({*lengths, *(range(last, end, self.burst) if often else ()), end})
 
     def _start(self, prompts: Sequence[Sequence[int]], count: int) -> None:
         """Put prompts at the beginning of the token sequences, to be continued by `count`."""
@@ -222,22 +233,16 @@ class LoadedLanguageModel:
         """The token sequences, int64 [batch, capacity + 1]."""
         return self.program.buffer(self.roles.tokens).view(self.roles.batch, -1)
 
-    def _new_tokens(self, row: int, start: int, count: int) -> list[int]:
-        """What stands after a prompt of `start` tokens, up to a place that has none."""
-        tokens: list[int] = self._rows()[row, start : start + count].tolist()
-        return list(takewhile(lambda token: token >= 0, tokens))
-
-    def _is_done(self, row: int, start: int, count: int) -> bool:
-        tokens = self._new_tokens(row, start, count)
-        return len(tokens) == count or any(token in self.roles.stop_tokens for token in tokens[-1:])
+    def _is_done(self, answer: Sequence[int], count: int) -> bool:
+        return len(answer) == count or any(token in self.roles.stop_tokens for token in answer[-1:])
 
     def _show(
-        self, shown: str, start: int, count: int, on_text: Callable[[str], None] | None
+        self, shown: str, answer: Sequence[int], on_text: Callable[[str], None] | None
     ) -> str:
         """Pass on the text that is new; an unfinished character waits for its rest."""
         if on_text is None:
             return shown
-        text = self.decode(self._new_tokens(0, start, count))
+        text = self.decode(answer)
         if text.endswith("\N{REPLACEMENT CHARACTER}") or not text.startswith(shown):
             return shown
         if len(text) > len(shown):
@@ -251,6 +256,14 @@ class LoadedLanguageModel:
                 where=str(self.program.artifact.path),
             )
         return self.tokenizer
+
+
+def _answer_in(row: Sequence[int], start: int, count: int) -> list[int]:
+    """What stands behind a prompt of `start` tokens, up to a place that has none.
+
+    row   what stands behind the first token
+    """
+    return list(takewhile(lambda token: token >= 0, row[start - 1 : start - 1 + count]))
 
 
 def _tokenizer_of(directory: Path) -> Any:

@@ -38,7 +38,7 @@ class Answer(ctypes.Structure):
 
 
 class Control(ctypes.Structure):
-    """What a launch leaves behind; only a GPU's has an answer."""
+    """What a launch leaves behind; only a GPU's has an answer and what is told meanwhile."""
 
     _fields_ = (
         ("stop_at", ctypes.c_int),
@@ -51,6 +51,7 @@ class Control(ctypes.Structure):
         ("events", ctypes.c_int),
         ("stands", ctypes.c_void_p),
         ("answer", ctypes.c_void_p),
+        ("told", ctypes.c_void_p),
     )
 
 

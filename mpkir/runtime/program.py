@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils import _pytree as pytree
@@ -28,6 +29,25 @@ class Launcher(Protocol):
 
     def run(self, position: int, steps: int) -> int:
         """Run up to `steps` steps from `position` on; the number of steps done."""
+        ...
+
+
+class TellingLauncher(Launcher, Protocol):
+    """Says tokens while a run goes on; of one that could and whose program does not, `tells` is
+    false."""
+
+    tells: bool
+
+    def launch(self, position: int, steps: int) -> None:
+        """Start a run; `finish` must follow."""
+        ...
+
+    def told(self, step: int) -> list[int] | None:
+        """What a step put behind its token in each sequence; None if the run ended before."""
+        ...
+
+    def finish(self, steps: int) -> int:
+        """Wait for the run's end; the number of steps done."""
         ...
 
 
@@ -87,6 +107,63 @@ class Program:
 
         Returns the number of steps done, which is smaller where the program stopped by itself.
         """
+        self._check_run(position, steps)
+        with self._launching():
+            return self.launcher.run(position, steps)
+
+    @property
+    def tells(self) -> bool:
+        """Whether tokens are known while a launch goes on."""
+        return getattr(self.launcher, "tells", False)
+
+    def stream(self, places: Sequence[int], position: int = 0) -> Generator[list[list[int]]]:
+        """Run a language model's steps from token `position` on, and say what each sequence holds
+        behind them as soon as that is known.
+
+        places   rising: a piece ends at each of these places of the sequences
+
+        Gives pieces, a list for each sequence: the tokens up to there since the piece before. Where
+        the program stopped by itself the last piece is shorter. A program that `tells` runs all of
+        it in one launch, and so to its end also if no more pieces are asked for; any other makes a
+        launch for each piece. The memory of the program is to be used only when the last piece has
+        come or the iterator is closed.
+        """
+        language = self.manifest.language
+        if language is None:
+            raise MpkirError("this program is not a language model")
+        if self.tells:
+            yield from self._told(places, position)
+            return
+        rows = self.buffer(language.tokens).view(language.batch, -1)
+        for place in places:
+            done = self.run(position, place - position)
+            yield rows[:, position + 1 : position + 1 + done].tolist()
+            position += done
+            if position < place:
+                return
+
+    def _told(self, places: Sequence[int], position: int) -> Generator[list[list[int]]]:
+        """`stream` in one launch."""
+        launcher = cast(TellingLauncher, self.launcher)
+        steps = places[-1] - position
+        self._check_run(position, steps)
+        with self._launching():
+            launcher.launch(position, steps)
+            try:
+                step = 0
+                for place in places:
+                    columns: list[list[int]] = []
+                    while position + step < place and (column := launcher.told(step)) is not None:
+                        columns.append(column)
+                        step += 1
+                    if columns:
+                        yield [list(row) for row in zip(*columns, strict=True)]
+                    if position + step < place:
+                        return
+            finally:
+                launcher.finish(steps)
+
+    def _check_run(self, position: int, steps: int) -> None:
         if position < 0 or steps < 1:
             raise MpkirError(f"cannot run {steps} steps from position {position}")
         language = self.manifest.language
@@ -97,10 +174,12 @@ class Program:
                 f"compiled for {language.capacity} positions",
                 hint="run fewer steps, or compile again with a larger capacity",
             )
+
+    def _launching(self) -> AbstractContextManager[None]:
+        """Around a launch."""
         if self.group is None:
-            return self.launcher.run(position, steps)
-        with self.group.launching(getattr(self.launcher, "abort", None)):
-            return self.launcher.run(position, steps)
+            return nullcontext()
+        return self.group.launching(getattr(self.launcher, "abort", None))
 
     def buffer(self, name: str) -> torch.Tensor:
         """The memory of a buffer; what is written to it is what the next run reads.
@@ -269,6 +348,8 @@ def _launcher(
     origins = origins_of(artifact.path, manifest)
     writers = flagged_writers(table, manifest, origins)
     reads = [origin.reads for origin in origins]
+    language = manifest.language
+    shapes = {buffer.name: buffer.shape for buffer in manifest.buffers}
     return CudaProgram(
         binary,
         table,
@@ -277,6 +358,7 @@ def _launcher(
         reads=reads,
         peers=peers,
         specs=manifest.buffers,
+        sequences=() if language is None else shapes[language.tokens],
     )
 
 

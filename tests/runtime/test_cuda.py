@@ -27,6 +27,8 @@ class Driver:
         self.launches: list[tuple[int, int, int]] = []
         self.stops_at = 10**9
         self.fails = False
+        self.places = 0
+        """Of each sequence, where it tells tokens: each is the number of its step."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(driver, name)  # enumerations and structures are the real ones
@@ -42,12 +44,22 @@ class Driver:
         assert (control.stop_at, control.fault) == (2**31 - 1, 0)
         assert (answer.stop_at, answer.fault) == (args.steps, 0)
         self.launches.append((args.position, args.steps, args.epoch))
+        self.tell(control, args)
         if self.fails:
             control.fault = answer.fault = 1
             control.fault_event = control.fault_task = 0
         elif self.stops_at < args.steps:
             control.stop_at = answer.stop_at = self.stops_at
         return (driver.CUresult.CUDA_SUCCESS,)
+
+    def tell(self, control: Control, args: GpuLaunchArgs) -> None:
+        """As a body does that appends tokens; the second of two sequences has ended."""
+        assert bool(control.told) == bool(self.places)
+        for step in range(min(args.steps, self.stops_at) if self.places else 0):
+            words = (ctypes.c_uint64 * (2 * self.places)).from_address(control.told)
+            place, tag = args.position + step + 1, args.epoch + step + 1
+            words[place] = tag << 32 | step
+            words[self.places + place] = tag << 32 | 0xFFFFFFFE
 
 
 class Module:
@@ -57,7 +69,7 @@ class Module:
         self.driver = Driver()
 
     def facts(self) -> list[int]:
-        return [0, 352, 1000, 1, 0, 0, 0, 1]
+        return [0, 352, 1000, 1, 0, 0, 0, 2]
 
     def function(self, name: str) -> str:
         return name
@@ -72,11 +84,13 @@ class Module:
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Module:
     fake = Module()
-    stream = SimpleNamespace(cuda_stream=7, synchronize=lambda: None)
+    stream = SimpleNamespace(synchronize=lambda: None, query=lambda: True)
     monkeypatch.setattr(cuda, "device_of", lambda buffers, table: torch.device("cpu"))
     monkeypatch.setattr(cuda, "CudaModule", lambda binary, device: fake)
     monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: None)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(cuda, "current_stream", lambda device: 7)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     return fake
 
@@ -106,3 +120,27 @@ def test_after_a_fault_the_program_runs_from_the_start(module: Module) -> None:
     module.driver.fails = False
     assert program.run(0, 5) == 5
     assert module.driver.launches[-1] == (0, 5, 0)
+
+
+def test_tokens_are_told_by_their_steps(module: Module) -> None:
+    """Nothing is reset between launches, and no word of an earlier one is taken for a later's."""
+    module.driver.places = 12
+    program = CudaProgram(b"", table(), [torch.zeros(4)], sequences=(2, 12))
+    assert program.tells
+    for position in (0, 0, 3):
+        program.launch(position, 4)
+        assert [program.told(step) for step in range(4)] == [[step, -2] for step in range(4)]
+        assert program.finish(4) == 4
+    module.driver.stops_at = 2
+    program.launch(0, 4)
+    assert [program.told(step) for step in (1, 2)] == [[1, -2], None]
+    assert program.finish(4) == 2
+    module.driver.fails, module.driver.stops_at = True, 0
+    program.launch(0, 4)
+    assert program.told(0) is None
+    with pytest.raises(MpkirError, match="event e"):
+        program.finish(4)
+    # Steps are counted anew: what the first launch told has the same numbers.
+    module.driver.fails = False
+    program.launch(0, 4)
+    assert program.told(0) is None

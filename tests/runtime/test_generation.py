@@ -88,16 +88,70 @@ def test_streamed_pieces_make_the_text(loaded: LoadedLanguageModel, burst: int):
     assert "".join(pieces) == answer.text
 
 
+class Telling:
+    """A launcher that says tokens while a run goes on, from one that does not."""
+
+    tells = True
+
+    def __init__(self, loaded: LoadedLanguageModel) -> None:
+        self.inner, self.rows = loaded.program.launcher, loaded.program.buffer(loaded.roles.tokens)
+        self.launches: list[tuple[int, int]] = []
+        self.ended: list[int] = []
+        self.done = 0
+
+    def run(self, position: int, steps: int) -> int:
+        return self.inner.run(position, steps)
+
+    def launch(self, position: int, steps: int) -> None:
+        self.launches.append((position, steps))
+        self.done = self.inner.run(position, steps)
+
+    def told(self, step: int) -> list[int] | None:
+        place = self.launches[-1][0] + step + 1
+        return [int(self.rows[place])] if step < self.done else None
+
+    def finish(self, steps: int) -> int:
+        self.ended.append(steps)
+        return self.done
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_where_tokens_are_told_one_launch_makes_the_text(made: Any, shown: bool):
+    plain, telling = LoadedLanguageModel.load(made[1]), LoadedLanguageModel.load(made[1])
+    launcher = telling.program.launcher = Telling(telling)
+    telling.tokenizer = plain.tokenizer = Bytes()
+    pieces: list[str] = []
+    answer = telling.generate(PROMPT, max_new_tokens=20, on_text=pieces.append if shown else None)
+    assert answer.tokens == plain.generate(PROMPT, max_new_tokens=20).tokens
+    assert "".join(pieces) == (answer.text if shown else "")
+    assert launcher.launches == [(0, len(PROMPT) + 19)]
+
+
+def test_a_launch_is_waited_for_where_showing_its_text_fails(made: Any):
+    telling = LoadedLanguageModel.load(made[1])
+    launcher = telling.program.launcher = Telling(telling)
+    telling.tokenizer = Bytes()
+
+    def closed(text: str) -> None:
+        raise OSError("closed")
+
+    with pytest.raises(OSError, match="closed"):
+        telling.generate(PROMPT, max_new_tokens=5, on_text=closed)
+    assert launcher.ended == [len(PROMPT) + 4]
+
+
 def test_a_stop_token_ends_the_answer(made: Any, tmp_path: Path):
     model = made[0]
     wanted = greedy(model, 12)
     stop = wanted[5]
     first = wanted.index(stop)
     lm = LanguageModel.from_model(model, capacity=64, stop=(stop,), output=tmp_path / "stops")
-    for on_text, burst in ((None, 1), (str, 1), (str, 4), (str, 16)):
-        lm.burst = burst
-        answer = lm.generate(PROMPT, max_new_tokens=12, on_text=on_text)
-        assert answer.tokens == wanted[: first + 1]
+    for launcher in (lm.program.launcher, Telling(lm)):
+        lm.program.launcher = launcher
+        for on_text, burst in ((None, 1), (str, 1), (str, 4), (str, 16)):
+            lm.burst = burst
+            answer = lm.generate(PROMPT, max_new_tokens=12, on_text=on_text)
+            assert answer.tokens == wanted[: first + 1]
 
 
 def test_a_stop_token_in_the_prompt_is_read_over(made: Any, tmp_path: Path):

@@ -100,6 +100,7 @@ class Running:
         self.tasks = looked_up(self.table, self.pointers)
         self.epoch = self.done = 0
         self.expected = [0] * net.sizes()[-1]
+        self.told = np.zeros(self.table.task_count, np.uint64)
 
     def run(self, position: int, steps: int, watchdog: float = 20.0) -> int:
         self.answer = Answer(stop_at=steps)
@@ -108,6 +109,7 @@ class Running:
             events=len(self.counters),
             stands=ctypes.addressof(self.stands),
             answer=ctypes.addressof(self.answer),
+            told=self.told.ctypes.data,
         )
         args = GpuLaunchArgs(
             self.pointers.ctypes.data,
@@ -129,6 +131,15 @@ class Running:
         self.epoch += done
         self.done = done
         return done if fault == 0 else -fault
+
+    def to_be_told(self) -> list[int]:
+        """What cooperative tasks have told the host, with the number of the last step."""
+        words: list[int] = []
+        for number, index in self.table.tasks[:, :2].tolist():
+            layer, first, family = self.net.families[number]
+            made = int(self.made[layer][1 + first + index])
+            words.append(self.epoch << 32 | made if family.body == PLAIN else 0)
+        return words
 
     def report(self, table: Table) -> str:
         """Of a launch that the watchdog ended, to who knows this table."""
@@ -215,6 +226,7 @@ def test_many_steps_in_many_launches(start: Callable[[Net], Running], name: str)
         running.play(position, steps)
         position += steps
         assert running.made[-1][1:].tolist() == running.expected
+        assert running.told.tolist() == running.to_be_told()
 
 
 @pytest.mark.parametrize("name", ["static", "hybrid"])

@@ -40,6 +40,9 @@ struct Control {
   int events;     // how many counters there are
   Stand* stands;  // of each worker; null: nobody asks
   volatile Answer* answer;  // null: the host reads the control itself
+  // Of each place of the token sequences, in the host's memory, what stands there: tag of the step that
+  // said so << 32 | token. Null: nobody asks while a launch runs.
+  u64* told;
 
   __device__ __forceinline__ void tell_stop(int step) const {
     if (answer != nullptr) answer->stop_at = step;

@@ -152,6 +152,20 @@ __device__ __forceinline__ void append_tokens(const Work& work, const LaunchArgs
   }
 }
 
+// Tells the host what stands behind the step's last token in each sequence; one warp, behind a barrier
+// that follows append_tokens.
+template <class B>
+__device__ __forceinline__ void tell_tokens(const Work& work, const LaunchArgs& args, int lane) {
+  const i64 place = work.position + B::T;
+  if (place < 0 || place >= B::capacity) return;
+  for (int sequence = lane; sequence < B::SEQUENCES; sequence += WARP) {
+    const i64 at = sequence * B::capacity + place;
+    const u32 token = u32(load(B::sequence(work) + at));
+    u64* told = args.control->told;  // asked for with the token
+    if (told != nullptr) store_system(told + at, u64(work.tag) << 32 | token);
+  }
+}
+
 template <class B>
 struct ArgmaxMerge {
   static constexpr bool streams = false;
@@ -185,6 +199,10 @@ struct ArgmaxMerge {
     }
   }
 
+  static __device__ __forceinline__ void tell(const Work& work, const LaunchArgs& args, int lane) {
+    if constexpr (B::append) tell_tokens<B>(work, args, lane);
+  }
+
   template <int THREADS>
   static __device__ __forceinline__ Candidate look(const Work& work, int row, int thread) {
     Candidate best{0.0f, -1};
@@ -203,6 +221,9 @@ struct SequenceAppend {
   static __device__ void run(const Work& work, const LaunchArgs& args, char*) {
     if (threadIdx.x < WARP)
       append_tokens<B>(work, args, [&](int sequence) { return B::token(work, sequence); });
+  }
+  static __device__ __forceinline__ void tell(const Work& work, const LaunchArgs& args, int lane) {
+    tell_tokens<B>(work, args, lane);
   }
 };
 

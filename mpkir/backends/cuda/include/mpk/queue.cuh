@@ -24,9 +24,9 @@ struct Queue {
   Barrier done[QUEUE];    // by compute: a cooperative task's results are written
   Barrier empty[QUEUE];   // by every compute warp and the publisher
 
-  // One thread.
-  __device__ void init() {
-    for (int i = 0; i < QUEUE; ++i) {
+  // Thread `first` of `threads`, each its part.
+  __device__ __forceinline__ void init(int first, int threads) {
+    for (int i = first; i < QUEUE; i += threads) {
       filled[i].init(1);
       ready[i].init(1);
       done[i].init(ARRIVING);
@@ -59,11 +59,16 @@ struct Lookup {
   int4 family[4];
   void* operand[OPERANDS];
 
-  __device__ Lookup(const LaunchArgs& args, int tokens, int lane) : args(args), tokens(tokens) {
+  // With the first batch looked up.
+  __device__ __forceinline__ Lookup(const LaunchArgs& args, int tokens, int lane)
+      : args(args), tokens(tokens) {
     first = args.workers[blockIdx.x];
     count = args.workers[blockIdx.x + 1] - first;
     place = lane - BATCH;
     skip_to_next();
+    read_task();
+    read_family();
+    read_operands();
   }
   __device__ __forceinline__ bool is_task() const { return count > 0 && step < args.steps; }
   __device__ __forceinline__ void skip_to_next() {

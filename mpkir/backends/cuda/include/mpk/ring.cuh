@@ -24,9 +24,9 @@ struct Ring {
   StageNotes notes;
 #endif
 
-  // One thread.
-  __device__ void init() {
-    for (int i = 0; i < SLOTS; ++i) {
+  // Thread `first` of `threads`, each its part.
+  __device__ __forceinline__ void init(int first, int threads) {
+    for (int i = first; i < SLOTS; i += threads) {
 #if __CUDA_ARCH__ >= 900
       full[i].init(1);
 #else

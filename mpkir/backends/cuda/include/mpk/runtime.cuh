@@ -14,6 +14,8 @@
 // A body either streams (RingLinear: the three methods load, compute, publish) or is cooperative:
 //   static constexpr int scratch_bytes;
 //   static __device__ void run(const Work&, const LaunchArgs&, char* scratch);   // all compute warps
+//   static __device__ void tell(const Work&, const LaunchArgs&, int lane);       // may be missing: what
+//                    the host is told, by the last compute warp while the first one signals
 #pragma once
 #include "abi.cuh"
 #include "dispatcher.cuh"
@@ -161,9 +163,21 @@ inline constexpr bool looks_ahead = false;
 template <class B>
 inline constexpr bool looks_ahead<B, typename Always<decltype(&B::look_ahead)>::type> = true;
 
+// Whether a cooperative body has something for the host.
+template <class B, class = void>
+inline constexpr bool tells = false;
+template <class B>
+inline constexpr bool tells<B, typename Always<decltype(&B::tell)>::type> = true;
+
 template <class P>
 struct ComputeVisitor {
   Compute<P>& role;
+
+  template <class B>
+  __device__ __forceinline__ void tell(const Work& work) const {
+    if constexpr (tells<B>)
+      if (role.warp == COMPUTE_WARPS - 1) B::tell(work, role.args, role.lane);
+  }
 
   template <class B>
   __device__ __forceinline__ void visit() {
@@ -182,6 +196,7 @@ struct ComputeVisitor {
         signal<true>(role.args, work, role.lane);
         if (role.lane == 0) mark(work, Mark::done);
       }
+      tell<B>(work);
       if (role.offered) {
         if (role.warp == 0 && role.lane == 0) keep_marks(work);
         role.finish_offer();
@@ -200,6 +215,7 @@ struct ComputeVisitor {
           add_release(role.args, work.signal_event, u32(work.signal_amount));
         mark(work, Mark::done);
       }
+      tell<B>(work);
       role.finish_task();
     }
   }
@@ -332,22 +348,18 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
 
 template <class P>
 __device__ __forceinline__ void loader_role(Shared<P>& s, const LaunchArgs& args, int lane) {
+  Lookup next(args, P::tokens, lane % BATCH);  // the longest of what is before the first weights
+  __syncthreads();
   LoaderOf<P> loader(s.ring, s.leave, lane);
-  Lookup next(args, P::tokens, lane % BATCH);
   QueueCursor queue;
-  next.read_task();
-  next.read_family();
-  next.read_operands();
   while (load_batch<P>(s, loader, next, queue)) {
   }
   loader.drain();
 }
 
-// One thread, before all others start.
+// What there is one of: one thread.
 template <class P>
-__device__ __forceinline__ void set_up(Shared<P>& s) {
-  s.ring.init();
-  s.queue.init();
+__device__ __forceinline__ void set_up_others(Shared<P>& s) {
   for (int i = 0; i < 2; ++i) {
     s.partial_full[i].init(COMPUTE_WARPS * ARRIVING);
     s.partial_empty[i].init(ARRIVING);
@@ -359,15 +371,23 @@ __device__ __forceinline__ void set_up(Shared<P>& s) {
     for (Work& work : s.queue.work) forget_marks(work);
     if constexpr (P::dynamic) forget_marks(s.offer.work);
   }
+}
+
+// Thread `first` of `threads`, each its part, before roles are played.
+template <class P>
+__device__ __forceinline__ void set_up(Shared<P>& s, int first = 0, int threads = 1) {
+  s.ring.init(first, threads);
+  s.queue.init(first, threads);
+  if (first == 0) set_up_others<P>(s);
   publish_barriers();
 }
 
 template <class P>
 __device__ __forceinline__ void play_role(Shared<P>& s, const LaunchArgs& args, int warp, int lane) {
+  if (warp == LOADER_WARP) return loader_role<P>(s, args, lane);
+  __syncthreads();  // of all warps, wherever each stands: what is set up is there
   if (warp < COMPUTE_WARPS) {
     compute_role<P>(s, args, warp, lane);
-  } else if (warp == LOADER_WARP) {
-    loader_role<P>(s, args, lane);
   } else if (warp == PUBLISHER_WARP) {
     publisher_role<P>(s, args, lane);
   } else {
@@ -380,8 +400,7 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   extern __shared__ __align__(1024) char dynamic[];
   Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (threadIdx.x == 0) set_up<P>(s);
-  __syncthreads();
+  if (warp == 0) set_up<P>(s, lane, WARP);
   play_role<P>(s, args, warp, lane);
   if constexpr (TRACED) {
     __syncthreads();
@@ -392,11 +411,12 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
 }  // namespace mpk
 
 // mpk_facts: worker threads, shared memory, tokens per step, whether queues are served, whether the
-// end of a launch is told through Control::answer; for the host to check and launch by.
+// end of a launch is told through Control::answer (1) and tokens through Control::told too (2); for the
+// host to check and launch by.
 #define MPK_KERNEL(program)                                                                \
   extern "C" __device__ const int mpk_facts[8] = {                                         \
       0, mpk::THREADS, int(sizeof(mpk::Shared<program>)), program::tokens,                 \
-      mpk::Layout<program>::SLOTS, program::in_flight, program::dynamic, 1};               \
+      mpk::Layout<program>::SLOTS, program::in_flight, program::dynamic, 2};               \
   static_assert(sizeof(mpk::Shared<program>) <= program::shared_bytes, "shared memory");    \
   extern "C" __global__ void __launch_bounds__(mpk::THREADS, 1)                            \
       mpk_run(const __grid_constant__ mpk::LaunchArgs args) {                              \

@@ -153,6 +153,10 @@ __device__ __forceinline__ u64 replace(u64* p, u64 expected, u64 value) {
                : "=l"(before) : "l"(p), "l"(expected), "l"(value) : "memory");
   return before;
 }
+// Whole, for whoever looks at it from anywhere; orders nothing.
+__device__ __forceinline__ void store_system(u64* p, u64 value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(value) : "memory");
+}
 // What was read before this, of what others released, is before all that follows.
 __device__ __forceinline__ void acquire_fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
 __device__ __forceinline__ u32 cycles() {

@@ -16,7 +16,7 @@ struct Ring {
   StageNotes notes;
 #endif
 
-  void init() {
+  void init(int, int) {
     for (int i = 0; i < SLOTS; ++i) full[i].init(1), empty[i].init(COMPUTE_WARPS);
   }
 };

@@ -94,6 +94,7 @@ inline u64 replace(u64* p, u64 expected, u64 value) {
   __atomic_compare_exchange_n(p, &expected, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
   return expected;
 }
+inline void store_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 inline void acquire_fence() { __atomic_thread_fence(__ATOMIC_ACQ_REL); }
 inline i64 nanoseconds() {
   timespec t;
