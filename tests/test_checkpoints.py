@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mpkir import checkpoints
+from mpkir.errors import MpkirError
 from mpkir.frontend import LoadedModel, load_model, weights_of
 from mpkir.runtime.weights import TensorFiles
 
@@ -112,8 +115,51 @@ def test_weights_of_another_type_are_converted(directory: Path):
     assert torch.equal(opened.weights[name], held[name])
 
 
+_MIXTURE: dict[str, Any] = dict(
+    hidden_size=32, intermediate_size=48, moe_intermediate_size=16, vocab_size=64
+)
+_HEADS: dict[str, Any] = dict(num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=2)
+
+
+@pytest.mark.parametrize(
+    ("config", "expert"),
+    [
+        (
+            transformers.MixtralConfig(**_MIXTURE, **_HEADS, num_local_experts=12),
+            "model.layers.1.block_sparse_moe.experts.11.w3.weight",
+        ),
+        (
+            transformers.Qwen3MoeConfig(**_MIXTURE, **_HEADS, num_experts=12),
+            "model.layers.1.mlp.experts.11.up_proj.weight",
+        ),
+    ],
+    ids=["renamed", "stacked"],
+)
+def test_experts_are_read_from_their_files(
+    config: transformers.PreTrainedConfig, expert: str, tmp_path: Path
+):
+    """Files have a matrix for each, the model a stack; what is read are the rows asked for."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    LoadedModel(model, None, ()).save(tmp_path)
+    assert expert in load_file(tmp_path / "model.safetensors")
+    weights = checkpoints.open_checkpoint(tmp_path).weights
+    assert isinstance(weights, TensorFiles)
+    values = weights_of(model)
+    for name, parameter in model.named_parameters():
+        assert weights.shape_of(name) == tuple(parameter.shape)
+        assert torch.equal(weights[name], values[name])
+    stack = "model.layers.1.mlp.experts.gate_up_proj"
+    box = ((9, 12), (13, 19), (3, 32))
+    assert torch.equal(weights.box_of(stack, box), values[stack][9:12, 13:19, 3:32])
+    held = load_file(tmp_path / "model.safetensors")
+    del held[expert]
+    save_file(held, tmp_path / "model.safetensors")
+    with pytest.raises(MpkirError, match="cannot load a causal language model"):
+        checkpoints.open_checkpoint(tmp_path)
+
+
 def test_files_that_hold_other_tensors_are_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch):
-    """As experts are, which transformers stacks while it loads them."""
     file = directory / "model.safetensors"
     held = load_file(file)
     held["model.layers.0.mlp.up.weight"] = held.pop("model.layers.0.mlp.up_proj.weight")
@@ -123,6 +169,17 @@ def test_files_that_hold_other_tensors_are_loaded(directory: Path, monkeypatch: 
     opened = checkpoints.open_checkpoint(directory)
     assert opened.loaded is whole
     assert opened.weights.keys() == {"weight", "bias"}
+
+
+def test_quantized_files_are_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch):
+    """Their tensors have names and shapes of the model's, but are no values of it."""
+    file = directory / "config.json"
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    config = json.loads(file.read_text()) | {"quantization_config": settings}
+    file.write_text(json.dumps(config))
+    whole = LoadedModel(torch.nn.Linear(2, 2), None, ())  # pyright: ignore[reportArgumentType]
+    monkeypatch.setattr(checkpoints, "load_model", lambda path: whole)
+    assert checkpoints.open_checkpoint(directory).loaded is whole
 
 
 def test_a_gguf_file_is_opened_where_it_was_expanded(expanded: list[Path], tmp_path: Path):

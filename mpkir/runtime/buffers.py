@@ -145,21 +145,30 @@ def _fill(
     box_of = _box_of(buffer, part.source, whole, tensors)
     dim = 0 if shard is None else shard.dim
     spans = [(0, shape[0])] if shard is None else shard.spans(shape[dim], place)
+    # Pages of a file count whole, and a shard of columns touches those of all columns.
+    at_once = _AT_ONCE // memory.dtype.itemsize * math.prod(shape) // max(1, math.prod(whole))
     # Whole blocks of rows are packed, so packed parts are the parts of what is packed.
-    block = PACKED_ROWS if buffer.packed else 1
-    row_bytes = math.prod(shape[1:]) * memory.dtype.itemsize
-    step = max(1, _AT_ONCE // max(1, row_bytes) // block) * block
-    for first in range(0, shape[0], step):
-        end = min(first + step, shape[0])
-        # Of rows those of each piece that are among these; of columns those of each piece.
-        own = list(_within(spans, first, end)) if dim == 0 else spans
-        before = ((first, end), *((0, size) for size in shape[1:dim])) if dim > 0 else ()
-        after = tuple((0, size) for size in shape[dim + 1 :])
-        parts = [box_of((*before, span, *after)) for span in own]
+    for box in _slabs(shape, at_once, PACKED_ROWS if buffer.packed else 1):
+        parts = [box_of((*box[:dim], span, *box[dim + 1 :])) for span in _within(spans, *box[dim])]
         rows = parts[0] if len(parts) == 1 else torch.cat(parts, dim)
         if memory.device.type != "cpu":
             rows = rows.contiguous().to(memory.device)
-        memory[first:end].copy_(packed(rows.contiguous()) if buffer.packed else rows)
+        place_of = tuple(slice(*each) for each in box)
+        memory[place_of].copy_(packed(rows.contiguous()) if buffer.packed else rows)
+
+
+def _slabs(shape: Sequence[int], most: int, block: int = 1) -> Iterator[Box]:
+    """Neighbouring rows of a shape, or rows of one matrix of a stack, about `most` elements at a
+    time; whole blocks of rows."""
+    row = max(1, math.prod(shape[1:]))
+    if len(shape) > 2 and row > most:
+        for index in range(shape[0]):
+            for slab in _slabs(shape[1:], most):
+                yield (index, index + 1), *slab
+        return
+    step = max(1, most // row // block) * block
+    for first in range(0, shape[0], step):
+        yield (first, min(first + step, shape[0])), *((0, size) for size in shape[1:])
 
 
 def _within(spans: Sequence[tuple[int, int]], first: int, end: int) -> Iterator[tuple[int, int]]:
