@@ -199,7 +199,10 @@ TABLE: tuple[Switch, ...] = (
         "shots",
         "sums over ranks: 1: each rank adds all of it, 2: each a part, which it then sends to all",
         "2: one hop between ranks more for each sum, which 8 KB do not win back",
-        lambda number: Variant(options=(("mpk-shard", "shots", number),)),
+        # Every collective costs the same, or else gathers would take the place of dearer sums.
+        lambda number: Variant(
+            options=(("mpk-shard", "shots", number), ("mpk-shard", "exchange_us", 2.0))
+        ),
     ),
     Switch(
         "checked",
