@@ -13,12 +13,12 @@ import tokenizers
 import torch
 import transformers
 
-from mpkir import LanguageModel
+from mpkir import LanguageModel, checkpoints
 from mpkir.checkpoints import load_checkpoint
 from mpkir.frontend import weights_of
 from mpkir.language_model import compile_language_model
 from mpkir.runtime.generation import LoadedLanguageModel
-from mpkir.runtime.manifest import Shard
+from mpkir.runtime.manifest import Piece, Shard
 from mpkir.tools import mpk
 from mpkir.variant import Variant
 
@@ -37,6 +37,17 @@ _SHAPE: dict[str, Any] = dict(
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", dict(num_key_value_heads=4, tie_word_embeddings=True)),
     "llama": ("LlamaConfig", dict(num_key_value_heads=2)),
+    "phi3": ("Phi3Config", dict(num_key_value_heads=2, pad_token_id=0, bos_token_id=None)),
+    "mixtral": (
+        "MixtralConfig",
+        dict(num_key_value_heads=2, num_local_experts=4, num_experts_per_tok=2),
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        dict(
+            num_key_value_heads=4, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=256
+        ),
+    ),
 }
 
 
@@ -47,7 +58,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
+@pytest.fixture(scope="module", params=["qwen3", "llama"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's directory, with a tokenizer of words "w0", "w1", .."""
     name, changes = MODELS[request.param]
@@ -90,6 +101,60 @@ def test_ranks_give_what_one_gives(run_ranks: Any, checkpoint: Path, tp: int):
         assert key == Shard(0, min(tp, heads))
         whole = (checkpoint / "model.safetensors").stat().st_size
         assert held < whole * 0.75
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "tp", "shards"),
+    [
+        (
+            "phi3",
+            4,
+            {
+                "self_attn.qkv_proj.weight": Shard(
+                    0, 4, (Piece(128, 4), Piece(32, 2), Piece(32, 2))
+                ),
+                "mlp.gate_up_proj.weight": Shard(0, 4, (Piece(128, 4), Piece(128, 4))),
+            },
+        ),
+        (
+            "mixtral",
+            2,
+            {
+                "mlp.experts.gate_up_proj": Shard(1, 2, (Piece(128, 2), Piece(128, 2))),
+                "mlp.experts.down_proj": Shard(2, 2),
+            },
+        ),
+        (
+            "qwen3_moe",
+            4,
+            {
+                "mlp.experts.gate_up_proj": Shard(1, 4, (Piece(256, 4), Piece(256, 4))),
+                "mlp.experts.down_proj": Shard(2, 4),
+            },
+        ),
+    ],
+    indirect=["checkpoint"],
+)
+def test_weights_in_pieces(run_ranks: Any, checkpoint: Path, tp: int, shards: dict[str, Shard]):
+    """Queries, keys and values in one weight, and experts; of which each rank reads its parts."""
+    tokens, logits, _ = _answer(checkpoint, 1)
+    assert len(set(tokens)) > 2
+
+    def rank(number: int) -> Any:
+        opened: list[bool] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints, "load_model", opened.append)  # nobody loads all
+            found, rows, lm = _answer(checkpoint, tp)
+        held = {buffer.name: buffer.shard for buffer in lm.program.manifest.buffers}
+        return found, rows, held, opened
+
+    answers = run_ranks(rank, tp)
+    for found, rows, held, opened in answers:
+        assert found == tokens
+        torch.testing.assert_close(rows, logits, rtol=2e-3, atol=2e-3)
+        assert torch.equal(rows, answers[0][1])
+        assert {name: held[f"model.layers.1.{name}"] for name in shards} == shards
+        assert opened == []
 
 
 @pytest.mark.parametrize("checkpoint", ["llama"], indirect=True)
