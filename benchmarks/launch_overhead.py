@@ -1,20 +1,21 @@
 """Where the time of a launch goes that its steps do not take, on a GPU.
 
-    python benchmarks/compile_artifacts.py --traced MODEL             # anywhere
-    python benchmarks/launch_overhead.py --artifacts build/h100 MODEL .. [--json FILE]
+    python benchmarks/compile_artifacts.py [--traced] MODEL                    # anywhere
+    python benchmarks/launch_overhead.py --artifact build/h100/MODEL .. [--json FILE]
 
-Weights are random. Needs neither xDSL nor a compiler. All of it in microseconds, medians (least):
+Weights are random. Needs neither xDSL nor a compiler. All of it in microseconds by the host's
+clock, medians (least) of REPEATS, in turns, each on an idle GPU behind a launch of one step:
 
-  step      what each further step of a launch adds
-  launch    of one step, beyond that: what `mpk bench` calls launch_us. It is
-  empty     a launch of no step: host, way to the GPU, start and end of the kernel, way back
-    enqueue   of that, until the driver has it
-    gpu       of that, between events before and behind the kernel
-  surplus   and what the first step of a launch takes longer than later ones
+  step         what each further step of a launch adds
+  first token  from the call until the host sees what the first step chose, beyond a step
+  launch       from the call until a launch of one step has ended and the host knows, beyond a step
+  empty        the same of a launch of no step
+  enqueue      until the driver has the launch
+  bare         a kernel that writes one word of the host's, as one block and shaped like the
+               program: until the host sees the word, and until the kernel has ended
 
-Launches of one step are repeated behind pauses, behind small kernels, with everything in the caches
-replaced, right behind another launch, and without asking the driver that all blocks run at once.
-Where there is a traced build it says which operators the surplus is in.
+Then first tokens behind other things. Where there is a traced build it says which operators the
+first step is longer in than the third.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import argparse
 import gc
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter, sleep
@@ -31,10 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from bare_kernel import BareKernel
 
+from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact, load_artifact
 from mpkir.runtime.cuda import CudaProgram
-from mpkir.runtime.program import Program
+from mpkir.runtime.program import Program, TellingLauncher
 from mpkir.runtime.recording import (
     MARKS,
     NOT_MARKED,
@@ -46,145 +49,175 @@ from mpkir.runtime.recording import (
 )
 from mpkir.tools.bench.records import append_records, device_name, provenance
 
-WARM, REPEATS = 5, 41
-FURTHER = 8
+WARM, REPEATS = 5, 51
+MORE = 5
+"""Steps of the longer launches."""
 TRACED_STEPS, TRACED_LAUNCHES = 4, 7
 STAGES = 256
 
 
 class Launches:
-    """Launches of a program from one position, where all tokens are known."""
+    """Launches from one position, in microseconds."""
 
-    def __init__(self, program: Program, position: int) -> None:
-        assert isinstance(program.launcher, CudaProgram)
-        self.program, self.launcher, self.position = program, program.launcher, position
-        language = program.manifest.language
-        assert language is not None
-        torch.manual_seed(0)
-        program.buffer(language.tokens).random_(0, language.vocabulary)
-        torch.cuda.synchronize()
+    def __init__(
+        self,
+        launcher: TellingLauncher,
+        position: int,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self.launcher, self.position, self._clock = launcher, position, clock
 
-    def wall(self, steps: int) -> float:
-        """From the call until it returns."""
-        begun = perf_counter()
+    def end(self, steps: int) -> float:
+        """From the call until the launch has ended."""
+        begun = self._clock()
         done = self.launcher.run(self.position, steps)
-        elapsed = perf_counter() - begun
+        elapsed = self._clock() - begun
         assert done == steps
         return elapsed * 1e6
 
-    def parts(self, steps: int) -> tuple[float, float, float]:
-        """Until the driver has the launch; between events around it; all of it, with the events."""
-        before, behind = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begun = perf_counter()
-        before.record()
-        called = perf_counter()
+    def first(self, steps: int) -> float:
+        """From the call until the host sees the first step's token; the others follow."""
+        begun = self._clock()
         self.launcher.launch(self.position, steps)
-        enqueued = perf_counter()
-        behind.record()
+        token = self.launcher.told(0)
+        elapsed = self._clock() - begun
         self.launcher.finish(steps)
-        ended = perf_counter()
-        device = before.elapsed_time(behind) * 1e3
-        return (enqueued - called) * 1e6, device, (ended - begun) * 1e6
+        assert token is not None
+        return elapsed * 1e6
 
-    def twice(self) -> float:
-        """Two launches of one step, the second right behind the first."""
-        begun = perf_counter()
+    def enqueued(self) -> float:
+        """From the call until the driver has the launch of one step."""
+        begun = self._clock()
         self.launcher.launch(self.position, 1)
-        self.launcher._epoch += 1
-        self.launcher.launch(self.position, 1)
+        elapsed = self._clock() - begun
         self.launcher.finish(1)
-        return (perf_counter() - begun) * 1e6
+        return elapsed * 1e6
 
-    def repeated(
-        self, measure: Callable[[], float], before: Callable[[], object] = lambda: None
-    ) -> list[float]:
-        """Each on an idle GPU."""
-        times: list[float] = []
-        for _ in range(WARM + REPEATS):
-            before()
-            torch.cuda.synchronize()
-            times.append(measure())
-        return times[WARM:]
-
-
-def shown(times: Sequence[float]) -> str:
-    """Median, least, and what a tenth exceeds."""
-    return f"{median(times):8.1f} ({min(times):.1f}, 90 %: {np.quantile(times, 0.9):.1f})"
+    def apart(self) -> float:
+        """Between the last two tokens of a longer launch, as the host sees them."""
+        self.launcher.launch(self.position, MORE)
+        self.launcher.told(MORE - 2)
+        begun = self._clock()
+        self.launcher.told(MORE - 1)
+        elapsed = self._clock() - begun
+        self.launcher.finish(MORE)
+        return elapsed * 1e6
 
 
-def split(launches: Launches) -> dict[str, float]:
-    """The parts of a launch; prints them."""
-    one: list[float] = []
-    more: list[float] = []
-    none: list[float] = []
+def in_turns(
+    measures: Mapping[str, Callable[[], float]], before: Callable[[], object]
+) -> dict[str, list[float]]:
+    """REPEATS times of each, by turns, so that what changes meanwhile changes all alike."""
+    times: dict[str, list[float]] = {name: [] for name in measures}
     for turn in range(WARM + REPEATS):
-        for times, steps in ((none, 0), (one, 1), (more, 1 + FURTHER)):
-            torch.cuda.synchronize()
-            elapsed = launches.wall(steps)
+        for name, measure in measures.items():
+            before()
+            elapsed = measure()
             if turn >= WARM:
-                times.append(elapsed)
-    step = (median(more) - median(one)) / FURTHER
-    empty = [launches.parts(0) for _ in range(WARM + REPEATS)][WARM:]
-    first = [launches.parts(1) for _ in range(WARM + REPEATS)][WARM:]
+                times[name].append(elapsed)
+    return times
+
+
+def shown(times: Sequence[float], less: float = 0.0) -> str:
+    """Median, least, and what a tenth exceeds."""
+    median_, least, most = median(times), min(times), float(np.quantile(times, 0.9))
+    return f"{median_ - less:8.1f} ({least - less:.1f}, 90 %: {most - less:.1f})"
+
+
+def split(
+    launches: Launches, others: Mapping[str, Callable[[], float]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The parts of a launch, and medians of the other measures beside them; prints both."""
+    steps = (0, 1, 2, MORE)
+    own: dict[str, Callable[[], float]] = {
+        **{f"end {n}": lambda n=n: launches.end(n) for n in steps},
+        "first of 1": lambda: launches.first(1),
+        f"first of {MORE}": lambda: launches.first(MORE),
+        "apart": launches.apart,
+        "enqueue": launches.enqueued,
+    }
+    times = in_turns({**own, **others}, lambda: launches.end(1))
+    medians = {name: median(each) for name, each in times.items()}
+    step = (medians[f"end {MORE}"] - medians["end 1"]) / (MORE - 1)
     found = {
         "step_us": step,
-        "launch_us": median(one) - step,
-        "empty_us": median(none),
-        "enqueue_us": median(each[0] for each in empty),
-        "empty_gpu_us": median(each[1] for each in empty),
-        "surplus_us": median(one) - step - median(none),
-        "surplus_gpu_us": median(each[1] for each in first)
-        - step
-        - median(each[1] for each in empty),
+        "step_seen_us": medians["apart"],
+        "first_token_us": medians["first of 1"] - step,
+        "first_of_more_us": medians[f"first of {MORE}"] - step,
+        "launch_us": medians["end 1"] - step,
+        "launch_of_two_us": medians["end 2"] - 2 * step,
+        "empty_us": medians["end 0"],
+        "enqueue_us": medians["enqueue"],
     }
-    print(f"  step     {step:8.1f}")
-    print(f"  launch   {found['launch_us']:8.1f}, of one step {shown(one)}")
-    print(f"  empty    {shown(none)}")
-    print(f"    enqueue{shown([each[0] for each in empty])}")
-    print(f"    gpu    {shown([each[1] for each in empty])}")
-    print(f"  surplus  {found['surplus_us']:8.1f}, between events {found['surplus_gpu_us']:.1f}")
-    return found
+    print(f"  step, by the ends    {step:8.1f}, as tokens are seen {medians['apart']:.1f}")
+    print(f"  first token          {shown(times['first of 1'], step)}")
+    print(f"    of {MORE} steps         {shown(times[f'first of {MORE}'], step)}")
+    print(f"  launch               {shown(times['end 1'], step)}")
+    print(f"  empty                {shown(times['end 0'])}")
+    print(f"  enqueue              {shown(times['enqueue'])}")
+    for name in others:
+        print(f"  {name:40s}{shown(times[name])}")
+    return found, {name: medians[name] for name in others}
 
 
-def variants(launches: Launches, step: float) -> dict[str, float]:
-    """Launches of one step under other circumstances, beyond a step; prints them."""
-    device = launches.program.device
+def beside(launches: Launches, program: Program) -> dict[str, Callable[[], float]]:
+    """Other things to be measured in turns with a program's launches."""
+    launcher, device = launches.launcher, program.device
+    assert isinstance(launcher, CudaProgram)
+    small = torch.zeros(1024, device=device)
+    found: dict[str, Callable[[], float]] = {
+        "wait for an idle stream": lambda: _timed(torch.cuda.current_stream().synchronize),
+        "a small kernel of torch's": lambda: _timed(
+            lambda: (small.add_(1.0), torch.cuda.synchronize())
+        ),
+    }
+    shape = launcher.table.worker_count, launcher.threads, launcher.shared_bytes
+    shapes = (
+        ("one block", (1, 32, 0), False),
+        ("all", shape, True),
+        ("all, not cooperative", shape, False),
+    )
+    try:
+        for name, kind, together in shapes:
+            bare = BareKernel(device, *kind, together=together)
+            found |= {f"bare, {name}: seen": bare.seen, f"bare, {name}: end": bare.end}
+    except MpkirError as error:
+        print(f"  no bare kernel: {error.what}")
+    together = launcher._config
+    apart = launcher._module.launch_config(*shape, together=False)
+    apart.hStream = torch.cuda.current_stream(device).cuda_stream
+
+    def any_time() -> float:
+        launcher._config = apart
+        elapsed = launches.first(1)
+        launcher._config = together
+        return elapsed
+
+    return {**found, "a step and its token, not cooperative": any_time}
+
+
+def circumstances(launches: Launches, device: torch.device, step: float) -> dict[str, float]:
+    """First tokens of one step behind other things, beyond a step; prints them."""
     small = torch.zeros(1024, device=device)
     large = torch.zeros(2**26, device=device)  # 256 MiB, five times the L2 cache
     befores: dict[str, Callable[[], object]] = {
-        "nothing before": lambda: None,
-        "1 ms before": lambda: sleep(1e-3),
-        "30 ms before": lambda: sleep(30e-3),
-        "small kernels before": lambda: small.add_(1.0).add_(1.0).add_(1.0),
+        "a launch of one step": lambda: launches.end(1),
+        "a launch of nine": lambda: launches.end(9),
+        "1 ms": lambda: sleep(1e-3),
+        "30 ms": lambda: sleep(30e-3),
+        "small kernels": lambda: small.add_(1.0).add_(1.0).add_(1.0),
         "other data in the caches": lambda: large.add_(1.0),
     }
     found: dict[str, float] = {}
     for name, before in befores.items():
-        times = [each - step for each in launches.repeated(lambda: launches.wall(1), before)]
-        found[name] = median(times)
-        print(f"  {name:28s}{shown(times)}")
-    pairs = [each - step for each in launches.repeated(launches.twice)]
-    found["right behind another"] = median(pairs) - found["nothing before"] - step
-    print(f"  {'right behind another':28s}{found['right behind another']:8.1f}")
-    launcher = launches.launcher
-    together = launcher._config, launcher._stream
-    launcher._config = launcher._module.launch_config(
-        launcher.table.worker_count, launcher.threads, launcher.shared_bytes, together=False
-    )
-    launcher._stream = None
-    for name, steps in (("not cooperative, empty", 0), ("not cooperative", 1)):
-        times = launches.repeated(lambda steps=steps: launches.wall(steps))
-        times = [each - step * steps for each in times]
-        found[name] = median(times)
-        print(f"  {name:28s}{shown(times)}")
-    launcher._config, launcher._stream = together
-    bare = launches.repeated(lambda: _timed(torch.cuda.current_stream().synchronize))
-    found["wait for an idle stream"] = median(bare)
-    print(f"  {'wait for an idle stream':28s}{shown(bare)}")
-    kernel = launches.repeated(lambda: _timed(lambda: (small.add_(1.0), torch.cuda.synchronize())))
-    found["a small kernel of torch's"] = median(kernel)
-    print(f"  {'a small kernel of torch':28s}{shown(kernel)}")
+        times = in_turns({name: lambda: launches.first(1)}, lambda: (before(), _idle()))[name]
+        found[name] = median(times) - step
+        print(f"  first token behind {name:26s}{shown(times, step)}")
     return found
+
+
+def _idle() -> None:
+    torch.cuda.synchronize()
 
 
 def _timed(what: Callable[[], Any]) -> float:
@@ -193,16 +226,16 @@ def _timed(what: Callable[[], Any]) -> float:
     return (perf_counter() - begun) * 1e6
 
 
-def traced_ends(launches: Launches) -> np.ndarray[Any, np.dtype[np.float64]]:
+def traced_ends(program: Program, launches: Launches) -> np.ndarray[Any, np.dtype[np.float64]]:
     """When each family of each step was done, [steps, families], medians of several launches;
     from the first mark of a launch."""
-    program, table = launches.program, launches.program.table
+    table = program.table
     family = table.tasks[:, 0]
     found: list[np.ndarray[Any, np.dtype[np.float64]]] = []
     for _ in range(2 + TRACED_LAUNCHES):
         with Notes(program, TRACED_STEPS, TRACED_STEPS, STAGES) as notes:
             torch.cuda.synchronize()
-            launches.wall(TRACED_STEPS)
+            launches.end(TRACED_STEPS)
         steps = range(TRACED_STEPS)
         marks = times_of(notes.tasks(steps), notes.looks(steps))
         asked = marks[0, :, MARKS.index("asked")]
@@ -214,15 +247,15 @@ def traced_ends(launches: Launches) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.median(np.stack(found[2:]), axis=0)
 
 
-def by_operator(launches: Launches) -> dict[str, Any]:
+def by_operator(program: Program, launches: Launches) -> dict[str, Any]:
     """What the first step takes longer than the third, by operator and by quarter of the step;
     prints it."""
-    ends = traced_ends(launches)
+    ends = traced_ends(program, launches)
     order = np.argsort(ends[2], kind="stable")
     ends = ends[:, order]
     begins = np.concatenate([[0.0], ends[:-1, -1]])
     lasting = np.diff(ends, axis=1, prepend=begins[:, None])
-    names = [launches.program.table.names.families[int(k)] for k in order]
+    names = [program.table.names.families[int(k)] for k in order]
     surplus = lasting[0] - lasting[2]
     steps = [round(float(end - begin), 1) for begin, end in zip(begins, ends[:, -1], strict=True)]
     quarters = [round(float(each.sum()), 1) for each in np.array_split(surplus, 4)]
@@ -246,19 +279,40 @@ def by_operator(launches: Launches) -> dict[str, Any]:
     }
 
 
-def measure(artifact: Artifact, name: str, position: int) -> dict[str, Any]:
+def loaded(artifact: Artifact, position: int) -> tuple[Program, Launches]:
+    """With random weights, all tokens known."""
+    program = Program(artifact, random_weights(artifact))
+    language = program.manifest.language
+    if language is None or not program.tells:
+        raise MpkirError(
+            "this kernel tells no tokens while it runs",
+            where=str(artifact.path),
+            hint="compile it again",
+        )
+    torch.manual_seed(0)
+    program.buffer(language.tokens).random_(0, language.vocabulary)
+    torch.cuda.synchronize()
+    assert isinstance(program.launcher, CudaProgram)
+    return program, Launches(program.launcher, position)
+
+
+def measure(artifact: Artifact, position: int) -> dict[str, Any]:
     """Everything of one model; prints it."""
-    weights = random_weights(artifact)
-    launches = Launches(Program(artifact, weights), position)
+    name = artifact.path.name
     print(f"{name}, position {position}", flush=True)
-    found: dict[str, Any] = split(launches)
-    found["one_step_us"] = variants(launches, found["step_us"])
-    found = {key: _rounded(value) for key, value in found.items()}
+    program, launches = loaded(artifact, position)
+    found, others = split(launches, beside(launches, program))
+    behind = circumstances(launches, program.device, found["step_us"])
+    record: dict[str, Any] = {
+        **_rounded(found),
+        "beside_us": _rounded(others),
+        "first_token_behind_us": _rounded(behind),
+    }
     if (artifact.path / TRACED_BINARY).is_file():
-        del launches
+        del program, launches
         gc.collect()
         torch.cuda.empty_cache()
-        found |= by_operator(Launches(Program(traced(artifact), weights), position))
+        record |= by_operator(*loaded(traced(artifact), position))
     return {
         "benchmark": "launch",
         "system": "mpkir-megakernel",
@@ -267,28 +321,25 @@ def measure(artifact: Artifact, name: str, position: int) -> dict[str, Any]:
         "gpus": 1,
         "batch": 1,
         "position": position,
-        **found,
+        **record,
         **provenance(),
     }
 
 
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: round(each, 1) for key, each in value.items()}
-    return round(value, 1)
+def _rounded(times: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(each, 1) for name, each in times.items()}
 
 
 def main() -> None:
     """Take the launches of each model apart."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--artifacts", type=Path, default=Path("build/h100"))
+    parser.add_argument("--artifact", type=Path, nargs="+", required=True, metavar="DIR")
     parser.add_argument("--position", type=int, default=32)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     gc.disable()  # its pauses are as long as what is measured
-    for name in given.models:
-        record = measure(load_artifact(given.artifacts / name), name, given.position)
+    for path in given.artifact:
+        record = measure(load_artifact(path), given.position)
         if given.json is not None:
             append_records(given.json, [record])
         gc.collect()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
-from math import prod
 
-import numpy as np
 import torch
 
 from mpkir.runtime.launch import Answer
@@ -28,9 +27,10 @@ class Told:
         self.sequences = shape[0] if len(shape) == 2 else len(shape)
         self.places = shape[-1] if shape else 0
         # Pinned memory has the same address on the GPU. The first word is the answer.
-        self._memory = torch.zeros(1 + prod(shape), dtype=torch.int64).pin_memory()
+        count = self.sequences * self.places
+        self._memory = torch.zeros(1 + count, dtype=torch.int64).pin_memory()
         self.answer = Answer.from_address(self._memory.data_ptr())
-        self._words = memoryview(self._memory.numpy().view(np.uint64))[1:]
+        self._words = (ctypes.c_uint64 * count).from_address(self._memory.data_ptr() + 8)
 
     @property
     def answer_address(self) -> int:
