@@ -101,6 +101,8 @@ class Program:
         self._buffers = self._allocate(weights, {} if beside is None else beside.weights)
         self.launcher = _launcher(artifact, list(self._buffers.values()), self._peers)
         self.reset()
+        if self.group is not None:
+            self.group.barrier()  # Who reads its weights for longer is not late for a launch.
 
     def run(self, position: int = 0, steps: int = 1) -> int:
         """Run up to `steps` steps, the first at token `position`, in one launch.

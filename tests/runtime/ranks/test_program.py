@@ -17,6 +17,8 @@ import torch
 
 from mpkir import load
 from mpkir.errors import MpkirError
+from mpkir.runtime import cpu
+from mpkir.runtime import program as program_module
 from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.manifest import MANIFEST, Manifest
 from mpkir.runtime.program import Program
@@ -106,6 +108,23 @@ def test_a_rank_that_does_not_launch_is_named(run_ranks: Any, two_ranks: Artifac
     (text, seconds), _ = run_ranks(rank, 2)
     assert re.search(r"^rank 1 \(.*\) did not begin launch 2, in which the others wait", text)
     assert seconds < 10
+
+
+def test_a_rank_that_loads_for_long_is_not_late_for_a_launch(
+    run_ranks: Any, two_ranks: Artifact, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(cpu, "LAUNCH_S", 2.0)
+    launcher = program_module._launcher
+
+    def rank(number: int) -> int:
+        def slow(*args: Any) -> Any:
+            sleep(3 * number)
+            return launcher(*args)
+
+        monkeypatch.setattr(program_module, "_launcher", slow)
+        return load(two_ranks.path).run(0, 3)
+
+    assert run_ranks(rank, 2) == [3, 3]
 
 
 def test_ranks_with_different_programs_are_refused(
