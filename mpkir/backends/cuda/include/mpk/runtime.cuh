@@ -348,9 +348,8 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
 
 template <class P>
 __device__ __forceinline__ void loader_role(Shared<P>& s, const LaunchArgs& args, int lane) {
-  Lookup next(args, P::tokens, lane % BATCH);  // the longest of what is before the first weights
-  __syncthreads();
   LoaderOf<P> loader(s.ring, s.leave, lane);
+  Lookup next(args, P::tokens, lane % BATCH);
   QueueCursor queue;
   while (load_batch<P>(s, loader, next, queue)) {
   }
@@ -384,10 +383,10 @@ __device__ __forceinline__ void set_up(Shared<P>& s, int first = 0, int threads 
 
 template <class P>
 __device__ __forceinline__ void play_role(Shared<P>& s, const LaunchArgs& args, int warp, int lane) {
-  if (warp == LOADER_WARP) return loader_role<P>(s, args, lane);
-  __syncthreads();  // of all warps, wherever each stands: what is set up is there
   if (warp < COMPUTE_WARPS) {
     compute_role<P>(s, args, warp, lane);
+  } else if (warp == LOADER_WARP) {
+    loader_role<P>(s, args, lane);
   } else if (warp == PUBLISHER_WARP) {
     publisher_role<P>(s, args, lane);
   } else {
@@ -401,6 +400,7 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   Shared<P>& s = *reinterpret_cast<Shared<P>*>(dynamic);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == 0) set_up<P>(s, lane, WARP);
+  __syncthreads();
   play_role<P>(s, args, warp, lane);
   if constexpr (TRACED) {
     __syncthreads();
