@@ -30,7 +30,7 @@ _LEAVE_S = 3.0
 """Seconds for which rank 0 serves the others after it has ended itself."""
 _POLL_S = 0.002
 _SLOW_POLL_S = 0.02
-_LONG_POLL_S = 0.1
+_LONG_POLL_S = 0.05
 _START = "start the ranks with torchrun --nproc-per-node {}, or let `mpk generate --tp {}` do it"
 
 
