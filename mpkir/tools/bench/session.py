@@ -156,7 +156,7 @@ def measure_programs(
             own: dict[str, Any] = {}
             if isinstance(system, Compiled):
                 if settings.steps > FURTHER:
-                    own["launch_us"] = round(system.launch_us(position), 1)
+                    own |= system.launch_costs(position)
                 own |= facts[system.variant]
             outcome.records.append(_record(system, times, common, own))
             say(_line(outcome.records[-1]))

@@ -7,6 +7,7 @@ a step fed to the next on the device.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from statistics import median
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -102,20 +103,37 @@ class Compiled:
         self._check_repeats(position, steps)
         return elapsed * 1e3 / done
 
-    def launch_us(self, position: int) -> float:
+    def launch_costs(self, position: int) -> dict[str, float]:
         """What a launch costs over its steps, microseconds by the host's clock.
 
-        The time of a launch of one step, from the call on an idle GPU until the call returns with
-        the token in the GPU's memory, less what each of FURTHER steps adds to that; medians of
-        LAUNCHES, in turns. So beside the host's work, the way to the GPU and the way back it holds
-        what a first step takes longer than one that follows another.
-        `benchmarks/launch_overhead.py` takes it apart.
+        `launch_us`: the time of a launch of one step, from the call on an idle GPU until the call
+        returns with the token in the GPU's memory, less what each of FURTHER steps adds to that;
+        medians of LAUNCHES, in turns. So beside the host's work, the way to the GPU and the way
+        back it holds what a first step takes longer than one that follows another.
+        `first_token_us`, where tokens are told while a launch goes on: the same until the host
+        has the token. `benchmarks/launch_overhead.py` takes both apart.
         """
-        one, more = [], []
+        one: list[float] = []
+        more: list[float] = []
+        first: list[float] = []
         for _ in range(LAUNCHES):
             one.append(self.run(position, 1) * 1e3)
             more.append(self.run(position, 1 + FURTHER) * (1 + FURTHER) * 1e3)
-        return median(one) - (median(more) - median(one)) / FURTHER
+            if self.program.tells:
+                first.append(self._first_token(position) * 1e6)
+        step = (median(more) - median(one)) / FURTHER
+        costs = {"launch_us": median(one) - step}
+        if first:
+            costs["first_token_us"] = median(first) - step
+        return {name: round(cost, 1) for name, cost in costs.items()}
+
+    def _first_token(self, position: int) -> float:
+        """Seconds from the call until the host has what one step chose."""
+        self.start(self._prompt)
+        begun = now(self.program.device)
+        with closing(self.program.stream((position + 1,), position)) as pieces:
+            next(pieces)
+            return perf_counter() - begun
 
     def _check_repeats(self, position: int, steps: int) -> None:
         """Runs with the same prompt have to end with the same tokens."""
