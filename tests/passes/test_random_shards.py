@@ -64,7 +64,7 @@ class Program:
         makers = [
             self.linear, self.linear, self.matmul, self.elementwise, self.elementwise, self.reshape,
             self.transpose, self.slice_, self.concat, self.broadcast, self.reduce, self.norm,
-            self.argmax, self.cache,
+            self.argmax, self.cache, self.fused,
         ]  # fmt: skip
         op = self.draw(st.sampled_from(makers))()
         if prod(shape_of(op.results[0])) > 1000:
@@ -86,6 +86,20 @@ class Program:
         block.add_ops([op := arith.AddfOp(*block.args), t.YieldOp(op.result)])
         bias = self.named(t.WeightOp, self.draw(st.sampled_from([n, 1])))
         return t.LinearOp(x, [weight], f32, epilogue=Region(block), epilogue_args=[bias])
+
+    def fused(self) -> Operation:
+        """Slices of a product, one after another, as of queries, keys and values in one."""
+        sizes = self.draw(st.lists(SIZES, min_size=2, max_size=3))
+        x = self.any(2)
+        weight = self.named(t.WeightOp, sum(sizes), shape_of(x)[-1])
+        self.block.add_op(product := t.LinearOp(x, [weight], f32))
+        result, dim, start = product.result, len(shape_of(x)) - 1, 0
+        for size in sizes:
+            self.block.add_op(piece := t.SliceOp(result, dim, start, size))
+            self.values.append(piece.result)
+            start += size
+        # Several of them, too.
+        return t.SliceOp(result, dim, sizes[0], start - sizes[0])
 
     def matmul(self) -> Operation:
         a = self.any(2)

@@ -405,6 +405,27 @@ def test_the_lowest_of_equals_on_any_rank(run: Any, tp: int, logits: Any, chosen
         assert found["a"].tolist() == [chosen]
 
 
+def test_states_are_not_in_pieces(run: Any) -> None:
+    """What is sliced is a state, which the host puts together from plain parts."""
+    text = """func.func @step() {
+      %s = mpk_tensor.state "s" : tensor<1x4096xf32>
+      %w = mpk_tensor.weight "w" : tensor<2048x2048xf32>
+      %a = mpk_tensor.slice %s dim 1 start 0 : tensor<1x4096xf32> to tensor<1x2048xf32>
+      %b = mpk_tensor.slice %s dim 1 start 2048 : tensor<1x4096xf32> to tensor<1x2048xf32>
+      %c = mpk_tensor.elementwise %a, %b {
+      ^bb0(%0 : f32, %1 : f32):
+        %2 = arith.mulf %0, %1 : f32
+        mpk_tensor.yield %2 : f32
+      } : (tensor<1x2048xf32>, tensor<1x2048xf32>) -> tensor<1x2048xf32>
+      %y = mpk_tensor.linear %c, [%w]
+        : tensor<1x2048xf32>, [tensor<2048x2048xf32>] to tensor<1x2048xf32>
+      mpk_tensor.output "y", %y : tensor<1x2048xf32>
+      func.return
+    }"""
+    module = run(text, "mpk-shard{tp=4 exchange_us=0.0000001}")
+    assert shards_of(module) == {"s": "-", "w": "0 of 4", "y": "1 of 4"}
+
+
 def test_the_same_division_each_time(models: Any) -> None:
     _, whole = models["llama"]
     assert str(divided(whole, 4)) == str(divided(whole, 4))

@@ -113,8 +113,10 @@ class _Turn:
     def _held(held: _Held, wanted: Iterable[tuple[SSAValue, _Key, Form]]) -> _Held | None:
         """What is there once an operator has its operands; None if some cannot be had."""
         added: _Held = {}
-        for _, key, form in wanted:
+        for value, key, form in wanted:
             forms = added.get(key) or held.get(key)
+            if isinstance(value.owner, tensor.StateOp) and form.pieces:
+                return None  # the host has states in plain parts
             if forms is None:
                 added[key] = (form,)  # a state is as its first reader wants it
             elif form not in forms:
