@@ -193,7 +193,20 @@ def beside(launches: Launches, program: Program) -> dict[str, Callable[[], float
         launcher._config = together
         return elapsed
 
-    return {**found, "a step and its token, not cooperative": any_time}
+    own = torch.cuda.Stream(device)
+
+    def own_stream() -> float:
+        with torch.cuda.stream(own):
+            launches.end(1)
+            elapsed = launches.first(1)
+        launches.end(1)  # the others find their stream as they left it
+        return elapsed
+
+    return {
+        **found,
+        "a step and its token, not cooperative": any_time,
+        "a step and its token, own stream": own_stream,
+    }
 
 
 def circumstances(launches: Launches, device: torch.device, step: float) -> dict[str, float]:
@@ -280,7 +293,7 @@ def by_operator(program: Program, launches: Launches) -> dict[str, Any]:
 
 
 def loaded(artifact: Artifact, position: int) -> tuple[Program, Launches]:
-    """With random weights, all tokens known."""
+    """With random weights, all tokens known. MpkirError where what is told is not so."""
     program = Program(artifact, random_weights(artifact))
     language = program.manifest.language
     if language is None or not program.tells:
@@ -290,8 +303,12 @@ def loaded(artifact: Artifact, position: int) -> tuple[Program, Launches]:
             hint="compile it again",
         )
     torch.manual_seed(0)
-    program.buffer(language.tokens).random_(0, language.vocabulary)
-    torch.cuda.synchronize()
+    tokens = program.buffer(language.tokens).random_(0, language.vocabulary)
+    behind = slice(position + 1, position + 1 + MORE)
+    tokens[behind] = -1
+    seen = [token for piece in program.stream([position + MORE], position) for token in piece[0]]
+    if seen != tokens[behind].tolist() or min(seen) < 0:
+        raise MpkirError("the host was told other tokens than stand in the GPU's memory")
     assert isinstance(program.launcher, CudaProgram)
     return program, Launches(program.launcher, position)
 
