@@ -160,10 +160,11 @@ def split(
     return found, {name: medians[name] for name in others}
 
 
-def beside(launches: Launches, program: Program) -> dict[str, Callable[[], float]]:
+def beside(launches: Launches) -> dict[str, Callable[[], float]]:
     """Other things to be measured in turns with a program's launches."""
-    launcher, device = launches.launcher, program.device
+    launcher = launches.launcher
     assert isinstance(launcher, CudaProgram)
+    device = launcher.device  # with its number
     small = torch.zeros(1024, device=device)
     found: dict[str, Callable[[], float]] = {
         "wait for an idle stream": lambda: _timed(torch.cuda.current_stream().synchronize),
@@ -318,7 +319,7 @@ def measure(artifact: Artifact, position: int) -> dict[str, Any]:
     name = artifact.path.name
     print(f"{name}, position {position}", flush=True)
     program, launches = loaded(artifact, position)
-    found, others = split(launches, beside(launches, program))
+    found, others = split(launches, beside(launches))
     behind = circumstances(launches, program.device, found["step_us"])
     record: dict[str, Any] = {
         **_rounded(found),
