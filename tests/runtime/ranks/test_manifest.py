@@ -10,7 +10,8 @@ import pytest
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact
-from mpkir.runtime.manifest import Buffer, Manifest, Part, Place, Shard
+from mpkir.runtime.json_records import decode, encode
+from mpkir.runtime.manifest import Buffer, Manifest, Part, Piece, Place, Shard
 from mpkir.runtime.table import Table, build_table
 from mpkir.runtime.table_text import assemble, disassemble
 
@@ -29,6 +30,10 @@ def test_round_trips(two_ranks: Artifact):
 def test_neighbours_have_the_same_part_where_there_are_fewer():
     assert [Shard(0, 2).part(Place(rank, 4)) for rank in range(4)] == [0, 0, 1, 1]
     assert Shard(1, 4).whole((8, 3, 2)) == (8, 12, 2)
+    pieces = Shard(1, 4, (Piece(8, 4), Piece(6, 2), Piece(3, 1)))
+    assert pieces.whole((5, 8)) == (5, 17)
+    assert pieces.spans(8, Place(2, 4)) == [(4, 6), (11, 14), (14, 17)]
+    assert decode(Shard, encode(pieces), "a shard") == pieces
 
 
 def _with(manifest: Manifest, number: int, **changes: Any) -> Manifest:
@@ -51,6 +56,21 @@ X, W, PARTS = 0, 1, 2
             W,
             {"shard": None, "source": None, "parts": (Part("w", 32, Shard(0, 4)),)},
             "'w': 2 ranks do not share 4 parts",
+        ),
+        (
+            W,
+            {"shard": Shard(0, 2, (Piece(32, 2), Piece(8, 1)))},
+            "'w': parts of pieces, 24 indices, of a weight that has 32",
+        ),
+        (
+            W,
+            {"shard": Shard(0, 2, (Piece(32, 2), Piece(33, 2)))},
+            "'w': pieces that do not fall into equal parts",
+        ),
+        (
+            W,
+            {"shard": Shard(0, 2, (Piece(32, 2), Piece(48, 3)))},
+            "'w': 2 ranks do not share 3 parts",
         ),
         (PARTS, {"shape": (3, 1, 32)}, r"'parts': 2 ranks exchange a buffer of shape \[3, 1, 32\]"),
     ],
