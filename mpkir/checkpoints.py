@@ -100,9 +100,10 @@ def _files_of(loaded: LoadedModel, directory: Path) -> TensorFiles | None:
         return None  # Loading it says what is wrong.
     if arranged is None:
         return None
-    parameters: dict[str, torch.nn.Parameter] = dict(
-        loaded.model.named_parameters(remove_duplicate=False)
-    )
+    model = loaded.model
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    saved = model.state_dict().keys()
+    parameters |= {name: each for name, each in model.named_buffers() if name in saved}
     of_tied = {id(parameters[name]): made for name, made in arranged.items() if name in parameters}
     called = {
         name: arranged[name] if name in arranged else of_tied[id(parameter)]

@@ -132,8 +132,20 @@ _HEADS: dict[str, Any] = dict(num_attention_heads=4, num_key_value_heads=2, num_
             transformers.Qwen3MoeConfig(**_MIXTURE, **_HEADS, num_experts=12),
             "model.layers.1.mlp.experts.11.up_proj.weight",
         ),
+        (
+            transformers.DeepseekV3Config(
+                **_MIXTURE,
+                **_HEADS,
+                n_routed_experts=12,
+                first_k_dense_replace=1,
+                n_group=2,
+                topk_group=1,
+                q_lora_rank=16,
+            ),
+            "model.layers.1.mlp.experts.11.up_proj.weight",
+        ),
     ],
-    ids=["renamed", "stacked"],
+    ids=["renamed", "stacked", "with-buffers"],
 )
 def test_experts_are_read_from_their_files(
     config: transformers.PreTrainedConfig, expert: str, tmp_path: Path
@@ -141,13 +153,16 @@ def test_experts_are_read_from_their_files(
     """Files have a matrix for each, the model a stack; what is read are the rows asked for."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    for name, buffer in model.named_buffers():
+        if name in model.state_dict():
+            buffer.normal_()
     LoadedModel(model, None, ()).save(tmp_path)
     assert expert in load_file(tmp_path / "model.safetensors")
     weights = checkpoints.open_checkpoint(tmp_path).weights
     assert isinstance(weights, TensorFiles)
     values = weights_of(model)
-    for name, parameter in model.named_parameters():
-        assert weights.shape_of(name) == tuple(parameter.shape)
+    for name in model.state_dict():
+        assert weights.shape_of(name) == tuple(values[name].shape)
         assert torch.equal(weights[name], values[name])
     stack = "model.layers.1.mlp.experts.gate_up_proj"
     box = ((9, 12), (13, 19), (3, 32))

@@ -33,6 +33,7 @@ def arrangements_of(model: PreTrainedModel, held: Iterable[str]) -> dict[str, Ar
     converters = [each for each in mapping if isinstance(each, WeightConverter)]
     if len(renamings) + len(converters) != len(mapping):
         return None
+    by_pattern = {pattern: each for each in converters for pattern in each.source_patterns}
     wanted: dict[str, Any] = dict(model.state_dict())
     prefix = model.base_model_prefix
     found: dict[str, Arrangement] = {}
@@ -46,8 +47,7 @@ def arrangements_of(model: PreTrainedModel, held: Iterable[str]) -> dict[str, Ar
         if pattern is None:
             found.setdefault(name, original)
             continue
-        converter = next(each for each in converters if pattern in each.source_patterns)
-        _, tensors = collected.setdefault(name, (converter, {}))
+        _, tensors = collected.setdefault(name, (by_pattern[pattern], {}))
         tensors.setdefault(pattern, []).append(original)
     for name, (converter, tensors) in collected.items():
         arranged = _converted(converter, tensors)
