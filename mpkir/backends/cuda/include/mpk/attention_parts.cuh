@@ -52,7 +52,7 @@ struct AttentionParts {
     bool all = true;
 #pragma unroll
     for (int j = 0; j < STATS; ++j)
-      if (lane + 32 * j < SPLITS && (FIRST || !stats[j].arrived(work.tag))) {
+      if (lane + 32 * j < parts && (FIRST || !stats[j].arrived(work.tag))) {
         all = false;
         if constexpr (FIRST) stats_at[j] = B::stats(work, row, lane + 32 * j);
         stats[j].request(stats_at[j]);
@@ -96,7 +96,7 @@ struct AttentionParts {
     float keep[STATS], largest = top;
 #pragma unroll
     for (int j = 0; j < STATS; ++j) {
-      keep[j] = lane + 32 * j < SPLITS ? stats[j].get(0) : -infinity();
+      keep[j] = lane + 32 * j < parts ? stats[j].get(0) : -infinity();
       largest = fmaxf(largest, keep[j]);
     }
     largest = warp_join<Larger>(largest);
@@ -104,7 +104,7 @@ struct AttentionParts {
 #pragma unroll
     for (int j = 0; j < STATS; ++j) {
       keep[j] = exponential(keep[j] - largest);
-      if (lane + 32 * j < SPLITS) sum = fmaf(stats[j].get(1), keep[j], sum);
+      if (lane + 32 * j < parts) sum = fmaf(stats[j].get(1), keep[j], sum);
     }
     const float own = exponential(top - largest);
     total = fmaf(total, own, warp_join<Add>(sum));

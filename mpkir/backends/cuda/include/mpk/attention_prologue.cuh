@@ -7,25 +7,56 @@
 
 namespace mpk {
 
+// 8 of the norm's weights, as they come: who asks for more does not wait for them.
+template <class Scale>
+struct EightScales {
+  Vector<Scale, 8> raw;
+  template <class P>
+  __device__ __forceinline__ void fetch(const Work& work, int d) {
+    raw = load_constant_vector<Scale, 8>(P::scale_row(work) + d);
+  }
+  __device__ __forceinline__ float get(int i) const { return raw.get(i); }
+  __device__ __forceinline__ void take(const EightScales& other, bool takes) {
+#pragma unroll
+    for (int i = 0; i < raw.BYTES / 4; ++i) raw.word[i] = takes ? other.raw.word[i] : raw.word[i];
+  }
+};
+template <>
+struct EightScales<void> {
+  float raw[8];
+  template <class P>
+  __device__ __forceinline__ void fetch(const Work& work, int d) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) raw[i] = P::scale(work, d + i);
+  }
+  __device__ __forceinline__ float get(int i) const { return raw[i]; }
+  __device__ __forceinline__ void take(const EightScales& other, bool takes) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) raw[i] = takes ? other.raw[i] : raw[i];
+  }
+};
+struct NoScales {};
+template <class P, bool NORM>
+struct ScalesOf {
+  using type = NoScales;
+};
+template <class P>
+struct ScalesOf<P, true> {
+  using type = EightScales<typename P::Scale>;
+};
+
 // B: a printed body of attention.cuh; P: its q_prologue or k_prologue.
 template <class B, class P>
 struct HeadPrologue {
   using Lane = typename AttentionShape<B>::Lane;
   static constexpr int D = B::D, LANES = AttentionShape<B>::LANES;
 
-  float scale[8], cosine[8], sine[8];
+  typename ScalesOf<P, P::norm>::type scale;
+  float cosine[8], sine[8];
 
   __device__ __forceinline__ void fetch_scale(const Work& work, const Lane& at) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) scale[i] = 1.0f;
     if constexpr (P::norm) {
-      if (!at.holds) return;
-      if constexpr (is_same<typename P::Scale, void>) {
-#pragma unroll
-        for (int i = 0; i < 8; ++i) scale[i] = P::scale(work, at.d + i);
-      } else {
-        load_constant_vector<typename P::Scale, 8>(P::scale_row(work) + at.d).unpack(scale);
-      }
+      if (at.holds) scale.template fetch<P>(work, at.d);
     }
   }
   // The frequencies, which stand in `sine` until the angles are made of them.
@@ -74,7 +105,7 @@ struct HeadPrologue {
       for (int i = 0; i < 8; ++i) sum[i % 2] = fmaf(x[i], x[i], sum[i % 2]);
       norm = rsqrtf(warp_join<Add, LANES>(sum[0] + sum[1]) / D + P::eps);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) x[i] *= scale[i];
+      for (int i = 0; i < 8; ++i) x[i] *= scale.get(i);
     }
     if constexpr (P::rotary != Rotary::none) {
       float partner[8];

@@ -32,7 +32,8 @@ struct AttentionStep {
   // Whether q and k are turned and normed alike, so that one pass over a warp's rows serves both.
   static constexpr bool SAME_TURN = QP::rotary == KP::rotary && QP::R == KP::R && QP::factor == KP::factor;
   static constexpr bool same_norm() {
-    if constexpr (QP::norm && KP::norm) return QP::eps == KP::eps;
+    if constexpr (QP::norm && KP::norm)
+      return QP::eps == KP::eps && is_same<typename QP::Scale, typename KP::Scale>;
     else return QP::norm == KP::norm;
   }
   static constexpr bool ALIKE = SAME_TURN && same_norm();
@@ -169,9 +170,7 @@ struct AttentionStep {
       for (int i = 0; i < 8; ++i) y[i] = x[i];
       if constexpr (QUERIES && ALIKE) {
         HeadPrologue<B, QP> both = q_constants;
-#pragma unroll
-        for (int i = 0; i < 8; ++i)
-          if (KEYS && QP::norm && key) both.scale[i] = k_constants.scale[i];
+        if constexpr (KEYS && QP::norm) both.scale.take(k_constants.scale, key);
         both.apply(at, y, pairs);
       } else {
         if constexpr (QUERIES) q_constants.apply(at, y, pairs);

@@ -13,7 +13,7 @@ struct Others {
 };
 template <class B>
 struct Others<B, true> : AttentionParts<B, 1> {
-  // Tops and sums, which those that have no rows have stored by now, as good as.
+  // Tops and sums: most have stored them by now.
   __device__ __forceinline__ void ask_early(const Work& work, int head, bool first) {
     if (first) {
       this->row = head, this->member = 0, this->lane = threadIdx.x % 32, this->parts = B::parts(work);
@@ -48,20 +48,26 @@ struct AttentionSums {
         others.d = d;
         others.template ask_acc<true>(work, 0);
       }
-      float tops[MEMBERS], totals[2] = {}, ys[2] = {};
+      float tops[MEMBERS], weights[MEMBERS], values[MEMBERS];
 #pragma unroll
-      for (int m = 0; m < MEMBERS; ++m) tops[m] = scratch.stats[((warp + m) * GC + g) * 2];
+      for (int m = 0; m < MEMBERS; ++m) {
+        const float2 stats = reinterpret_cast<const float2*>(scratch.stats)[(warp + m) * GC + g];
+        tops[m] = stats.x, weights[m] = stats.y;
+        values[m] = scratch.sums[((warp + m) * GC + g) * D + d];
+      }
+      float largest[MEMBERS];
+#pragma unroll
+      for (int m = 0; m < MEMBERS; ++m) largest[m] = tops[m];
 #pragma unroll
       for (int n = MEMBERS / 2; n > 0; n /= 2)
 #pragma unroll
-        for (int m = 0; m < n; ++m) tops[m] = fmaxf(tops[m], tops[m + n]);
-      float top = fmaxf(tops[0], Shape::NONE);
+        for (int m = 0; m < n; ++m) largest[m] = fmaxf(largest[m], largest[m + n]);
+      float top = fmaxf(largest[0], Shape::NONE), totals[2] = {}, ys[2] = {};
 #pragma unroll
       for (int m = 0; m < MEMBERS; ++m) {
-        const float* stats = scratch.stats + ((warp + m) * GC + g) * 2;
-        const float keep = exponential(stats[0] - top);
-        totals[m % 2] = fmaf(stats[1], keep, totals[m % 2]);
-        ys[m % 2] = fmaf(scratch.sums[((warp + m) * GC + g) * D + d], keep, ys[m % 2]);
+        const float keep = exponential(tops[m] - top);
+        totals[m % 2] = fmaf(weights[m], keep, totals[m % 2]);
+        ys[m % 2] = fmaf(values[m], keep, ys[m % 2]);
       }
       float total = totals[0] + totals[1], y = ys[0] + ys[1];
       if constexpr (B::split) {
@@ -72,8 +78,10 @@ struct AttentionSums {
         }
       } else {
         if constexpr (B::joins) {
-          others.await(work);
-          others.join(work, top, total, y);
+          if (others.parts > 0) {
+            others.await(work);
+            others.join(work, top, total, y);
+          }
         }
         B::store(work, t, head, d, y / total);
       }
@@ -82,9 +90,9 @@ struct AttentionSums {
   // Of a token that attends to none of the task's rows.
   static __device__ __forceinline__ void write_empty(const Work& work, const Lane& at, int t) {
     if constexpr (B::split) {
+      if (B::rows_before(work, work.position + T) == 0) return;
       for (int e = at.thread; e < 2 * G; e += COMPUTE_THREADS)
         B::store_stats(work, t, e / 2, e % 2, e % 2 == 0 ? -infinity() : 0.0f);
-      if (B::rows_before(work, work.position + T) == 0) return;
     }
     for (int e = at.thread; e < G * D; e += COMPUTE_THREADS) {
       if constexpr (B::split) B::store_acc(work, t, e / D, e % D, 0.0f);
