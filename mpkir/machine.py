@@ -49,8 +49,11 @@ class Ring:
 
     slots: int
     slot_bytes: int
-    in_flight: int
-    """Stages asked for and not landed yet, at most."""
+    in_flight: int = 0
+    """Stages asked for and not landed yet, at most; 0: what a program's steps need, of
+    `in_flights` (analysis/stream_share.py)."""
+    in_flights: tuple[int, int] = (0, 0)
+    """Where memory sets the pace of a step, and where its families wait for each other."""
     ease: int = 0
     """While no more than so many slots are free, the loader takes its time."""
     pace: int | None = None
@@ -343,7 +346,7 @@ def _machine(name: str, data: dict[str, Any], workers: int | None, ranks: int) -
         scratch=data["scratch"],
         memory_bandwidth=data["memory_bandwidth"],
         hops=Hops(**data["hop_us"]),
-        ring=Ring(**data["ring"]),
+        ring=Ring(**data["ring"] | {"in_flights": tuple(data["ring"].get("in_flights", (0, 0)))}),
         tiles=Tiles(**data["tiles"]),
         timing=timing,
         backend=data.get("backend", ""),

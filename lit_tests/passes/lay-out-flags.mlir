@@ -1,9 +1,9 @@
-// RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s
-// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16=false}' --split-input-file | filecheck %s --check-prefix=WIDE
-// RUN: mpk-opt %s -p 'mpk-lay-out-flags{apart_up_to=8}' --split-input-file | filecheck %s --check-prefix=LESS
-// RUN: mpk-opt %s -p 'mpk-lay-out-flags{apart_up_to=24}' --split-input-file | filecheck %s --check-prefix=LONG
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1}' --split-input-file | filecheck %s
+// RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s --check-prefix=WIDE
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1 apart_up_to=8}' --split-input-file | filecheck %s --check-prefix=LESS
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1 apart_up_to=24}' --split-input-file | filecheck %s --check-prefix=LONG
 
-// What products read of small tasks is brief and lies apart, f32, bf16 (unless it is not to be) and not
+// What products read of small tasks is brief and lies apart, f32, bf16 (of as many tokens as it is to be from) and not
 // f16, which has no bit to spare; what one task writes as a whole lies alike, so that its readers share
 // their code. What a softmax reads stays as it is.
 

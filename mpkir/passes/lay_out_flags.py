@@ -28,8 +28,10 @@ _LINE = 128
 class LayOutFlagsPass(ModulePass):
     """Keep flagged elements brief, and what small tasks write apart, in buffers that products read.
 
-    `brief` is for f32 and, with `brief_bf16`, bf16. It needs readers that look at every element in
-    every step: then what is there is of this step or of the one before, and one bit says which.
+    `brief` is for f32 and, of `brief_bf16_from` tokens on, bf16: of fewer there is little to poll,
+    and two bytes take longer to tell from old ones than four. It needs readers that look at every
+    element in every step: then what is there is of this step or of the one before, and one bit says
+    which.
     Products and pointwise operators do; whoever joins the parts of a split attention leaves out the
     empty ones. `apart` is for tasks that write less than a line, and at most `apart_up_to`
     elements; they have one each then.
@@ -37,7 +39,7 @@ class LayOutFlagsPass(ModulePass):
 
     name = "mpk-lay-out-flags"
 
-    brief_bf16: bool = True
+    brief_bf16_from: int = task.FEW_TOKENS + 1
     apart_up_to: int = 16
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
@@ -67,8 +69,9 @@ class LayOutFlagsPass(ModulePass):
     def _fits(self, buffer: task.BufferOp) -> bool:
         """Whether an element has room for a bit of the step."""
         element = task.memref_type_of(buffer.result).get_element_type()
-        is_bf16 = isinstance(element, BFloat16Type)
-        return isinstance(element, task.BRIEF_TYPES) and (self.brief_bf16 or not is_bf16)
+        if isinstance(element, BFloat16Type) and _tokens(buffer) < self.brief_bf16_from:
+            return False
+        return isinstance(element, task.BRIEF_TYPES)
 
     def _group(self, buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> int:
         """What is to lie apart of what tasks write; 0 if they write lines of their own as it is."""
@@ -89,12 +92,16 @@ def _runs(buffer: task.BufferOp, writes: Sequence[tuple[Family, Access]]) -> lis
 def _divides(group: int, buffer: task.BufferOp, runs: Sequence[tuple[int, int]]) -> bool:
     """Whether groups hold what tasks write. What products read of many tokens lies in parts of
     blocks: there lines of their own would be more to poll than they save."""
-    *tokens, columns = _shape(buffer)
-    if prod(tokens) > task.FEW_TOKENS and task.PACKED_COLUMNS % group != 0:
+    columns = _shape(buffer)[-1]
+    if _tokens(buffer) > task.FEW_TOKENS and task.PACKED_COLUMNS % group != 0:
         return False
     return columns % group == 0 and all(
         start % group == 0 and size % group == 0 for start, size in runs
     )
+
+
+def _tokens(buffer: task.BufferOp) -> int:
+    return prod(_shape(buffer)[:-1])
 
 
 def _shape(buffer: task.BufferOp) -> Sequence[int]:

@@ -22,6 +22,7 @@ from xdsl.passes import ModulePass
 
 from mpkir.analysis.families import Access, Family, families_of
 from mpkir.analysis.stages import VECTOR_BYTES
+from mpkir.analysis.stream_share import in_flight_of
 from mpkir.dialects import task, tensor
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
@@ -173,9 +174,9 @@ class PipelineTasksPass(ModulePass):
     family streams if its body is one linear whose weights are buffers cut into whole rows of a
     multiple of 16 bytes. `slots` of `slot_bytes` each, as many as the machine's shared memory has
     beside the scratch of task bodies, with at most `in_flight` copies under way; what is not given
-    comes from the machine model. With `pack`, weights in bf16 of a multiple of 8 rows and 32
-    columns lie packed if all who read them can take them so; a stage is 8 rows then, or parts of
-    them.
+    comes from the machine model, in_flight by how much a step waits. With `pack`, weights in bf16
+    of a multiple of 8 rows and 32 columns lie packed if all who read them can take them so; a stage
+    is 8 rows then, or parts of them.
     """
 
     name = "mpk-pipeline-tasks"
@@ -210,7 +211,7 @@ class PipelineTasksPass(ModulePass):
             for read in stream.reads if stream is not None and family in packed else ():
                 family.accesses[read].buffer.packed = UnitAttr()
         if any(stream is not None for stream in streams):
-            in_flight = min(self.in_flight or machine.ring.in_flight, slots)
+            in_flight = min(self.in_flight or in_flight_of(op, machine), slots)
             first = families[0].op
             assert first.parent is not None
             first.parent.insert_op_before(task.RingOp(slots, slot_bytes, in_flight), first)

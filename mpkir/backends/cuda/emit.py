@@ -11,6 +11,7 @@ from mpkir.backends.body import Body
 from mpkir.backends.cuda.body_printer import BodyPrinter
 from mpkir.backends.cuda.operators import print_members
 from mpkir.backends.cuda.pace import pace_of
+from mpkir.dialects import task
 from mpkir.dialects.mesh import ranks_of
 from mpkir.machine import Machine
 
@@ -43,7 +44,9 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     a form on a GPU.
     """
     ranks = ranks_of(bodies[0].op) if bodies else 1
-    pace = pace_of(_module_of(bodies[0].op), machine) if bodies else 0
+    module = _module_of(bodies[0].op) if bodies else ModuleOp([])
+    rings = [op for op in module.walk() if isinstance(op, task.RingOp)]
+    in_flight = rings[0].in_flight.value.data if rings else 1
     printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
@@ -54,8 +57,8 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int tokens = {tokens_per_step};",
         f"  static constexpr int shared_bytes = {machine.shared_memory};",
         f"  static constexpr int ring_slots = {machine.ring.slots};",
-        f"  static constexpr int in_flight = {machine.ring.in_flight};",
-        f"  static constexpr int ease = {machine.ring.ease}, pace = {pace};",
+        f"  static constexpr int in_flight = {in_flight};",
+        f"  static constexpr int ease = {machine.ring.ease}, pace = {pace_of(module, machine)};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",
         "",

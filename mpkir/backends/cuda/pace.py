@@ -8,11 +8,9 @@ own pace, weights come just as well and are in nobody's way.
 
 from __future__ import annotations
 
-from math import prod
+from xdsl.dialects.builtin import ModuleOp
 
-from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
-
-from mpkir.dialects import task
+from mpkir.analysis.stream_share import waiting_share
 from mpkir.machine import Machine
 
 
@@ -26,24 +24,6 @@ def pace_of(module: ModuleOp, machine: Machine) -> int:
     ring = machine.ring
     if ring.pace is not None:
         return ring.pace
-    grids = [op for op in module.walk() if isinstance(op, task.GridOp)]
-    streamed = {
-        task.buffer_of(value)
-        for grid in grids
-        if grid.stream is not None
-        for value in grid.reads
-        if task.buffer_of(value).kind.data is task.BufferKind.WEIGHT
-    }
-    bandwidth = machine.memory_bandwidth * 1e3  # bytes a microsecond
-    stream_us = sum(map(_bytes_of, streamed)) / bandwidth
-    if not stream_us or not ring.exposed_us:
-        return 0
-    stage_us = ring.slot_bytes * machine.workers / bandwidth
-    return round(stage_us * (1 + ring.exposed_us * len(grids) / stream_us) * ring.clock_mhz)
-
-
-def _bytes_of(buffer: task.BufferOp) -> int:
-    type = task.memref_type_of(buffer.result)
-    element = type.get_element_type()
-    assert isinstance(element, FixedBitwidthType)
-    return prod(type.get_shape()) * element.bitwidth // 8
+    share = waiting_share(module, machine)
+    stage_us = ring.slot_bytes * machine.workers / (machine.memory_bandwidth * 1e3)
+    return round(stage_us * (1 + share) * ring.clock_mhz) if share else 0
