@@ -40,11 +40,11 @@ from mpkir.runtime.cuda import CudaProgram
 from mpkir.runtime.program import Program, TellingLauncher
 from mpkir.runtime.recording import (
     MARKS,
-    NOT_MARKED,
     TRACED_BINARY,
     Notes,
+    earliest,
     random_weights,
-    times_of,
+    since,
     traced,
 )
 from mpkir.tools.bench.records import append_records, device_name, provenance
@@ -250,10 +250,9 @@ def traced_ends(program: Program, launches: Launches) -> np.ndarray[Any, np.dtyp
         with Notes(program, TRACED_STEPS, TRACED_STEPS, STAGES) as notes:
             torch.cuda.synchronize()
             launches.end(TRACED_STEPS)
-        steps = range(TRACED_STEPS)
-        marks = times_of(notes.tasks(steps), notes.looks(steps))
-        asked = marks[0, :, MARKS.index("asked")]
-        done = marks[..., MARKS.index("done")] - asked[asked != NOT_MARKED].min()
+        marks = notes.marks(range(TRACED_STEPS))
+        begin = earliest(marks[0, :, MARKS.index("asked")])
+        done = since(marks[..., MARKS.index("done")], begin)
         ends = np.zeros((TRACED_STEPS, len(table.families)))
         for step in range(TRACED_STEPS):
             np.maximum.at(ends[step], family, done[step] / 1e3)

@@ -21,7 +21,9 @@ import torch
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import Artifact
 from mpkir.runtime.program import Program
-from mpkir.runtime.shared_clock import Times, Words, shared_times
+
+Words = npt.NDArray[np.uint32]
+Times = npt.NDArray[np.int64]
 
 MARKS = ("asked", "ready", "ready_data", "computed", "done")
 """Columns of `Recording.marks`; what they are stands in include/mpk/trace.cuh."""
@@ -44,7 +46,6 @@ class Tracing(ctypes.Structure):
         ("tasks", ctypes.c_void_p),
         ("stages", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
-        ("clocks", ctypes.c_void_p),
         ("task_count", ctypes.c_int),
         ("first", ctypes.c_int),
         ("count", ctypes.c_uint),
@@ -73,14 +74,10 @@ class Notes:
         self._tasks = zeros(places, table.task_count, _TASK_WORDS)
         self._stages = zeros(table.worker_count, stages, _STAGE_WORDS)
         self._counts = zeros(table.worker_count)
-        self._clocks = zeros(table.worker_count, places, 2)
-        addresses = (each.data_ptr() for each in self._memory())
+        addresses = (each.data_ptr() for each in (self._tasks, self._stages, self._counts))
         self._tracing = Tracing(*addresses, table.task_count, 0, steps, places - 1, stages - 1)
         launcher: TracedLauncher = program.launcher  # pyright: ignore[reportAssignmentType]
         self._launcher = launcher
-
-    def _memory(self) -> tuple[torch.Tensor, ...]:
-        return self._tasks, self._stages, self._counts, self._clocks
 
     def __enter__(self) -> Notes:
         """The launches from here on are noted. MpkirError if the build is not traced."""
@@ -90,16 +87,10 @@ class Notes:
     def __exit__(self, *_: object) -> None:
         self._launcher.write_global(VARIABLE, bytes(Tracing()))
 
-    def tasks(self, steps: Sequence[int]) -> Words:
-        """[steps, rows of the table, 8] `struct TracedTask` of include/mpk/trace.cuh."""
-        return self._of(steps, self._tasks)
-
-    def looks(self, steps: Sequence[int]) -> Words:
-        """[workers, steps, 2] cycles and nanoseconds."""
-        return self._of(steps, self._clocks.transpose(0, 1)).swapaxes(0, 1)
-
-    def _of(self, steps: Sequence[int], memory: torch.Tensor) -> Words:
-        return memory.cpu().numpy().view(np.uint32)[[step % len(memory) for step in steps]]
+    def marks(self, steps: Sequence[int]) -> Words:
+        """[steps, rows of the table, 5] the clock at MARKS; 0 where nothing was marked."""
+        places = [step % len(self._tasks) for step in steps]
+        return self._tasks.cpu().numpy().view(np.uint32)[places, :, : len(MARKS)]
 
     def stages(self) -> list[tuple[npt.NDArray[np.int32], int]]:
         """Each worker's ring of stages, `struct TracedStage`, and how many it noted."""
@@ -107,11 +98,15 @@ class Notes:
         return list(zip(self._stages.cpu().numpy(), noted.tolist(), strict=True))
 
 
-def times_of(tasks: Words, looks: Words) -> Times:
-    """Of `Notes`' tasks: [steps, rows, 5] nanoseconds, MARKS; NOT_MARKED where nothing was."""
-    marks = tasks[..., : len(MARKS)]
-    workers = np.broadcast_to(tasks[..., len(MARKS), None], marks.shape)
-    return np.where(marks != 0, shared_times(marks, workers, looks), NOT_MARKED)
+def earliest(clock: Words) -> np.uint32:
+    """The first of some times modulo 2^32 within 2^31 of each other; 0 is none, not all are."""
+    known = clock[clock != 0]
+    return np.uint32((int(known[0]) + int((known - known[0]).view(np.int32).min())) % 2**32)
+
+
+def since(clock: Words, begin: np.uint32) -> Times:
+    """Nanoseconds from `begin` on, which is within 2^31 of all; NOT_MARKED where the clock is 0."""
+    return np.where(clock != 0, (clock - begin).view(np.int32).astype(np.int64), NOT_MARKED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,15 +248,13 @@ def _recording(
     """Of these steps all but the first and the last, from the first task's start."""
     workers = np.repeat(np.arange(len(rows)), [len(each) for each in rows])
     flat = np.concatenate(rows)
-    looks = notes.looks(steps)
-    marks = times_of(notes.tasks(steps[1:-1]), looks)
+    marks = notes.marks(steps[1:-1])
     starts = marks[..., MARKS.index("ready")]
-    if not (starts != NOT_MARKED).any():
+    if not starts.any():
         raise MpkirError("the traced build noted nothing", hint="compile the model again")
-    begin = starts[starts != NOT_MARKED].min()
-    kept = np.where(marks != NOT_MARKED, marks - begin, NOT_MARKED)
-    cycles = np.ascontiguousarray(flat[:, 3:7]).view(np.uint32)
-    clocks = shared_times(cycles, np.broadcast_to(workers[:, None], cycles.shape), looks) - begin
+    begin = earliest(starts)
+    kept = since(marks, begin)
+    clocks = since(np.ascontiguousarray(flat[:, 3:7]).view(np.uint32), begin)
     overlaps = (clocks[:, -1] > 0) & (clocks[:, 0] < kept.max()) & (flat[:, 0] >= steps[0])
     times = np.column_stack([workers, flat[:, 0] - steps[1], flat[:, 1:3], clocks])
     return Recording(kept, times[overlaps].astype(np.int64), **about)

@@ -231,16 +231,12 @@ def test_many_steps_in_many_launches(start: Callable[[Net], Running], name: str)
 
 @pytest.mark.parametrize("name", ["static", "hybrid"])
 def test_marks(start: Callable[..., Running], name: str) -> None:
-    """Every task of every step that is held leaves its marks, in order, and who ran it; here cycles
-    and nanoseconds are the same.
-    """
+    """Every task of every step that is held leaves its marks, in order."""
     net, steps, held = NETS[name], 6, 4
-    running, workers = start(net, traced=True), net.workers
+    running = start(net, traced=True)
     table = running.table
     tasks = np.zeros((held, table.task_count, 8), np.uint32)
-    looks = np.zeros((workers, held, 2), np.uint32)
-    memory = (tasks.ctypes.data, None, None, looks.ctypes.data)
-    tracing = Tracing(*memory, table.task_count, 1, steps - 1, held - 1, 0)
+    tracing = Tracing(tasks.ctypes.data, None, None, table.task_count, 1, steps - 1, held - 1, 0)
     variable = Tracing.in_dll(running.library, VARIABLE)
     ctypes.memmove(ctypes.addressof(variable), bytes(tracing), ctypes.sizeof(tracing))
     assert running.run(0, steps) == steps
@@ -256,12 +252,6 @@ def test_marks(start: Callable[..., Running], name: str) -> None:
     for step in range(2, steps):  # step 1 is overwritten by step 5
         first = [ready[(step - 1) % held, layer == k].min() for k in range(len(net.layers))]
         assert first == sorted(first)
-    listed = np.repeat(np.arange(workers), np.diff(table.workers))
-    assert (tasks[:, : len(listed), len(MARKS)] == listed).all()
-    assert (tasks[..., len(MARKS)] < workers).all()
-    busy = np.unique(tasks[..., len(MARKS)])
-    assert (looks[busy] != 0).any(axis=1).all()
-    assert (looks[..., 0] - looks[..., 1] < 10**9).all()
 
 
 @pytest.mark.parametrize("stops", ["list", "queue"])

@@ -1,6 +1,6 @@
 // When each task waited, started and was done; only in a build with MPK_TRACE, else empty. The
 // memory is the host's (mpkir/runtime/recording.py), laid out as include/mpk/trace.cuh says; there is
-// no stream of weights here, and all threads have one clock, so their parts stay empty.
+// no stream of weights here, so its part stays empty.
 #pragma once
 
 #include <time.h>
@@ -12,15 +12,13 @@ constexpr int MARKS = 5;
 
 struct TracedTask {
   unsigned at[MARKS];
-  int worker;
-  unsigned reserved[2];
+  unsigned reserved[3];
 };
 
 struct Tracing {
   TracedTask* tasks;  // [steps that are held][tasks]
   void* stages;
   unsigned* counts;
-  void* clocks;
   int task_count;
   int first;
   unsigned count;

@@ -171,14 +171,10 @@ struct ServingDispatcher : Dispatcher {
 template <class P, class D>
 __device__ __forceinline__ void dispatch(Shared<P>& s, D dispatcher) {
   QueueCursor queue;
-  StepClock clock;
   for (;;) {
     s.queue.filled[queue.entry].wait(queue.parity);
     Work& work = s.queue.work[queue.entry];
-    if (work.body >= 0) {
-      clock.look(work.step);
-      mark(work, Mark::asked);
-    }
+    if (work.body >= 0) mark(work, Mark::asked);
     if (work.body < 0) dispatcher.wait_for_last();
     const bool leave = work.body < 0 || !dispatcher.wait(work);
     if (leave) dispatcher.stands(work);

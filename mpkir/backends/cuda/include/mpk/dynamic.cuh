@@ -93,7 +93,6 @@ struct Server {
   int other;                 // whose queue is looked into next
   u64 own_head, other_head;  // as last seen
   u32 offers = 0;
-  StepClock clock;
 
   __device__ Server(const LaunchArgs& args, Offer& offer, int tokens)
       : args(args), offer(offer), workers(int(gridDim.x)), own(int(blockIdx.x)), tokens(tokens) {
@@ -151,7 +150,6 @@ struct Server {
     work.wait_event = -1, work.stop = 0, work.first = 0;
     work.tag_for(args, epoch);
     work.deadline = deadline_of(args);
-    clock.look(work.step);
     mark(work, Mark::asked);
     mark(work, Mark::ready);
     offer.made.arrive();

@@ -1,11 +1,13 @@
 // When each task waited, started, had its data and was done, and when each stage of the weight
 // stream was asked for, issued and landed: only in a build with MPK_TRACE, else all of it is empty.
 //
-// Times are of the SM's own clock, which a warp reads in passing: cycles modulo 2^32. Once a step
-// each worker looks at that and at globaltimer, which all SMs share, together; by these pairs the
-// host (mpkir/runtime/recording.py) tells when it was. The memory is the host's, which chooses the
-// steps: those from `first` on, `count` of them; with fewer places than steps, later ones overwrite
-// earlier ones.
+// Times are of globaltimer, which all SMs share: nanoseconds modulo 2^32, in ticks of 32 on an H100.
+// Its low half is one instruction of fixed latency, like the cycles of the SM's own clock; and those of
+// several SMs are not to be compared: each part of the GPU has a frequency of its own, which follows
+// its voltage, and they come apart by microseconds within a step.
+//
+// The memory is the host's (mpkir/runtime/recording.py), which chooses the steps: those from `first`
+// on, `count` of them; with fewer places than steps, later ones overwrite earlier ones.
 //
 // One lane of a worker says each mark of a task, in the role that knows:
 //   asked       dispatcher: the task's turn to wait for its event has come
@@ -29,8 +31,7 @@ constexpr int MARKS = 5;
 // A task of a step; 0 where nothing was marked.
 struct alignas(32) TracedTask {
   u32 at[MARKS];
-  int worker;
-  u32 reserved[2];
+  u32 reserved[3];
 };
 
 // A stage of the weight stream; times as above.
@@ -44,16 +45,10 @@ struct alignas(32) TracedStage {
   u32 reserved;
 };
 
-// A look at both clocks.
-struct alignas(8) TracedClock {
-  u32 cycles, nanoseconds;
-};
-
 struct Tracing {
   TracedTask* tasks;    // [steps that are held][tasks]
   TracedStage* stages;  // [workers][stages that are held], used in turn
   u32* counts;          // [workers] stages noted
-  TracedClock* clocks;  // [workers][steps that are held]
   int task_count;
   int first;
   u32 count;
@@ -77,7 +72,7 @@ namespace mpk {
 constexpr bool TRACED = true;
 static_assert(sizeof(Work::marks) == sizeof(TracedTask::at), "a word for each mark");
 
-__device__ __forceinline__ u32 trace_clock() { return cycles(); }
+__device__ __forceinline__ u32 trace_clock() { return u32(nanoseconds()); }
 
 // One lane. `at`: by the clock.
 __device__ __forceinline__ void mark(const Work& work, Mark which, u32 at) {
@@ -87,9 +82,6 @@ __device__ __forceinline__ void mark(const Work& work, Mark which) { mark(work, 
 
 __device__ __forceinline__ bool is_traced(int step) {
   return u32(step - mpk_trace.first) < mpk_trace.count;
-}
-__device__ __forceinline__ i64 traced_place(int step) {
-  return u32(step - mpk_trace.first) & mpk_trace.step_mask;
 }
 
 // A place for tasks that holds none yet.
@@ -103,24 +95,10 @@ __device__ __forceinline__ void keep_marks(const Work& work) {
   TracedTask kept = {};
 #pragma unroll
   for (int i = 0; i < MARKS; ++i) kept.at[i] = work.marks[i], work.marks[i] = 0;
-  kept.worker = int(blockIdx.x);
-  if (is_traced(work.step))
-    mpk_trace.tasks[traced_place(work.step) * mpk_trace.task_count + work.task] = kept;
+  if (!is_traced(work.step)) return;
+  const i64 place = u32(work.step - mpk_trace.first) & mpk_trace.step_mask;
+  mpk_trace.tasks[place * mpk_trace.task_count + work.task] = kept;
 }
-
-// Looks at both clocks once a step, when globaltimer, which takes steps of 32 ns on an H100, takes one.
-struct StepClock {
-  int looked = -1;
-
-  __device__ __forceinline__ void look(int step) {
-    if (step == looked || !is_traced(step)) return;
-    looked = step;
-    const u32 before = u32(nanoseconds());
-    u32 now = before;
-    while (now == before) now = u32(nanoseconds());
-    mpk_trace.clocks[blockIdx.x * i64(mpk_trace.step_mask + 1) + traced_place(step)] = {trace_clock(), now};
-  }
-};
 
 // The loader's notes; all of its lanes call every method together, each in the order of stages. Between
 // a landing and the copy that it lets start there is none: that is what a stream of weights waits for.
@@ -182,10 +160,6 @@ __device__ __forceinline__ void mark(const Work&, Mark, u32) {}
 __device__ __forceinline__ void mark(const Work&, Mark) {}
 __device__ __forceinline__ void forget_marks(Work&) {}
 __device__ __forceinline__ void keep_marks(const Work&) {}
-
-struct StepClock {
-  __device__ __forceinline__ void look(int) {}
-};
 
 struct StageMarks {
   static constexpr int MOST_IN_FLIGHT = WARP;

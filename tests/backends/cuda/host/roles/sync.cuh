@@ -101,6 +101,5 @@ inline i64 nanoseconds() {
   clock_gettime(CLOCK_MONOTONIC, &t);
   return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
-inline u32 cycles() { return u32(nanoseconds()); }
 
 }  // namespace mpk
