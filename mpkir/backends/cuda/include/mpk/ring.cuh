@@ -20,9 +20,6 @@ struct Ring {
   alignas(128) char slot[SLOTS][SLOT];
   Barrier full[SLOTS];
   Barrier empty[SLOTS];
-#ifdef MPK_TRACE
-  StageNotes notes;
-#endif
 
   // Thread `first` of `threads`, each its part.
   __device__ __forceinline__ void init(int first, int threads) {
@@ -55,7 +52,6 @@ struct RingCursor {
 template <int SLOTS, int IN_FLIGHT, int EASE = 0, int PACE = 0>
 struct Loader {
   static_assert(IN_FLIGHT < SLOTS, "a stage in flight needs a slot of its own");
-  static_assert(IN_FLIGHT <= StageMarks::MOST_IN_FLIGHT, "a stage in flight needs a lane of its own");
 
   Ring<SLOTS>& ring;
   const volatile int& leave;  // set once the worker gives up: nobody will empty a slot any more
@@ -68,7 +64,7 @@ struct Loader {
   u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
   __device__ Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane), marks(ring, lane) {
+      : ring(ring), leave(leave), lane(lane), marks(lane) {
 #if __CUDA_ARCH__ >= 900 && !defined(MPK_WEIGHTS_STAY)
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(used_once));
 #elif __CUDA_ARCH__ >= 900

@@ -102,20 +102,17 @@ __device__ __forceinline__ void keep_marks(const Work& work) {
 
 // The loader's notes; all of its lanes call every method together, each in the order of stages. Between
 // a landing and the copy that it lets start there is none: that is what a stream of weights waits for.
-// Until 16 more have landed they are kept in the ring, in shared memory; then as many lanes store them.
-struct StageNotes {
-  TracedStage stage[WARP];
-};
+// Stores to memory are started by one lane, and the loader has no fence that would wait for them.
 struct StageMarks {
-  static constexpr u32 HALF = WARP / 2;
-  static constexpr int MOST_IN_FLIGHT = WARP / 2 - 1;
-  TracedStage* notes;
-  int lane, step = 0, task = 0;
-  u32 noted = 0, noted_landed = 0, stored = 0;
+  TracedStage* held;
+  bool notes;
+  int step = 0, task = 0;
+  u32 noted = 0, noted_landed = 0;
   u32 asked_at = 0, free_at = 0;
 
-  template <class R>
-  __device__ __forceinline__ StageMarks(R& ring, int lane) : notes(ring.notes.stage), lane(lane) {}
+  __device__ __forceinline__ explicit StageMarks(int lane)
+      : held(mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1)),
+        notes(lane == 0 && mpk_trace.count != 0) {}
 
   // The stages from here on are this task's.
   __device__ __forceinline__ void begin(const Work& work) { step = work.step, task = work.task; }
@@ -123,33 +120,16 @@ struct StageMarks {
   __device__ __forceinline__ void has_slot() { free_at = trace_clock(); }
   __device__ __forceinline__ void issued(int bytes) {
     const u32 now = trace_clock();
-    if (noted_landed - stored >= HALF) store();
-    if (lane == 0) notes[noted % WARP] = {step, task, u32(bytes), asked_at, free_at, now, 0, 0};
+    if (notes) held[noted & mpk_trace.stage_mask] = {step, task, u32(bytes), asked_at, free_at, now, 0, 0};
     ++noted;
   }
   __device__ __forceinline__ void landed() {
-    if (lane == 0) notes[noted_landed % WARP].landed = trace_clock();
+    if (notes) held[noted_landed & mpk_trace.stage_mask].landed = trace_clock();
     ++noted_landed;
   }
   // Behind the last landing.
-  __device__ __forceinline__ void over() {
-    while (stored < noted_landed) store();
-    if (lane == 0 && mpk_trace.count != 0) mpk_trace.counts[blockIdx.x] = noted_landed;
-  }
-
- private:
-  // The next of them, 16 at most.
-  __device__ __forceinline__ void store() {
-    __syncwarp();
-    const u32 number = stored + u32(lane);
-    const u32 end = noted_landed - stored < HALF ? noted_landed : stored + HALF;
-    stored = end;
-    if (number < end) {
-      const TracedStage own = notes[number % WARP];
-      TracedStage* held = mpk_trace.stages + i64(blockIdx.x) * (mpk_trace.stage_mask + 1);
-      if (is_traced(own.step)) held[number & mpk_trace.stage_mask] = own;
-    }
-    __syncwarp();
+  __device__ __forceinline__ void over() const {
+    if (notes) mpk_trace.counts[blockIdx.x] = noted_landed;
   }
 };
 #else
@@ -162,9 +142,7 @@ __device__ __forceinline__ void forget_marks(Work&) {}
 __device__ __forceinline__ void keep_marks(const Work&) {}
 
 struct StageMarks {
-  static constexpr int MOST_IN_FLIGHT = WARP;
-  template <class R>
-  __device__ __forceinline__ StageMarks(R&, int) {}
+  __device__ __forceinline__ explicit StageMarks(int) {}
   __device__ __forceinline__ void begin(const Work&) {}
   __device__ __forceinline__ void asked() {}
   __device__ __forceinline__ void has_slot() {}

@@ -12,9 +12,6 @@ struct Ring {
   char slot[SLOTS][SLOT];
   Barrier full[SLOTS];
   Barrier empty[SLOTS];
-#ifdef MPK_TRACE
-  StageNotes notes;
-#endif
 
   void init(int, int) {
     for (int i = 0; i < SLOTS; ++i) full[i].init(1), empty[i].init(COMPUTE_WARPS);
@@ -40,7 +37,7 @@ struct Loader {
   StageMarks marks;
 
   Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane), marks(ring, lane) {}
+      : ring(ring), leave(leave), lane(lane), marks(lane) {}
   void note_landed() {}
   bool issue(const char* source, int bytes) {
     while (!ring.empty[next.slot].passed(next.parity ^ 1))
