@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -118,7 +119,7 @@ class Recording:
     stages    [n, 8] STAGE_FIELDS, by worker and time of issue, of all weights in flight meanwhile;
               step -1 is the one before
     position  of the first step that was noted
-    step_ms   mean time of a step of this launch
+    step_ms   mean time of a step, of such launches
     device    its name
     untraced_ms  the same of the untraced build; 0 if it was not measured
     """
@@ -197,9 +198,12 @@ def _with_marks(artifact: Artifact) -> str:
     return f"#define {MACRO}\n" + artifact.source_path.read_text(encoding="utf-8")
 
 
-def record(program: Program, position: int, *, kept: int = 1, warm: int = 16) -> Recording:
+def record(
+    program: Program, position: int, *, kept: int = 1, warm: int = 16, runs: int = 1
+) -> Recording:
     """Run a traced build through `warm` steps, `kept` from `position` on, and one more, and keep
     what it noted of those. It notes every step, in a ring, so all take as long as a traced one.
+    Of several such runs, one right behind the other, the last one's notes are kept.
 
     The states are used as they are: the tokens of a language model must stand there already. Raises
     MpkirError if the build is not traced, or if there is no step before `position`.
@@ -213,11 +217,7 @@ def record(program: Program, position: int, *, kept: int = 1, warm: int = 16) ->
     stage_count = _stages_to_hold(program, kept + 2)
     while True:
         with Notes(program, steps, places, stage_count) as notes:
-            begun = perf_counter()
-            done = program.run(position - before * per_step, steps)
-            step_ms = (perf_counter() - begun) * 1e3 / max(done, 1)
-        if done < steps:
-            raise MpkirError(f"the program stopped by itself after {done} of {steps} steps")
+            step_ms = median_step_ms(program, position - before * per_step, steps, runs)
         rings = notes.stages()
         if all(_holds(ring, count, first) for ring, count in rings):
             break
@@ -230,6 +230,20 @@ def record(program: Program, position: int, *, kept: int = 1, warm: int = 16) ->
         step_ms=step_ms,
         device=_name_of(program.device),
     )
+
+
+def median_step_ms(program: Program, position: int, steps: int, runs: int) -> float:
+    """Milliseconds of a step, of `runs` launches, one right behind the other; of several, the first
+    is not counted: behind a pause a launch takes longer. MpkirError if one stops before its end.
+    """
+    times: list[float] = []
+    for _ in range(runs):
+        begun = perf_counter()
+        done = program.run(position, steps)
+        if done < steps:
+            raise MpkirError(f"the program stopped by itself after {done} of {steps} steps")
+        times.append((perf_counter() - begun) * 1e3 / steps)
+    return median(times[1:] or times)
 
 
 def _holds(ring: npt.NDArray[np.int32], count: int, first: int) -> bool:

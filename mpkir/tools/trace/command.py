@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import statistics
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from mpkir.errors import MpkirError
 from mpkir.progress import Progress
 from mpkir.runtime.artifact import Artifact, load_artifact
 from mpkir.runtime.program import Program
-from mpkir.runtime.recording import Recording, random_weights, record, traced
+from mpkir.runtime.recording import Recording, median_step_ms, random_weights, record, traced
 from mpkir.tools.trace.page import page_of
 from mpkir.tools.trace.path import critical_path
 from mpkir.tools.trace.summary import summary
@@ -46,14 +44,13 @@ def record_artifact(
     with progress.stage("run"):
         program = Program(artifact, weights)
         first, steps = _fill_tokens(program, position, kept)
-        untraced = _median_ms(program, first, steps, runs)
+        untraced = median_step_ms(program, first, steps, runs + 1)
         del program
         _collect(artifact)
         program = Program(noting, weights)
         _fill_tokens(program, position, kept)
-        recordings = [record(program, position, kept=kept, warm=WARM) for _ in range(runs + 1)][1:]
-    step_ms = statistics.median(each.step_ms for each in recordings)
-    return replace(recordings[-1], step_ms=step_ms, untraced_ms=untraced)
+        recording = record(program, position, kept=kept, warm=WARM, runs=runs + 1)
+    return replace(recording, untraced_ms=untraced)
 
 
 def _fill_tokens(program: Program, position: int, kept: int) -> tuple[int, int]:
@@ -71,16 +68,6 @@ def _fill_tokens(program: Program, position: int, kept: int) -> tuple[int, int]:
         # Known to the end: no chosen token can stop the launch.
         tokens.copy_(chosen.to(tokens.device))
     return position - before * per_step, steps
-
-
-def _median_ms(program: Program, first: int, steps: int, runs: int) -> float:
-    """Milliseconds of a step; the first launch is not counted."""
-    times: list[float] = []
-    for _ in range(runs + 1):
-        begun = perf_counter()
-        program.run(first, steps)
-        times.append((perf_counter() - begun) * 1e3 / steps)
-    return statistics.median(times[1:])
 
 
 def _collect(artifact: Artifact) -> None:
