@@ -48,24 +48,24 @@ def ms(record: Record | None) -> str:
     return "" if record is None else f"{record['ms']:.3f}"
 
 
-def short_runs() -> list[list[Record]]:
+def short_runs(name: str) -> list[list[Record]]:
     """Runs of one sequence at short context that have a megakernel."""
     return [
         run
-        for run in runs(records("decode-h100"))
+        for run in runs(records(name))
         if run[0]["batch"] == 1 and run[0]["positions"] == SHORT
         if one(run, "mpkir-megakernel") is not None
     ]
 
 
-def decode_table() -> list[str]:
-    """Decode on the H100, each model's latest run."""
+def decode_table(name: str, gpu: str) -> list[str]:
+    """Decode on one GPU, each model's latest run."""
     lines = [
-        "| H100, bf16, batch 1, ms per token | mpkir | a kernel for each operator | floor | "
+        f"| {gpu}, bf16, batch 1, ms per token | mpkir | a kernel for each operator | floor | "
         "share of floor | logit error, ours / PyTorch bf16 | kernel of |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    latest = {run[0]["model"]: run for run in short_runs()}
+    latest = {run[0]["model"]: run for run in short_runs(name)}
     for model, run in latest.items():
         ours = one(run, "mpkir-megakernel")
         assert ours is not None
@@ -81,7 +81,7 @@ def peers_table() -> list[str]:
     """Each model's latest run beside torch.compile."""
     modes = {"CUDA graphs": "reduce-overhead", "max-autotune": "max-autotune"}
     found: dict[str, dict[str, Record | None]] = {}
-    for run in short_runs():
+    for run in short_runs("decode-h100"):
         each = {name: one(run, "torch.compile", mode) for name, mode in modes.items()}
         if any(record is not None for record in each.values()):
             found[run[0]["model"]] = {"": one(run, "mpkir-megakernel"), **each}
@@ -129,9 +129,10 @@ def ranks_table() -> list[str]:
     steps = records("decode-tp-h200")
     lines = [
         "| H200, bf16, batch 1, ms per token | GPUs | mpkir | of one GPU's time | "
-        "of it waiting for others | share of floor | kernel of |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "of it waiting for others | share of floor | PyTorch (torch.compile, NCCL) | kernel of |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    peers = {(r["model"], r["gpus"]): r for r in steps if r["system"].startswith("torch.compile")}
     ours = [r for r in steps if r["system"] == "mpkir-megakernel" and not r.get("variant")]
     for record in ours:
         model, ranks = record["model"], record["gpus"]
@@ -149,6 +150,7 @@ def ranks_table() -> list[str]:
         share = record["floor_ms"] / record["ms"]
         lines.append(
             f"| {model} | {ranks} | {ms(record)} | {ratio} | {waits} | {share:.0%} | "
+            f"{ms(peers.get((model, ranks)))} | "
             f"{record['commit']} |"
         )
     reduces = [r for r in records("allreduce-h200") if r["model"] == "8 KB"]
@@ -184,7 +186,9 @@ def tables() -> str:
         *sweep_table("H100, ms per step and share of floor, by batch size", "batch", 1),
         *sweep_table("H100, ms per token and share of floor, by position", "positions", SHORT[0]),
     ]
-    return "\n".join([*decode_table(), *sweeps, *peers_table(), *ranks_table(), "", *cpu_table()])
+    decode = [*decode_table("decode-h100", "H100"), *sweeps, *peers_table()]
+    decode += ["", *decode_table("decode-h200", "H200")]
+    return "\n".join([*decode, *ranks_table(), "", *cpu_table()])
 
 
 def main() -> None:
