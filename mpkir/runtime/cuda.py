@@ -41,6 +41,7 @@ class CudaProgram:
     flagged         the buffers whose elements carry the number of the step that wrote them, and the
                     families that write each
     reads           how many operands each family reads; () if that is not known
+    partial         flagged buffers of which a step may write a part only
     watchdog_s      seconds without progress after which the launch ends; 0 = for ever; by default
                     more where it is another rank that may be late
     peers           of a program of several ranks: what it shares with the others
@@ -60,6 +61,7 @@ class CudaProgram:
         watchdog_s: float | None = None,
         flagged: Mapping[int, Sequence[int]] | None = None,
         reads: Sequence[int] = (),
+        partial: frozenset[int] = frozenset(),
         peers: PeerMemory | None = None,
         specs: Sequence[Buffer] = (),
         sequences: Sequence[int] = (),
@@ -69,7 +71,7 @@ class CudaProgram:
         self.watchdog_s = usual if watchdog_s is None else watchdog_s
         self.device = device_of(buffers, table)
         self._buffers = tuple(buffers)
-        self._flagged, self._reads = dict(flagged or {}), reads
+        self._flagged, self._reads, self._partial = dict(flagged or {}), reads, partial
         self._specs = dict(enumerate(specs))
         self._peers = peers
         with torch.cuda.device(self.device):
@@ -216,7 +218,9 @@ class CudaProgram:
         data = self._stands.cpu().numpy().tobytes()
         stands = list((Stand * self.table.worker_count).from_buffer_copy(data))
         rows = {k: prod(spec.shape[1:]) for k, spec in self._specs.items() if spec.exchange}
-        polled = Polled(self._missing, self._flagged, self._reads, rows) if self._flagged else None
+        polled = None
+        if self._flagged:
+            polled = Polled(self._missing, self._flagged, self._reads, rows, self._partial)
         arrivals = self._counters if self._peers is None else self._peers.arrivals()
         counters = arrivals.cpu().numpy().view(np.uint32)
         hang = Hang(self.table, control, stands, counters, self._epoch, polled)

@@ -47,12 +47,15 @@ class Polled:
     writers   the families that write each flagged buffer; () if that is not known
     reads     how many operands each family reads; () if that is not known
     rows      elements that each rank writes, row after row, of buffers that ranks exchange
+    partial   buffers of which a step writes what it has to say, and nobody waits for the rest:
+              chunks of attention beyond its position
     """
 
     missing: Callable[[int, int], Missing]
     writers: Mapping[int, Sequence[int]]
     reads: Sequence[int] = ()
     rows: Mapping[int, int] = field(default_factory=dict[int, int])
+    partial: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -261,7 +264,9 @@ class Hang:
         operands = self.table.operands(family)
         reads = operands[: polled.reads[family]] if polled.reads else operands
         found = [(b, polled.missing(b, step)) for b in dict.fromkeys(reads) if b in polled.writers]
-        return [(buffer, missing) for buffer, missing in found if missing.elements]
+        found = [(buffer, missing) for buffer, missing in found if missing.elements]
+        certain = [each for each in found if each[0] not in polled.partial]
+        return certain or found
 
     def _buffer(self, buffer: int, step: int, missing: Missing) -> _Wait:
         assert self.polled is not None
@@ -279,6 +284,8 @@ class Hang:
             ranks = sorted({r for a, b in missing.runs for r in range(a // row, b // row + 1)})
             what = "rank" if len(ranks) == 1 else "ranks"
             note = f"what is not there comes from {what} {', '.join(map(str, ranks))}"
+        elif buffer in self.polled.partial:
+            note = "chunks beyond the position may be missing"
         elif not absent and families:
             names = ", ".join(self.table.names.families[family] for family in families)
             note = f"all tasks of {names}, which write it, have run: a store was lost"

@@ -358,6 +358,11 @@ def _launcher(
         buffers,
         flagged=writers,
         reads=reads,
+        partial=frozenset(
+            buffer
+            for buffer, families in writers.items()
+            if origins and {origins[each].operator for each in families} == {"attention_split"}
+        ),
         peers=peers,
         specs=manifest.buffers,
         sequences=() if language is None else shapes[language.tokens],

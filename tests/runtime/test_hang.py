@@ -87,3 +87,22 @@ def test_an_event_of_peers_for_which_arrivals_lack():
     assert "event met has 2 of 4 arrivals in step 0" in text
     assert "all 1 tasks of this rank that signal it have run" in text
     assert "from all 2 ranks together 2 arrivals lack" in text
+
+
+@pytest.mark.parametrize("h_lacks", [True, False])
+def test_what_a_step_may_leave_out(polling: Table, h_lacks: bool):
+    """y is of chunks, some of which have nothing to say: it is named only where nothing else is."""
+    flags = np.zeros(24, np.bool_)
+
+    def missing(buffer: int, step: int) -> Missing:
+        flags[8:16] = buffer == 2 or h_lacks
+        return missing_elements(flags)
+
+    control = Control(fault=1, fault_worker=2, fault_task=5, fault_event=-1)
+    polled = Polled(missing, {1: (0,), 2: (0,)}, reads=(1, 2), partial=frozenset({2}))
+    stands = [gave_up(5, task) for task in (1, 3, 5)]
+    hang = Hang(polling, control, stands, np.array([36], np.uint32), epoch=7, polled=polled)
+    text = str(hang.error(2.0))
+    assert ("buffer h lacks" in text) == h_lacks
+    assert ("buffer y lacks" in text) != h_lacks
+    assert ("chunks beyond the position may be missing" in text) != h_lacks
