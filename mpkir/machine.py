@@ -54,6 +54,9 @@ class Ring:
     `in_flights` (analysis/stream_share.py)."""
     in_flights: tuple[int, int] = (0, 0)
     """Where memory sets the pace of a step, and where its families wait for each other."""
+    waits_from: float = 0.0
+    """How long a step's families wait for each other, over the time its weights stream, from which
+    on the second of these is better."""
     ease: int = 0
     """While no more than so many slots are free, the loader takes its time."""
     pace: int | None = None

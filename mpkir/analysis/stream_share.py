@@ -13,11 +13,6 @@ from xdsl.dialects.builtin import FixedBitwidthType, ModuleOp
 from mpkir.dialects import task
 from mpkir.machine import Machine
 
-_WAITS = 0.25
-"""From how much waiting on, beside the stream, a step counts as one that waits. Measured on an
-H100: 1.7B of weights wait 0.14 and are faster with three stages in flight, 0.6B wait 0.4 and are
-with two."""
-
 
 def waiting_share(module: ModuleOp, machine: Machine) -> float:
     """Time that a step's families wait, each for the one before, over the time its weights stream.
@@ -42,7 +37,7 @@ def in_flight_of(module: ModuleOp, machine: Machine) -> int:
     if machine.ring.in_flight:
         return machine.ring.in_flight
     streaming, waiting = machine.ring.in_flights
-    return waiting if waiting_share(module, machine) > _WAITS else streaming
+    return waiting if waiting_share(module, machine) > machine.ring.waits_from else streaming
 
 
 def _bytes_of(buffer: task.BufferOp) -> int:
