@@ -6,7 +6,7 @@ Kernels do not need it; artifacts of older versions are without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +72,15 @@ def flagged_writers(
             if buffer in writers:
                 writers[buffer] = (*writers[buffer], family)
     return writers
+
+
+def partial_buffers(
+    writers: Mapping[int, Sequence[int]], origins: Sequence[Origin]
+) -> frozenset[int]:
+    """Of flagged buffers, given who writes each, those of which a step may write a part only: what
+    chunks of a split attention have to say, which is nothing beyond the step's position."""
+    return frozenset(
+        buffer
+        for buffer, families in writers.items()
+        if families and all(origins[each].operator == "attention_split" for each in families)
+    )

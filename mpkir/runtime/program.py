@@ -16,7 +16,7 @@ from mpkir.runtime.artifact import Artifact, load_artifact, read_manifest
 from mpkir.runtime.buffers import allocate, bind, check_fits, values_of
 from mpkir.runtime.host import check_host
 from mpkir.runtime.manifest import Buffer, Manifest, Place, Signature, Target
-from mpkir.runtime.origins import flagged_writers, origins_of
+from mpkir.runtime.origins import flagged_writers, origins_of, partial_buffers
 from mpkir.runtime.ranks.agreement import check_agreement
 from mpkir.runtime.ranks.group import Group, telling
 from mpkir.runtime.ranks.memory import PeerMemory
@@ -358,11 +358,7 @@ def _launcher(
         buffers,
         flagged=writers,
         reads=reads,
-        partial=frozenset(
-            buffer
-            for buffer, families in writers.items()
-            if origins and {origins[each].operator for each in families} == {"attention_split"}
-        ),
+        partial=partial_buffers(writers, origins),
         peers=peers,
         specs=manifest.buffers,
         sequences=() if language is None else shapes[language.tokens],

@@ -35,7 +35,7 @@
 //   static __device__ void store_stats(const Work&, int t, int g, int i, float y);      {top, sum}
 //
 // The task that has a step's position writes its key and value into the cache. A task none of whose
-// rows is of a step's position or an earlier one stores no acc; nobody reads it.
+// rows is of a step's position or an earlier one stores nothing; nobody reads it.
 //
 // Cache rows come from far, so the loader, which is ahead of the compute warps, asks for the first of
 // them into L2, and the compute warps for those further on as they go. First q, k and v of the step are

@@ -7,8 +7,8 @@
 //   static __device__ const Stats* stats(const Work&, int row, int split);   {top, sum}, aligned to both
 //   static __device__ int parts(const Work&);    those of [0, parts) may have something to add
 //
-// A warp joins 32 columns of a row, a lane has one. All that it reads is asked for at once: the tops and
-// sums of every chunk, a lane for a chunk, and its columns of the chunks that may have any.
+// A warp joins 32 columns of a row, a lane has one. All that it reads of the chunks that may have something
+// is asked for at once: their tops and sums, a lane for a chunk, and its columns.
 #pragma once
 #include "reduce.cuh"
 #include "tagged.cuh"

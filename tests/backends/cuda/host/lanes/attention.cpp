@@ -205,6 +205,26 @@ double error_at(i64 position) {
   return worst / largest;
 }
 
+// A chunk beyond the step's position looks for nothing, which would not come here, and stores nothing.
+template <class S>
+void leave_alone() {
+  using B = Body<S>;
+  using Acc = typename B::Acc;
+  const std::size_t rows = B::G * B::SPLITS;
+  Work w{};
+  w.position = B::P - 1, w.index = 1, w.tag = 70001;
+  auto *acc = memory<Acc>(rows * B::D), *stats = memory<Acc>(rows * 2);
+  const std::vector<unsigned char> old_acc(rows * B::D * sizeof(Acc), 0xff), old_stats(rows * 2 * sizeof(Acc), 0xff);
+  auto *q = memory<typename S::X>(B::G * B::D), *row = memory<typename S::X>(B::D);
+  void* operands[12] = {q, row, row, nullptr, nullptr, nullptr, acc, stats};
+  std::memcpy(w.operand, operands, sizeof operands);
+  char* scratch = memory<char>(mpk::Attention<B>::scratch_bytes);
+  fibers::run([&] { mpk::Attention<B>::run(w, {}, scratch); });
+  if (std::memcmp(acc, old_acc.data(), old_acc.size()) || std::memcmp(stats, old_stats.data(), old_stats.size()))
+    fibers::fail("a chunk beyond the position has stored something");
+  for (void* p : {(void*)acc, (void*)stats, (void*)q, (void*)row, (void*)scratch}) std::free(p);
+}
+
 bool all_right = true;
 template <class S>
 void check(const char* name) {
@@ -280,6 +300,8 @@ struct LongWindow : Joined {
 };
 
 int main() {
+  leave_alone<Flagged>();
+  leave_alone<Plain>();
   check<Plain>("plain");
   check<Flagged>("flagged");
   check<ManyHeads>("many heads");
