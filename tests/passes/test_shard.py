@@ -137,6 +137,18 @@ def check_same_tasks(model: Any, whole: ModuleOp, operators: ModuleOp) -> None:
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def divided_alike(model: Any, tp: int) -> ModuleOp:
+    """A model for several ranks, which gives what it gives undivided: before and after it is
+    lowered, and as tasks."""
+    whole = raised(model)
+    parts = divided(whole, tp)
+    check_same(model, whole, parts)
+    operators = lowered(parts)
+    check_same(model, lowered(whole), operators)
+    check_same_tasks(model, whole, operators)
+    return parts
+
+
 def shards_of(module: ModuleOp) -> dict[str, str]:
     """Which shard each weight, state and output is of; the shards of a weight with several."""
     result: dict[str, set[str]] = {}
@@ -282,12 +294,7 @@ def test_other_architectures(decoder: Decoder, architecture: str, changes: dict[
 def test_queries_keys_and_values_in_one_weight(decoder: Decoder, tp: int) -> None:
     """Each rank has its heads' rows of each, and its rows of gates and of what they gate."""
     model = decoder("Phi3Config", pad_token_id=0, bos_token_id=None, eos_token_id=None)
-    whole = raised(model)
-    parts = divided(whole, tp)
-    check_same(model, whole, parts)
-    operators = lowered(parts)
-    check_same(model, lowered(whole), operators)
-    check_same_tasks(model, whole, operators)
+    parts = divided_alike(model, tp)
     shards = shards_of(parts)
     layer = "model.layers.1"
     heads, keys = SHAPE["num_attention_heads"] * 16, SHAPE["num_key_value_heads"] * 16
@@ -318,12 +325,7 @@ def test_experts(
 ) -> None:
     """Each rank has a part of every expert, and one sum follows."""
     model = decoder(architecture, **changes)
-    whole = raised(model)
-    parts = divided(whole, tp)
-    check_same(model, whole, parts)
-    operators = lowered(parts)
-    check_same(model, lowered(whole), operators)
-    check_same_tasks(model, whole, operators)
+    parts = divided_alike(model, tp)
     shards = shards_of(parts)
     experts = "model.layers.1.mlp.experts"
     assert shards[f"{experts}.gate_up_proj"] == f"1 pieces [{size} of {tp}, {size} of {tp}]"

@@ -32,7 +32,7 @@ from mpkir.runtime.manifest import Buffer, Manifest, Shard, Signature, Target
 
 LOOPBACK = "127.0.0.1"
 STORE_S = timedelta(seconds=30)
-LIMIT_S = 120.0
+LIMIT_S = 60.0
 
 RunRanks = Callable[..., list[Any]]
 
