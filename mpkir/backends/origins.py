@@ -1,4 +1,5 @@
-"""What an artifact remembers of the user's model: the line that each family of tasks comes from."""
+"""What an artifact remembers of its families of tasks: the line of the user's model that each comes
+from, and what a table does not say of their operators."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from xdsl.dialects.builtin import FileLineColLoc, ModuleOp, NameLoc
-from xdsl.ir import Attribute
+from xdsl.ir import Attribute, BlockArgument
 
-from mpkir.analysis.families import families_of
+from mpkir.analysis.families import Family, evaluate, families_of
 from mpkir.backends.body import Body
+from mpkir.dialects import tensor
 from mpkir.runtime.origins import Origin
 
 _SHOWN_PARTS = 4
@@ -25,9 +27,25 @@ def origins_in(module: ModuleOp, bodies: Sequence[Body]) -> tuple[Origin, ...]:
         for name in body.families
     }
     return tuple(
-        Origin(operators[family.name], len(family.op.reads), *_line(family.op.location))
+        Origin(
+            operators[family.name],
+            len(family.op.reads),
+            *_line(family.op.location),
+            begins=_begins(family),
+        )
         for family in families_of(module)
     )
+
+
+def _begins(family: Family) -> tuple[int, ...]:
+    """Of a family of chunks of attention the first position that each task's rows are of."""
+    for op in family.op.body.block.ops:
+        if isinstance(op, tensor.AttentionSplitOp):
+            assert isinstance(op.k_cache, BlockArgument), "a tile is cut from the cache itself"
+            box = family.accesses[op.k_cache.index].box
+            rounds, chunk, row = evaluate(box.offsets.data, family.coordinates)[:, 2:5].T
+            return tuple(((rounds * op.chunks.value.data + chunk) * op.block + row).tolist())
+    return ()
 
 
 def _line(location: Attribute) -> tuple[str, str]:

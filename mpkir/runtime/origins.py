@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mpkir.errors import MpkirError
 from mpkir.runtime.json_records import decode, encode
 from mpkir.runtime.manifest import Manifest
-from mpkir.runtime.table import Table
+from mpkir.runtime.table import Table, TaskField
 
 ORIGINS = "families.json"
 
@@ -26,12 +29,15 @@ class Origin:
     reads     how many of its operands in the table it reads; it writes the rest
     line      the user's: "models/llama/modeling_llama.py:243"; "" if unknown
     text      that line, stripped; "" if unknown
+    begins    of chunks of a split attention the position of the cache that each task's rows begin
+              with, by index; () of others
     """
 
     operator: str
     reads: int
     line: str = ""
     text: str = ""
+    begins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,21 @@ def partial_buffers(
     writers: Mapping[int, Sequence[int]], origins: Sequence[Origin]
 ) -> frozenset[int]:
     """Of flagged buffers, given who writes each, those of which a step may write a part only: what
-    chunks of a split attention have to say, which is nothing beyond the step's position."""
+    chunks of a split attention have to say, of whom some may be left out."""
     return frozenset(
         buffer
         for buffer, families in writers.items()
-        if families and all(origins[each].operator == "attention_split" for each in families)
+        if families and all(origins[each].begins for each in families)
     )
+
+
+def left_out(table: Table, origins: Sequence[Origin], last: int) -> npt.NDArray[np.bool_]:
+    """Which tasks have nothing to say in a step whose last token is at position `last`: chunks that
+    begin behind it. They store nothing, and nobody who polls waits for them; [tasks]"""
+    result = np.zeros(table.task_count, np.bool_)
+    for family, origin in enumerate(origins):
+        if origin.begins:
+            rows = np.flatnonzero(table.tasks[:, TaskField.FAMILY] == family)
+            begins = np.array(origin.begins, np.int64)
+            result[rows] = begins[table.tasks[rows, TaskField.INDEX]] > last
+    return result

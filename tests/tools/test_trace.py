@@ -16,7 +16,7 @@ from torch import nn
 import mpkir
 from mpkir.errors import MpkirError
 from mpkir.runtime.manifest import Buffer, Manifest, Target
-from mpkir.runtime.origins import Origin
+from mpkir.runtime.origins import Origin, flagged_writers
 from mpkir.runtime.recording import MARKS, NOT_MARKED, STAGE_FIELDS, Recording
 from mpkir.runtime.table import TableNames, build_table
 from mpkir.tools import mpk
@@ -168,6 +168,57 @@ def test_the_critical_path(made_up: Timeline):
         (0, 1_000, 11_000),
         (11_000, 1_000, 15_000),
         (15_000, 5_000, 22_000),
+    ]
+
+
+def test_chunks_beyond_the_position_are_nobodys_cause():
+    """Four chunks of 16 positions, of which a join has the first. At position 39 the last of the
+    others has nothing to say, so the join goes on after the one before it, which was done earlier;
+    at 48 it has. Where all are left out, it goes on after its q.
+    """
+    table = build_table(
+        worker_tasks=[
+            [(0, 0, -1, 0, 0, -1, 0), (1, 0, -1, 0, 0, -1, 0), (2, 0, -1, 0, 0, 0, 1)],
+            *([(1, index, -1, 0, 0, -1, 0)] for index in (1, 2)),
+        ],
+        families=[(0, 1, 0, 0, 0), (1, 3, 0, 0, 0, 1), (2, 1, 0, 0, 0, 1, 2)],
+        events=[1],
+        names=TableNames(
+            ("q", "acc", "y"), ("linear_0", "split_1", "join_2"), ("q", "split", "join"), ("end",)
+        ),
+    )
+    manifest = Manifest(
+        Target("cuda", "h100", "sm_90a", workers=3, threads=352),
+        tuple(Buffer(name, "scratch", "float32", (64,), flagged=name != "y") for name in "qsy"),
+        *(table.names.bodies, table.names.families, table.names.events),
+        source="kernel.cu",
+        binary="kernel.cubin",
+    )
+    origins = (
+        Origin("linear", 0),
+        Origin("attention_split", 1, begins=(16, 32, 48)),
+        Origin("attention_join", 2),
+    )
+    program = TracedProgram(manifest, table, origins, flagged_writers(table, manifest, origins))
+    marks = [
+        us(0, 0, NO, 1, 2),
+        us(2, 2, 2, 4, 5),
+        us(4, 4, 11, 12, 13),
+        us(0, 0, 2, 6, 7),
+        us(0, 0, NO, 8, 9),
+    ]
+
+    def cause(position: int) -> str:
+        recording = Recording(
+            np.array(marks, np.int64)[None], np.zeros((0, 8), np.int64), position, 0.013, "GPU"
+        )
+        timeline = timeline_of(program, recording)
+        *_, before, last = critical_path(timeline)
+        assert (timeline.name(last.task), last.cause) == ("join[0]", "data")
+        return timeline.name(before.task)
+
+    assert [cause(position) for position in (48, 47, 39, 31, 15)] == [
+        *("split[2]", "split[1]", "split[1]", "split[0]", "q[0]")
     ]
 
 

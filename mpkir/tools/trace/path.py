@@ -3,7 +3,8 @@
 From each task the path goes on to the one without which it could not have gone on earlier: who
 wrote the data that came last, who signalled the event last, or the task before it on its worker.
 Which elements of a flagged buffer a task reads is not in the table, so of the tasks that write the
-buffer it is the last that was done when the data was there.
+buffer it is the last that was done when the data was there. Chunks of attention beyond the position
+write nothing, so nobody goes on after their data.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from mpkir.runtime.origins import left_out
 from mpkir.runtime.table import TaskField
 from mpkir.tools.trace.timeline import COMPUTED, DATA, DONE, READY, TURNED, WEIGHTS, Ints, Timeline
 
@@ -111,7 +114,8 @@ class _Writers:
         ]
         families = len(program.table.families)
         key = self.step * families + self.family
-        self.order = np.lexsort((done, key))
+        order = np.lexsort((done, key))
+        self.order = order[~_left_out(timeline)[order]]
         keys = np.arange(families * timeline.recording.steps + 1)
         self.first = np.searchsorted(key[self.order], keys)
         self.families = families
@@ -122,9 +126,19 @@ class _Writers:
         for family in self.sources[int(self.family[task])] if self.sources else ():
             key = int(self.step[task]) * self.families + family
             members = self.order[self.first[key] : self.first[key + 1]]
+            if not len(members):
+                continue
             before = int(np.searchsorted(self.done[members], time, side="right"))
             # Another SM's stamp of the store may be a tick later than the reader's of its arrival.
             found = int(members[max(0, before - 1)])
             if best < 0 or self.done[found] > self.done[best]:
                 best = found
         return best
+
+
+def _left_out(timeline: Timeline) -> npt.NDArray[np.bool_]:
+    """[n] the tasks that had nothing to say where their step was."""
+    program, recording = timeline.program, timeline.recording
+    tokens = program.manifest.tokens_per_step
+    lasts = (recording.position + (step + 1) * tokens - 1 for step in range(recording.steps))
+    return np.concatenate([left_out(program.table, program.origins, last) for last in lasts])
