@@ -17,7 +17,6 @@ from torch import nn
 from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.configuration_utils import get_head_shapes
 from xdsl.dialects.builtin import ModuleOp, TensorType, i64
 from xdsl.ir import SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
@@ -148,12 +147,14 @@ class _DecodeStep(nn.Module):
         self.model = model
         config = model.config.get_text_config()
         self.layers = int(config.num_hidden_layers)
-        heads, size = get_head_shapes(config)
+        # Layers that differ: only newer transformers know them.
+        layers = getattr(config, "per_layer_config", [config] * self.layers)
         weight = next(model.parameters())
         self.caches: list[str] = []
-        for i in range(self.layers):
-            kv = heads if isinstance(heads, int) else heads[i]
-            dim = size if isinstance(size, int) else size[i]
+        for i, layer in enumerate(layers):
+            heads = layer.num_attention_heads
+            kv = getattr(layer, "num_key_value_heads", None) or heads
+            dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
             for name in (f"k{i}", f"v{i}"):
                 shape = (batch, kv, capacity, dim)
                 cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
