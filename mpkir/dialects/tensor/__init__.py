@@ -10,20 +10,14 @@ from mpkir.dialects.tensor import (
     experts,
     norms,
     pointwise,
+    positions,
     products,
     program,
+    split_attention,
     tokens,
     views,
 )
-from mpkir.dialects.tensor.attention import (
-    AttentionJoinOp,
-    AttentionMergeOp,
-    AttentionOp,
-    AttentionSplitOp,
-    CacheAppendOp,
-    RotaryOp,
-    SdpaOp,
-)
+from mpkir.dialects.tensor.attention import AttentionOp, SdpaOp
 from mpkir.dialects.tensor.collectives import AllGatherOp, AllReduceOp, ReduceScatterOp
 from mpkir.dialects.tensor.experts import ExpertLinearOp, Scores, ScoresAttr, TopkOp
 from mpkir.dialects.tensor.norms import (
@@ -35,6 +29,7 @@ from mpkir.dialects.tensor.norms import (
     SoftmaxOp,
 )
 from mpkir.dialects.tensor.pointwise import ElementwiseOp, broadcast_shape
+from mpkir.dialects.tensor.positions import CacheAppendOp, RotaryOp
 from mpkir.dialects.tensor.products import ArgmaxOp, EmbeddingOp, LinearOp, MatmulOp
 from mpkir.dialects.tensor.program import (
     FullOp,
@@ -49,6 +44,11 @@ from mpkir.dialects.tensor.program import (
     element_type_of,
     shape_of,
     tensor_type_of,
+)
+from mpkir.dialects.tensor.split_attention import (
+    AttentionJoinOp,
+    AttentionMergeOp,
+    AttentionSplitOp,
 )
 from mpkir.dialects.tensor.tokens import (
     ENDED,
@@ -75,7 +75,9 @@ Tensor = Dialect(
         *products.OPS,
         *experts.OPS,
         *norms.OPS,
+        *positions.OPS,
         *attention.OPS,
+        *split_attention.OPS,
         *tokens.OPS,
         *collectives.OPS,
     ],
