@@ -93,8 +93,7 @@ struct PackedLinear {
 
   // `square`: with one token, this lane's part of the sum of squares.
   template <class C>
-  static __device__ __forceinline__ void task(C& role, const Work& work, float square) {
-    float* partial = role.partial();
+  static __device__ __forceinline__ void task(C& role, const Work& work, float* partial, float square) {
     const int groups = S::groups_of(work), lane = role.lane, warp = role.warp;
     char* const own = role.own_scratch();
     typename X::Rows rows;
@@ -158,8 +157,7 @@ struct PackedLinear {
 
   // The same, with x straight to registers.
   template <class C>
-  static __device__ __forceinline__ void task(C& role, const Work& work, Held& x) {
-    float* partial = role.partial();
+  static __device__ __forceinline__ void task(C& role, const Work& work, float* partial, Held& x) {
     const int groups = S::groups_of(work), lane = role.lane, warp = role.warp;
     if constexpr (S::PASSES > 1) x.ask(work, 0, warp, lane);
 #pragma unroll 1
@@ -213,7 +211,10 @@ struct PackedLinear {
       if (role.lane == 0) mark(role.work(), Mark::ready_data);
     }
     for (;;) {
-      task(role, role.work(), square);
+      float* const partial = role.partial();
+      task(role, role.work(), partial, square);
+      compute_sync();
+      PackedSums<B>::join(role.work(), partial, role.warp, role.lane);
       role.hand_over();
       role.finish_task();
       role.wait_filled();
