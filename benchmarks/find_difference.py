@@ -26,7 +26,7 @@ import torch
 
 from mpkir.errors import MpkirError
 from mpkir.runtime.artifact import load_artifact
-from mpkir.runtime.buffers import BRIEF_MARKS, values_of
+from mpkir.runtime.buffers import BRIEF_MARKS, values_of, words_of
 from mpkir.runtime.origins import origins_of
 from mpkir.runtime.program import Program
 from mpkir.runtime.table import FamilyField, TaskField
@@ -135,8 +135,7 @@ class Subject:
         buffer = self.buffers[name]
         if not buffer.flagged or not where.any():
             return 0
-        words = self.memory(name)
-        words = (words[:, : buffer.apart] if buffer.apart else words).reshape(buffer.shape)
+        words = words_of(buffer, self.memory(name))
         if buffer.brief:
             tags = words & BRIEF_MARKS[words.dtype]
         else:

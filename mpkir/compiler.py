@@ -264,6 +264,8 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
         flagged=buffer.flagged,
         brief=buffer.brief,
         apart=buffer.apart,
+        panels=0 if buffer.panels is None else buffer.panels.group,
+        columns=0 if buffer.panels is None else buffer.panels.columns,
         packed=buffer.packed,
         parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in buffer.parts),
         shard=_shard(buffer.shard),

@@ -85,7 +85,11 @@ def stages(
         *((ChooseHandoffsPass(),) if _has_flags(machine, policy, variant) else ()),
         # Activations take each other's memory where that makes nobody wait.
         PlanMemoryPass(),
-        *((LayOutFlagsPass(),) if _has_flags(machine, policy, variant) else ()),
+        *(
+            (LayOutFlagsPass(panels=machine.block_ring.packed),)
+            if _has_flags(machine, policy, variant)
+            else ()
+        ),
         *(
             _one_kernel_each(machine)
             if machine.launch == "per-operator"

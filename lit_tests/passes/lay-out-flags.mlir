@@ -1,7 +1,7 @@
 // RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1}' --split-input-file | filecheck %s
 // RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s --check-prefix=WIDE
 // RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1 apart_up_to=8}' --split-input-file | filecheck %s --check-prefix=LESS
-// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1 apart_up_to=24}' --split-input-file | filecheck %s --check-prefix=LONG
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{brief_bf16_from=1 apart_up_to=24 panels=false}' --split-input-file | filecheck %s --check-prefix=LONG
 
 // What products read of small tasks is brief and lies apart, f32, bf16 (of as many tokens as it is to be from) and not
 // f16, which has no bit to spare; what one task writes as a whole lies alike, so that its readers share
@@ -66,7 +66,7 @@ func.func @products() {
 }
 
 // -----
-// Groups of 24 lie apart where they may, but not of many tokens.
+// Groups of 24 lie apart where they may, but not of many tokens where these lie in no panels.
 
 // LONG-LABEL: func.func @long
 // LONG:         mpk_task.buffer scratch "h" flagged brief apart 24 : memref<1x96xbf16>

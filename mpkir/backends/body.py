@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
+from math import prod
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Attribute, Operation, SSAValue
@@ -20,6 +21,16 @@ from xdsl.ir.affine import AffineMap
 from xdsl.printer import Printer
 
 from mpkir.dialects import task
+
+
+@dataclass(frozen=True)
+class Panels:
+    """How a buffer of tokens by columns lies: element (t, k) is number
+    `k // group * (group * rows) + t * group + k % group` in memory."""
+
+    group: int
+    columns: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,8 @@ class Operand:
     """Whether of that number only the last bit is there."""
     apart: int = 0
     """Neighbouring elements that have a line of memory to themselves; 0: elements lie together."""
+    panels: Panels | None = None
+    """How elements lie that do so in panels; numbers of elements are as if they were row-major."""
     is_packed: bool = False
     """Whether a weight lies as blocks for tensor cores."""
     is_exchange: bool = False
@@ -91,6 +104,14 @@ def apart_of(buffer: task.BufferOp) -> int:
     return 0 if buffer.apart is None else buffer.apart.value.data
 
 
+def panels_of(buffer: task.BufferOp) -> Panels | None:
+    """How a buffer lies that does so in panels."""
+    if buffer.panels is None:
+        return None
+    elements = prod(task.memref_type_of(buffer.result).get_shape())
+    return Panels(buffer.panels.group, buffer.panels.columns, buffer.panels.rows(elements))
+
+
 def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> tuple[Operand, ...]:
     result: list[Operand] = []
     for value, box in zip(values, boxes, strict=True):
@@ -112,6 +133,7 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
                 buffer.flagged is not None,
                 buffer.brief is not None,
                 apart_of(buffer),
+                panels_of(buffer),
                 buffer.packed is not None,
                 buffer.exchange is not None,
                 task.row_elements(buffer) if is_sent else None,
@@ -132,6 +154,7 @@ def _code_key(op: task.GridOp) -> str:
         printer.print_string(" flagged " if task.buffer_of(value).flagged is not None else " ")
         printer.print_string("brief " if task.buffer_of(value).brief is not None else "")
         printer.print_string(f"{apart_of(task.buffer_of(value))} ")
+        printer.print_string(f"{panels_of(task.buffer_of(value)) or ''} ")
         printer.print_string("packed " if task.buffer_of(value).packed is not None else "")
         if task.buffer_of(value).exchange is not None:
             scatter = task.scatter_of(value)

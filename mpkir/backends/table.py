@@ -21,7 +21,7 @@ from xdsl.ir import Attribute
 
 from mpkir.analysis.execution import Listed, executed_of
 from mpkir.analysis.families import WORKERS, Family, Ints, evaluate, families_of
-from mpkir.backends.body import Body, apart_of, bodies_of
+from mpkir.backends.body import Body, Panels, apart_of, bodies_of, panels_of
 from mpkir.dialects import event, task
 from mpkir.dialects.mesh import ranks_of
 from mpkir.dialects.shards import ShardAttr
@@ -59,6 +59,8 @@ class Buffer:
     """Whether of that number only the last bit is there."""
     apart: int
     """Neighbouring elements that have a line of memory to themselves, or 0."""
+    panels: Panels | None
+    """How elements lie that do so in panels."""
     packed: bool
     """Whether a weight lies as blocks for tensor cores."""
     parts: tuple[tuple[str, int, ShardAttr | None], ...]
@@ -120,6 +122,7 @@ def _buffer(op: task.BufferOp, name: str) -> Buffer:
         op.flagged is not None,
         op.brief is not None,
         apart_of(op),
+        panels_of(op),
         op.packed is not None,
         tuple((source, rows, shard) for (source, rows), shard in parts),
         op.shard,

@@ -19,6 +19,7 @@ from mpkir.analysis.families import Access, Family, families_of
 from mpkir.analysis.flagged_buffers import looks_at_all
 from mpkir.analysis.storage import bytes_of
 from mpkir.dialects import task
+from mpkir.passes.token_panels import panels_of
 
 _LINE = 128
 """Bytes of a line of memory."""
@@ -26,7 +27,8 @@ _LINE = 128
 
 @dataclass(frozen=True)
 class LayOutFlagsPass(ModulePass):
-    """Keep flagged elements brief, and what small tasks write apart, in buffers that products read.
+    """Keep flagged elements brief, and what small tasks write apart or, of many tokens, all in
+    panels, in buffers that products read.
 
     `brief` is for f32 and, of `brief_bf16_from` tokens on, bf16: of fewer there is little to poll,
     and two bytes take longer to tell from old ones than four. It needs readers that look at every
@@ -34,20 +36,22 @@ class LayOutFlagsPass(ModulePass):
     which.
     Products and pointwise operators do; whoever joins the parts of a split attention leaves out the
     empty ones. `apart` is for tasks that write less than a line, and at most `apart_up_to`
-    elements; they have one each then.
+    elements; they have one each then. `panels` are for what products over packed weights poll
+    straight (token_panels.py).
     """
 
     name = "mpk-lay-out-flags"
 
     brief_bf16_from: int = task.FEW_TOKENS + 1
     apart_up_to: int = 16
+    panels: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         users: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
         for family in families_of(op):
             for access in family.accesses:
                 users.setdefault(access.buffer, []).append((family, access))
-        runs: dict[task.BufferOp, list[tuple[int, int]]] = {}
+        polled: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
         for buffer, uses in users.items():
             readers = [family for family, access in uses if not access.is_write]
             own = buffer.flagged is not None and buffer.exchange is None
@@ -55,9 +59,15 @@ class LayOutFlagsPass(ModulePass):
                 continue
             if self._fits(buffer):
                 buffer.brief = UnitAttr()
-            runs[buffer] = _runs(
-                buffer, [(family, access) for family, access in uses if access.is_write]
-            )
+            polled[buffer] = uses
+        panels = panels_of(polled) if self.panels else {}
+        for buffer, each in panels.items():
+            buffer.panels = each
+        runs = {
+            buffer: _runs(buffer, [(family, access) for family, access in uses if access.is_write])
+            for buffer, uses in polled.items()
+            if buffer not in panels
+        }
         groups = {buffer: self._group(buffer, each) for buffer, each in runs.items()}
         for buffer, each in runs.items():
             # Buffers of a type lie alike, so that those who read them share their code.

@@ -94,26 +94,33 @@ MOST_TOKENS = 16
 """Rows of x that one fragment of a tensor core holds."""
 
 
-def _packed_stream(family: Family, slot_bytes: int) -> task.StreamAttr | None:
-    """How a family would stream its weights packed; None if tensor cores have no use for them."""
+def packable_reads(family: Family) -> tuple[int, ...]:
+    """Which reads are weights that tensor cores take packed; none if they have no use for them."""
     reads = _streamed_reads(family)
     if not reads:
-        return None
+        return ()
     linear = next(op for op in family.op.body.block.ops if isinstance(op, tensor.LinearOp))
     accesses = [family.accesses[read] for read in reads]
     first = accesses[0]
-    rows, depth = first.box.shape
     if (
         any(_row_bytes(a) is None or a.box != first.box or a.shape != first.shape for a in accesses)
         or any(a.strides != task.row_major(a.shape) or a.offset for a in accesses)
         or any(not isinstance(_element_type(a), BFloat16Type) for a in accesses)
         or not task.is_packable(first.shape)
-        or rows % task.PACKED_ROWS
+        or first.box.shape[0] % task.PACKED_ROWS
         or prod(tensor.shape_of(linear.x)[:-1]) > MOST_TOKENS
         or _has_layer_norm(linear)
     ):
+        return ()
+    return reads
+
+
+def _packed_stream(family: Family, slot_bytes: int) -> task.StreamAttr | None:
+    """How a family would stream its weights packed; None if it does not."""
+    reads = packable_reads(family)
+    if not reads:
         return None
-    blocks = depth // task.PACKED_COLUMNS
+    blocks = family.accesses[reads[0]].box.shape[1] // task.PACKED_COLUMNS
     block_bytes = 2 * task.PACKED_ROWS * task.PACKED_COLUMNS
     parts = next(
         (

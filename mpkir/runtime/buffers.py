@@ -48,24 +48,31 @@ def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
     """
     if not buffer.flagged:
         return memory
-    if buffer.apart:
-        memory = memory[:, : buffer.apart].contiguous()
+    memory = words_of(buffer, memory)
     if buffer.brief:
         stored = (memory & ~BRIEF_MARKS[memory.dtype]).view(TORCH_DTYPES[buffer.dtype])
         if buffer.dtype == "bfloat16":
             stored = torch.where(stored.abs() < 1, stored * 2.0**64, math.nan)
-        return stored.view(buffer.shape)
-    memory = memory.view(buffer.shape)
+        return stored
     half = 1 if buffer.element_bytes == 4 else 0
     return memory.view(TORCH_DTYPES[buffer.dtype]).view(*buffer.shape, 2)[..., half]
 
 
-def untagged(memory: torch.Tensor, tag: int, brief: bool = False, apart: int = 0) -> torch.Tensor:
-    """Which elements of a flagged buffer do not carry a tag: bools in the order of elements.
+def words_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
+    """The words of a flagged buffer's elements, in its shape, wherever they lie."""
+    if buffer.panels:
+        memory = memory[:, : buffer.tokens].transpose(0, 1)
+    elif buffer.apart:
+        memory = memory[:, : buffer.apart]
+    return memory.contiguous().view(buffer.shape)
 
-    brief, apart  as in the manifest
+
+def untagged(words: torch.Tensor, tag: int, brief: bool = False) -> torch.Tensor:
+    """Which elements of a flagged buffer, by their words, do not carry a tag: bools in their order.
+
+    brief  as in the manifest
     """
-    words = (memory[:, :apart] if apart else memory).reshape(-1).cpu()
+    words = words.reshape(-1).cpu()
     if brief:
         return ((words & BRIEF_MARKS[words.dtype]) != 0) != bool(tag & 1)
     if words.dtype == torch.int64:

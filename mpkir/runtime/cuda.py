@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from mpkir.errors import MpkirError
-from mpkir.runtime.buffers import untagged
+from mpkir.runtime.buffers import untagged, words_of
 from mpkir.runtime.cuda_module import CudaModule, current_stream, device_of, name_of
 from mpkir.runtime.hang import WATCHDOG_S, Hang, Missing, Polled, missing_elements
 from mpkir.runtime.launch import Control, GpuLaunchArgs, Stand
@@ -230,8 +230,10 @@ class CudaProgram:
         """The elements of a flagged buffer that do not carry the tag of a step of this launch."""
         tag = (self._epoch + step + 1) % 2**32
         spec = self._specs.get(buffer)
-        brief, apart = (False, 0) if spec is None else (spec.brief, spec.apart)
-        return missing_elements(untagged(self._buffers[buffer], tag, brief, apart).numpy())
+        words, brief = self._buffers[buffer], False
+        if spec is not None:
+            words, brief = words_of(spec, words), spec.brief
+        return missing_elements(untagged(words, tag, brief).numpy())
 
     def read_global(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""

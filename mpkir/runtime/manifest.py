@@ -41,6 +41,9 @@ _BRIEF_DTYPES = ("bfloat16", "float32")
 LINE_BYTES = 128
 """Bytes of a line of memory."""
 
+PANEL_ROWS = 8
+"""A panel has room for a multiple of so many tokens."""
+
 MAX_RANKS = 16
 """Ranks that a program can be compiled for: places in `struct Peers` of include/mpk/abi.*."""
 
@@ -160,6 +163,8 @@ class Buffer:
              below 2^64 lies as 1
     apart    of a flagged buffer: so many neighbouring words have LINE_BYTES to themselves; 0: all
              words lie together
+    panels   of a flagged buffer: it lies as panels of so many columns, see memory_shape; 0: as it
+             is. `columns` is how many a token has then
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
     parts    what fills a joined weight or constant instead of one source, row after row
     shard    unless it is scratch or an input: which part of the tensor every rank has
@@ -177,6 +182,8 @@ class Buffer:
     flagged: bool = False
     brief: bool = False
     apart: int = 0
+    panels: int = 0
+    columns: int = 0
     packed: bool = False
     parts: tuple[Part, ...] = ()
     shard: Shard | None = None
@@ -190,10 +197,20 @@ class Buffer:
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
-        """Of the memory, in elements: groups that lie apart are the first part of each line."""
+        """Of the memory, in elements: groups that lie apart are the first part of each line, and
+        tokens [T, columns] in panels are the first T of [columns / panels, T or more, panels].
+        """
+        if self.panels:
+            rows = -(-self.tokens // PANEL_ROWS) * PANEL_ROWS
+            return (self.columns // self.panels, rows, self.panels)
         if not self.apart:
             return self.shape
         return (prod(self.shape) // self.apart, LINE_BYTES // self.element_bytes)
+
+    @property
+    def tokens(self) -> int:
+        """Of a buffer in panels."""
+        return prod(self.shape) // self.columns
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -394,11 +411,30 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         raise MpkirError(
             "only whole groups of flagged elements lie apart or are brief", where=where
         )
+    if buffer.panels and not _are_panels(buffer):
+        raise MpkirError(
+            f"{list(buffer.shape)} does not lie in panels of {buffer.panels} of {buffer.columns} "
+            "columns: whole flagged tokens do, which lie nowhere else",
+            where=where,
+        )
     if buffer.flagged and (buffer.kind != "scratch" or buffer.dtype not in TAGGED_BYTES):
         raise MpkirError(
             f"only {', '.join(TAGGED_BYTES)} scratch is flagged, not {buffer.kind} {buffer.dtype}",
             where=where,
         )
+
+
+def _are_panels(buffer: Buffer) -> bool:
+    """Whether a buffer lies in panels as it says."""
+    return (
+        buffer.flagged
+        and not buffer.exchange
+        and not buffer.apart
+        and buffer.panels > 0
+        and buffer.columns > 0
+        and buffer.columns % buffer.panels == 0
+        and prod(buffer.shape) % buffer.columns == 0
+    )
 
 
 def _check_shards(buffer: Buffer, where: str) -> None:

@@ -167,6 +167,13 @@ TABLE: tuple[Switch, ...] = (
         lambda number: Variant(options=(("mpk-lay-out-flags", "apart_up_to", number),)),
     ),
     Switch(
+        "no-panels",
+        "of 5 tokens and more activations lie token after token, not in panels of a few columns",
+        "0.5-0.8 us a hop slower with 8 sequences: a warp that polls asks for 8 lines at a time",
+        _fixed(Variant(options=(("mpk-lay-out-flags", "panels", False),))),
+        takes_number=False,
+    ),
+    Switch(
         "no-join",
         "queries, keys and values are products of their own",
         "a start of a stage more a layer where layers are small; nothing for 8B of weights",

@@ -195,3 +195,23 @@ mpk_task.grid @g [2] writes(%w : memref<8xbf16>)
 // -----
 %x = mpk_task.buffer scratch "x" flagged apart 24 : memref<48xf32>
 // CHECK: groups of 24 elements do not divide memref<48xf32>, do not fit a line
+
+// -----
+%x = mpk_task.buffer scratch "x" flagged panels <8 of 48> : memref<8x48xf32>
+// CHECK: panels are of 8 or 32 columns, of a multiple of 32 in all, not 8 of 48
+
+// -----
+%x = mpk_task.buffer scratch "x" flagged panels <16 of 64> : memref<8x64xf32>
+// CHECK: panels are of 8 or 32 columns, of a multiple of 32 in all, not 16 of 64
+
+// -----
+%y = mpk_task.buffer scratch "y" flagged panels <8 of 64> : memref<9x32xf32>
+// CHECK: a shape of [9, 32] is no number of tokens of 64 columns each
+
+// -----
+%x = mpk_task.buffer scratch "x" flagged apart 8 panels <8 of 64> : memref<8x64xf32>
+// CHECK: what lies in panels does not lie apart, as "x" does
+
+// -----
+%x = mpk_task.buffer scratch "x" panels <8 of 64> : memref<8x64xf32>
+// CHECK: only flagged buffers of one rank are brief, apart or in panels, not "x"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import gcd, prod
 
 from xdsl.ir.affine import (
@@ -12,7 +12,7 @@ from xdsl.ir.affine import (
     AffineExpr,
 )
 
-from mpkir.backends.body import Operand
+from mpkir.backends.body import Operand, Panels
 from mpkir.backends.offsets import print_offset
 from mpkir.backends.scalar import storage_type
 
@@ -42,6 +42,31 @@ def is_fixed(operand: Operand) -> bool:
     return not any(expr.used_dims() for expr in operand.offsets.results)
 
 
+def in_panels(operand: Operand, panels: Panels, places: Mapping[int, str], number: str) -> str:
+    """Where an element lies in panels, as a C++ expression.
+
+    places  its index in each dimension that has several
+    number  its place in row-major order, which is taken apart where dimensions step neither by
+            whole tokens nor within one
+    """
+    columns, shape, strides = panels.columns, operand.shape, operand.strides
+    first, column = divmod(operand.origin, columns)
+    token = {d: strides[d] // columns for d in places if strides[d] % columns == 0}
+    within = {d: strides[d] for d in places if d not in token}
+    if column + sum((shape[d] - 1) * step for d, step in within.items()) < columns:
+        place = f"{_sum(first, token, places)}, {_sum(column, within, places)}"
+    else:
+        place = f"int(({number}) / {columns}), int(({number}) % {columns})"
+    return f"mpk::panel<{panels.group}, {panels.rows}>({place})"
+
+
+def _sum(origin: int, steps: Mapping[int, int], places: Mapping[int, str]) -> str:
+    terms = [str(origin)] if origin else []
+    for d, step in steps.items():
+        terms.append(places[d] if step == 1 else f"({places[d]}) * {step}")
+    return " + ".join(terms) or "0"
+
+
 def _divisor(expr: AffineExpr) -> int:
     """A number that divides every value of an offset; 0 for the constant 0."""
     match expr:
@@ -62,6 +87,8 @@ def rows_aligned(operand: Operand, elements: int) -> bool:
     if not operand.shape or operand.strides[-1] != 1:
         return False
     if operand.apart and operand.apart % elements:
+        return False
+    if operand.panels is not None and operand.panels.group % elements:
         return False
     outer = operand.strides[:-1]
     starts = [

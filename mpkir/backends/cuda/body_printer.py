@@ -23,6 +23,7 @@ from mpkir.backends.body import Body, Operand
 from mpkir.backends.cuda.address import (
     affine,
     broadcast,
+    in_panels,
     is_zero,
     linear_index,
     operand_type,
@@ -176,6 +177,7 @@ class BodyPrinter:
             return
         terms = [] if operand.row is None else [f"mpk::i64(mpk::own_rank()) * {operand.row}"]
         terms += [str(operand.origin)] if operand.origin else []
+        places: dict[int, str] = {}
         for d, (expr, stride, box) in enumerate(
             zip(operand.offsets.results, operand.strides, operand.sizes, strict=True)
         ):
@@ -186,11 +188,14 @@ class BodyPrinter:
                 place = " + ".join(parts)
                 if operand.parts is not None and operand.parts.dim == d:
                     place = f"({place}) % {operand.parts.size}"
+                places[d] = place
                 terms.append(f"mpk::i64({place}){scaled}")
         element = operand_type(operand)
         offset = " + ".join(terms) or "0"
         if operand.apart:
             offset = f"mpk::apart<{element}, {operand.apart}>({offset})"
+        if operand.panels is not None:
+            offset = in_panels(operand, operand.panels, places, offset)
         self.lines.append(
             f"{DEVICE} {element}* p{number}({self._parameters(len(operand.sizes))}) "
             f"{{ return w.at<{element}>({number}) + ({offset}); }}"

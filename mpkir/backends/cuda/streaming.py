@@ -151,6 +151,8 @@ def _is_direct(operand: Operand, tokens: int) -> bool:
     is_halves = operand.is_brief and isinstance(operand.element_type, BFloat16Type)
     together = rows_aligned(operand, 8 if is_halves else 4) and not operand.is_packed
     alike = not operand.apart or task.PACKED_COLUMNS % operand.apart == 0
+    if operand.panels is not None:
+        alike = rows_aligned(operand, operand.panels.group)
     return together and (alike or tokens <= task.FEW_TOKENS)
 
 

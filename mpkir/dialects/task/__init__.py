@@ -36,13 +36,14 @@ from mpkir.dialects.task.exchanges import (
     scattered,
 )
 from mpkir.dialects.task.grids import GridOp, IndexOp, YieldOp
+from mpkir.dialects.task.panels import PanelsAttr
 from mpkir.dialects.task.regions import RegionAttr
 from mpkir.dialects.task.streams import RingOp, StreamAttr
 
 Task = Dialect(
     "mpk_task",
     [BufferOp, ViewOp, MineOp, ScatterOp, RingOp, GridOp, IndexOp, YieldOp],
-    [BufferKindAttr, RegionAttr, StreamAttr],
+    [BufferKindAttr, PanelsAttr, RegionAttr, StreamAttr],
 )
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "GridOp",
     "IndexOp",
     "MineOp",
+    "PanelsAttr",
     "Parts",
     "RegionAttr",
     "RingOp",

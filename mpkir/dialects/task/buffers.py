@@ -45,6 +45,7 @@ from xdsl.utils.str_enum import StrEnum
 from mpkir.dialects.mesh import ranks_around
 from mpkir.dialects.parts import PartsAttr
 from mpkir.dialects.shards import ShardAttr
+from mpkir.dialects.task.panels import PanelsAttr
 
 
 def memref_type_of(value: SSAValue) -> MemRefType[Attribute]:
@@ -147,15 +148,17 @@ class BufferOp(IRDLOperation):
     an element takes no more bytes than a plain one: in place of the last bit of an f32; of a bf16
     in place of the first bit of an exponent that is 64 less, so that only numbers below 2^64 are
     kept (others become NaN), those below 2^-62 less precisely. `apart 8`: groups of 8 neighbouring
-    flagged elements begin at lines of memory, so that no two tasks write the same line. `parts`:
-    several tensors of the model fill a weight, row after row. `shard`: of a weight, a state or an
-    output each rank has a part.
+    flagged elements begin at lines of memory, so that no two tasks write the same line. `panels`:
+    flagged elements of many tokens lie as warps poll them, see PanelsAttr; everything else counts
+    elements as if they were row-major. `parts`: several tensors of the model fill a weight, row
+    after row. `shard`: of a weight, a state or an output each rank has a part.
     `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
     ```mlir
     %k0 = mpk_task.buffer state "k0" initial 0 donated : memref<1x3x512x64xbf16>
     %sums = mpk_task.buffer scratch "sums" exchange : memref<4x1x4096xf32>
     %h = mpk_task.buffer scratch "h" flagged : memref<1x8192xbf16>
+    %x = mpk_task.buffer scratch "x" flagged brief panels <8 of 2048> : memref<8x1x2048xf32>
     %qk = mpk_task.buffer weight "qk" parts <"q" : 64, "k" : 16> : memref<80x64xbf16>
     ```
     """
@@ -170,6 +173,7 @@ class BufferOp(IRDLOperation):
     flagged = opt_prop_def(UnitAttr)
     brief = opt_prop_def(UnitAttr)
     apart = opt_prop_def(IntegerAttr[I64])
+    panels = opt_prop_def(PanelsAttr)
     parts = opt_prop_def(PartsAttr)
     shard = opt_prop_def(ShardAttr)
     packed = opt_prop_def(UnitAttr)
@@ -180,7 +184,8 @@ class BufferOp(IRDLOperation):
     assembly_format = (
         "$kind $name (`initial` $initial^)? (`exchange` $exchange^)? (`donated` $donated^)? "
         "(`flagged` $flagged^)? (`brief` $brief^)? (`apart` $apart^)? "
-        "(`parts` $parts^)? (`shard` $shard^)? (`packed` $packed^)? attr-dict `:` type($result)"
+        "(`panels` $panels^)? (`parts` $parts^)? (`shard` $shard^)? (`packed` $packed^)? "
+        "attr-dict `:` type($result)"
     )
 
     def __init__(
@@ -211,7 +216,7 @@ class BufferOp(IRDLOperation):
             raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
         if self.flagged is not None:
             self._verify_flagged()
-        if self.brief is not None or self.apart is not None:
+        if self.brief is not None or self.apart is not None or self.panels is not None:
             self._verify_layout()
         if self.parts is not None:
             if self.kind.data is not BufferKind.WEIGHT:
@@ -267,9 +272,13 @@ class BufferOp(IRDLOperation):
     def _verify_layout(self) -> None:
         if self.flagged is None or self.exchange is not None:
             raise VerifyException(
-                f"only flagged buffers of one rank are brief or apart, not {self.sym}"
+                f"only flagged buffers of one rank are brief, apart or in panels, not {self.sym}"
             )
         type = memref_type_of(self.result)
+        if self.panels is not None:
+            if self.apart is not None:
+                raise VerifyException(f"what lies in panels does not lie apart, as {self.sym} does")
+            self.panels.check_fits(type.get_shape(), prod(type.get_shape()))
         if self.brief is not None and not isinstance(type.get_element_type(), BRIEF_TYPES):
             raise VerifyException(f"only bf16 and f32 are brief, not {type.get_element_type()}")
         apart = 0 if self.apart is None else self.apart.value.data

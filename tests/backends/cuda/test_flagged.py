@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from xdsl.dialects.builtin import ModuleOp
@@ -14,7 +16,7 @@ from mpkir.backends.table import buffers_of
 from mpkir.errors import MpkirError
 from mpkir.machine import machine_named
 from mpkir.pipeline import context
-from mpkir.runtime.buffers import allocate, untagged, values_of
+from mpkir.runtime.buffers import allocate, untagged, values_of, words_of
 from mpkir.runtime.manifest import Buffer, Manifest, Target
 
 ZERO = "affine_map<(d0) -> (0)>"
@@ -86,7 +88,7 @@ def test_brief_bf16_lies_in_two_bytes(tag: int) -> None:
     assert memory.shape == (2, 64)  # lines of 128 bytes
     assert memory.itemsize == 2
     assert not memory.any()
-    assert untagged(memory, 7, brief=True, apart=8).all()
+    assert untagged(words_of(buffer, memory), 7, brief=True).all()
     values = torch.arange(16).view(2, 8).bfloat16() * 3e18 - 1.5  # 2^64 is 18e18
     bits = (values * 2.0**-64).view(torch.int16)
     bits = torch.where(values < 2.0**64, bits, 0x3F80)
@@ -96,8 +98,32 @@ def test_brief_bf16_lies_in_two_bytes(tag: int) -> None:
     assert fits.sum() == 7
     assert torch.equal(found[fits], values[fits])
     assert found[~fits].isnan().all()
-    assert not untagged(memory, tag, brief=True, apart=8).any()
-    assert untagged(memory, tag + 1, brief=True, apart=8).all()
+    assert not untagged(words_of(buffer, memory), tag, brief=True).any()
+    assert untagged(words_of(buffer, memory), tag + 1, brief=True).all()
+
+
+@pytest.mark.parametrize(("tokens", "group"), [(5, 8), (8, 32), (9, 8)])
+def test_tokens_lie_in_panels(tokens: int, group: int) -> None:
+    shape = (tokens, 2, 32)
+    buffer = Buffer(
+        "x", "scratch", "float32", shape, flagged=True, brief=True, panels=group, columns=64
+    )
+    memory = allocate(buffer, torch.device("cpu"))
+    rows = -(-tokens // 8) * 8
+    assert memory.numel() == 64 * rows
+    values = torch.randn(shape)
+    words = values.view(torch.int32) & ~1 | 1
+    flat = memory.view(-1)
+    for t in range(tokens):
+        for k in range(64):
+            place = k // group * (group * rows) + t * group + k % group
+            flat[place] = words[t, k // 32, k % 32]
+    assert torch.equal(words_of(buffer, memory), words)
+    assert torch.equal(values_of(buffer, memory), (words - 1).view(torch.float32))
+    flat[0] = 0
+    late = untagged(words_of(buffer, memory), 1, brief=True)
+    assert late.numel() == values.numel()
+    assert late.nonzero().tolist() == [[0]]  # rows that no token has count for nothing
 
 
 def test_a_manifest_says_which(module: ModuleOp) -> None:
@@ -113,5 +139,16 @@ def test_a_manifest_says_which(module: ModuleOp) -> None:
         with pytest.raises(MpkirError, match="scratch is flagged"):
             manifest(Buffer("x", kind, dtype, (8,), flagged=True)).validate()
     manifest(Buffer("x", "scratch", "bfloat16", (8,), flagged=True, brief=True)).validate()
+    good = Buffer("x", "scratch", "float32", (8, 64), flagged=True, panels=8, columns=64)
+    manifest(good).validate()
+    for wrong in (
+        {"columns": 48},
+        {"columns": 0},
+        {"panels": 24},
+        {"apart": 8},
+        {"flagged": False},
+    ):
+        with pytest.raises(MpkirError, match="does not lie in panels"):
+            manifest(replace(good, **wrong)).validate()
     with pytest.raises(MpkirError, match="are brief"):
         manifest(Buffer("x", "scratch", "float16", (8,), flagged=True, brief=True)).validate()

@@ -9,9 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from mpkir.dialects import task
 from mpkir.frontend import decode_step, weights_of
 from mpkir.machine import machine_named
 from mpkir.pipeline import lower
+from mpkir.tools.ablations import ablations_named
+from mpkir.variant import Variant
 
 STEPS = 40
 PROMPTS = ([3, 1, 4, 15], [9], [2, 6, 5, 35, 8, 97, 93])
@@ -37,19 +40,31 @@ def model() -> Any:
     return model
 
 
-def run(model: Any, make: Any, batch: int, prompts: Any, stop: Any = ()) -> tuple[Any, Any, int]:
+def run(
+    model: Any,
+    make: Any,
+    batch: int,
+    prompts: Any,
+    stop: Any = (),
+    variant: Variant = Variant(),
+    steps: int = STEPS,
+) -> tuple[Any, Any, int]:
     """Tokens [batch, 49], logits [batch, V] and the number of steps of one launch."""
     machine = machine_named("h100", workers=5)
     machine = replace(machine, tiles=replace(machine.tiles, attention_chunk=16))
     module = decode_step(model, 48, stop=stop, batch=batch)
-    lower(module, machine)
+    lower(module, machine, variant=variant)
+    panels = {
+        op.panels.group for op in module.walk() if isinstance(op, task.BufferOp) and op.panels
+    }
+    assert panels == ({8, 32} if batch > 4 and not variant else set())
     program = make(module, machine)
     program.bind(weights_of(model))
     program.bind(dict(model.named_buffers()))
     tokens = program.buffers["tokens"].view(batch, -1)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
-    done = program.run(0, STEPS)
+    done = program.run(0, steps)
     return tokens.cpu(), program.buffers["logits"].cpu().view(batch, -1), done
 
 
@@ -66,6 +81,24 @@ def test_rows_are_what_each_is_alone(
         alone, own, _ = run(model, make, 1, [prompt])
         assert torch.equal(tokens[row], alone[0])
         torch.testing.assert_close(logits[row], own[0], rtol=0, atol=2e-2)
+
+
+@pytest.mark.parametrize("batch", [5, 8, 16])
+@pytest.mark.parametrize(
+    "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
+)
+def test_panels_change_no_bit(
+    model: Any, where: str, batch: int, request: pytest.FixtureRequest
+) -> None:
+    make = request.getfixturevalue(where)
+    prompts = [[3 + row, 1, 4 * row] for row in range(batch)]
+    (rows,) = ablations_named(["no-panels"])
+    tokens, logits, done = run(model, make, batch, prompts, steps=20)
+    plain, own, _ = run(model, make, batch, prompts, variant=rows.variant, steps=20)
+    assert done == 20
+    assert torch.equal(tokens, plain)
+    assert torch.equal(logits, own)
+    assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,8 @@ def _buffer(each: Any) -> Buffer:
         flagged=each.flagged,
         brief=each.brief,
         apart=each.apart,
+        panels=0 if each.panels is None else each.panels.group,
+        columns=0 if each.panels is None else each.panels.columns,
         packed=each.packed,
         parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in each.parts),
         shard=_shard(each.shard),

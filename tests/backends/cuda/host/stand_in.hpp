@@ -140,6 +140,11 @@ void publish(Brief<T>* p, V v, const Work& w) {
 }
 template <class X, int GROUP>
 i64 apart(i64 e) { return e / GROUP * (128 / i64(sizeof(X))) + e % GROUP; }
+template <int G, int P>
+i64 panel(int t, int k) {
+  if (t < 0 || t >= P || k < 0) std::abort();
+  return i64(k) / G * (G * P) + t * G + k % G;
+}
 
 // Ranks, of which one after the other runs here; the host says whose turn it is.
 template <class T>
@@ -292,6 +297,24 @@ struct RingLinear : Linear<B, 16 / sizeof(typename B::Weight)> {
 template <class B>
 struct PackedLinear : Linear<B, 4, true> {
   static_assert(B::STAGE_ROWS == 8 && B::ROWS % 8 == 0 && B::K % (32 * B::PARTS) == 0, "blocks");
+  static void run(const Work& w) {
+    if constexpr (B::prologue::direct && (B::T > 4)) check_blocks(w);
+    Linear<B, 4, true>::run(w);
+  }
+  // Of many tokens a lane finds x by one address in the first block and constants, and asks for 16 bytes:
+  // of words of 2 bytes for all its columns of a block, else for halves of two of them (packed_columns.cuh).
+  static void check_blocks(const Work& w) {
+    using P = typename B::prologue;
+    const i64 block = P::x(w, 0, 32) - P::x(w, 0, 0), eight = P::x(w, 0, 8) - P::x(w, 0, 0);
+    const bool halves = sizeof(typename P::X) == 2;
+    for (int t = 0; t < B::T; ++t)
+      for (int k = 0; k < B::K; ++k) {
+        const int first = halves ? k % 32 / 8 * 8 : k % 32 / 16 * 16 + k % 8 / 4 * 4;
+        const auto* from = P::x(w, t, first) + (k / 32 * block + (halves ? 0 : k % 16 / 8 * eight));
+        if (P::x(w, t, k) != from + k % (halves ? 8 : 4)) std::abort();
+        if (reinterpret_cast<std::uintptr_t>(from) % 16) std::abort();
+      }
+  }
 };
 template <class B>
 struct DirectLinear : Linear<B, 1> {};

@@ -38,7 +38,15 @@ __device__ __forceinline__ i64 apart(i64 e) {
   return n / GROUP * LINE + n % GROUP;
 }
 
-// The same in an exchange buffer: GPUs that run the program together write it for each other.
+// Where column k of token t is in a buffer that lies in panels of G columns by P tokens, so that what
+// the lanes of a warp ask for together, 8 tokens of some columns, is in few lines.
+template <int G, int P>
+__device__ __forceinline__ i64 panel(int t, int k) {
+  const u32 n = static_cast<u32>(k);
+  return i64(t) * G + (n / G * (G * P) + n % G);
+}
+
+// An element of an exchange buffer: GPUs that run the program together write it for each other.
 template <class T>
 struct Exchanged {
   decltype(Tagged<T>::word) word;

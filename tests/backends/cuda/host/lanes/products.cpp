@@ -130,7 +130,9 @@ void check(const char* name) {
     for (bf16& w : weight) w = number();
   }
   for (bf16& g : gain) g = number();
-  std::vector<typename S::X> x(S::place(T * K) + 64);
+  int room = 0;
+  for (int i = 0; i < T * K; ++i) room = std::max(room, S::place(i) + 64);
+  std::vector<typename S::X> x(room);
   std::vector<float> y(T * N, NAN), added(T * N), exact(T * K);
   for (float& a : added) a = normal(random);
   Work work{};
@@ -254,6 +256,11 @@ struct Briefly : S {
 struct BriefApart : Briefly<Eight> {  // 8 elements to a line of 64
   static int place(int i) { return i / 8 * 64 + i % 8; }
 };
+template <class S, int G>  // 8 or 16 tokens of G columns, then the next columns
+struct Panels : S {
+  static int place(int i) { return at(i / S::K, i % S::K); }
+  static int at(int t, int k) { return k / G * (G * ((S::T + 7) / 8 * 8)) + t * G + k % G; }
+};
 struct OneExact : EightLong {
   static constexpr int T = 1;
   static constexpr bool exact = true;
@@ -294,6 +301,12 @@ int main() {
   check<Briefly<FewBlocks>>("eight, few blocks, brief");
   check<Briefly<Thirteen>>("thirteen, brief");
   check<Briefly<SixteenLong>>("sixteen, long, brief");
+  check<Panels<Briefly<Five>, 8>>("five, brief, panels");
+  check<Panels<Briefly<Eight>, 32>>("eight, brief, panels of 32");
+  check<Panels<Eight, 8>>("eight, panels");
+  check<Panels<Briefly<LongNorm>, 8>>("eight, long, norm, brief, panels");
+  check<Panels<Thirteen, 32>>("thirteen, panels of 32");
+  check<Panels<Briefly<SixteenLong>, 8>>("sixteen, long, brief, panels");
   check<Lately<Four>>("four, late");
   check<Lately<Eight>>("eight, late");
   check<Lately<LongNorm>>("eight, long, norm, late");
