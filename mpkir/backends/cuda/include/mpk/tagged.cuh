@@ -42,8 +42,8 @@ __device__ __forceinline__ i64 apart(i64 e) {
 // the lanes of a warp ask for together, 8 tokens of some columns, is in few lines.
 template <int G, int P>
 __device__ __forceinline__ i64 panel(int t, int k) {
-  const u32 n = static_cast<u32>(k);
-  return i64(t) * G + (n / G * (G * P) + n % G);
+  const u32 n = static_cast<u32>(k);  // 32 bits, which registers have room for, as those of i64 do not
+  return t * G + int(n / G * (G * P) + n % G);
 }
 
 // An element of an exchange buffer: GPUs that run the program together write it for each other.
