@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mpkir.analysis.families import families_of
 from mpkir.dialects import task
-from mpkir.passes.tiling.limits import Limits, features_per_task
+from mpkir.passes.tiling.limits import SAVES, Limits, features_per_task
 
 
 @given(
@@ -28,6 +28,48 @@ def test_rows_of_a_task(features, row_bytes, weights, workers, max_rows) -> None
     assert 1 <= size <= max(1, max_rows // weights)
     busiest = ceil(ceil(features / size) / workers) * size
     assert busiest < features / workers + size + 1
+
+
+def busiest_bytes(size: int, features: int, row_bytes: int, weights: int, limits: Limits) -> int:
+    """What the worker with most tasks of that size reads, and its tasks' overhead."""
+    tasks = ceil(ceil(features / size) / limits.workers)
+    return tasks * (size * weights * row_bytes + limits.row_overhead_bytes)
+
+
+@given(
+    groups=st.integers(1, 20_000),
+    depth=st.sampled_from([576, 2048, 5120]),
+    weights=st.integers(1, 2),
+    workers=st.sampled_from([1, 5, 108, 132]),
+    max_rows=st.sampled_from([32, 64, 80]),
+)
+def test_no_other_rows_save_much(groups, depth, weights, workers, max_rows) -> None:
+    """No multiple of 8 has clearly less for the busiest worker, and no power of two less at all."""
+    limits = Limits(workers, max_rows, 8192, 2048, row_multiple=8)
+    features, row_bytes = 8 * groups, 2 * depth
+    size = features_per_task(features, row_bytes, weights, limits)
+    assert size % 8 == 0
+    chosen = busiest_bytes(size, features, row_bytes, weights, limits)
+    for other in range(8, min(features, max_rows // weights) + 1, 8):
+        cost = busiest_bytes(other, features, row_bytes, weights, limits)
+        assert chosen * (1 - SAVES) <= cost
+        assert other & (other - 1) or chosen <= cost
+
+
+@pytest.mark.parametrize(
+    ("features", "depth", "weights", "max_rows", "rows"),
+    [
+        (12288, 4096, 2, 64, 32),  # 3 tasks for a worker: 40 and 48 are balanced no better
+        (6144, 2048, 2, 64, 16),  # 24 saves a task's overhead, too little
+        (151936, 4096, 1, 80, 64),  # and so does 72
+        (25600, 5120, 2, 64, 8),  # nothing larger up to 32 is balanced as well
+        (25600, 5120, 2, 80, 40),  # 5 tasks for a worker, not 25
+        (15360, 5120, 1, 64, 40),  # 3 of 40 rows, 120, where 2 of 64 are 128
+    ],
+)
+def test_odd_shapes_get_even_tasks(features, depth, weights, max_rows, rows) -> None:
+    limits = Limits(132, max_rows, 8192, 2048, row_multiple=8)
+    assert features_per_task(features, 2 * depth, weights, limits) == rows
 
 
 ONE_OF_EACH = """

@@ -26,6 +26,11 @@ class Limits:
     """Output features of a linear's task come in multiples of this, where they divide by it."""
 
 
+SAVES = 1 / 40
+"""Part of the busiest worker's time that an uncommon size has to save. Of two that are balanced
+alike the larger was 0.4 % slower, although it costs less here (docs/performance.md)."""
+
+
 def features_per_task(
     features: int, row_bytes: int, weights: int, limits: Limits, products: int = 1
 ) -> int:
@@ -33,21 +38,22 @@ def features_per_task(
     equals.
 
     Time of the busiest worker is (tasks it gets) x (bytes of a task + overhead), where each of
-    `products` such products, all independent, is cut alike.
+    `products` such products, all independent, is cut alike. Powers of two and a worker's even share
+    in one task come first; any other size is taken where that saves enough (`SAVES`).
     """
-    most = min(features, max(1, limits.max_rows // weights))
-    even = ceil(products * features / limits.workers)
     step = limits.row_multiple if features % limits.row_multiple == 0 else 1
-    even = ceil(even / step) * step
-    candidates = {size for size in (1, 2, 4, 8, 16, 32, 64, 128) if size <= most}
-    candidates |= {even} if even <= most else set()
-    candidates = {size for size in candidates if size % step == 0} or {step}
+    most = max(step, min(features, limits.max_rows // weights))
+    share = ceil(ceil(products * features / limits.workers) / step) * step
 
     def busiest(size: int) -> tuple[int, int]:
         tasks = ceil(products * ceil(features / size) / limits.workers)
         return (tasks * (size * weights * row_bytes + limits.row_overhead_bytes), -size)
 
-    return min(candidates, key=busiest)
+    sizes = range(step, most + 1, step)
+    common = {step, 1, 2, 4, 8, 16, 32, 64, 128, share}
+    usual = min(common.intersection(sizes), key=busiest)
+    best = min(sizes, key=busiest)
+    return best if busiest(best)[0] < (1 - SAVES) * busiest(usual)[0] else usual
 
 
 def bytes_of(value: SSAValue) -> int:
