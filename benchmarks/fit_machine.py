@@ -1,6 +1,9 @@
 """Fit the constants of a machine's `timing` to measured steps; predict each case from the others.
 
     python benchmarks/fit_machine.py [--iterations 4] [--json FILE]
+    python benchmarks/fit_machine.py --machine h200 --constants reached
+
+`--constants` fits only these, of a machine with too few measured steps for all of them.
 
 Gauss-Newton on logarithms. Residuals are, of each fitted case of simulated_cases.json, the step's
 error; of a traced one also what each operator has on the critical path, as a part of the step. A
@@ -41,6 +44,7 @@ FITTED = (
     "attention",
     "chunk",
     "merge",
+    "join",
     "body",
     "release",
     FLAG,
@@ -51,22 +55,22 @@ PRIOR = 0.01
 """What a factor of e from where a constant was weighs: as much as 1 % of a step."""
 
 
-def on_machine(plan: Plan, constants: Floats) -> Plan:
-    """The plan on a machine with these constants (logarithms, in the order of FITTED)."""
-    values = dict(zip(FITTED, np.exp(constants).tolist(), strict=True))
-    hops = replace(plan.machine.hops, flag=values.pop(FLAG))
+def on_machine(plan: Plan, constants: Floats, names: Sequence[str]) -> Plan:
+    """The plan on a machine with these constants (logarithms, in the order of their names)."""
+    values = dict(zip(names, np.exp(constants).tolist(), strict=True))
+    hops = replace(plan.machine.hops, flag=values.pop(FLAG, plan.machine.hops.flag))
     timing = replace(plan.machine.timing, **values)
     return replace(plan, machine=replace(plan.machine, timing=timing, hops=hops))
 
 
-def constants_of(machine: Machine) -> Floats:
+def constants_of(machine: Machine, names: Sequence[str]) -> Floats:
     """What `on_machine` takes."""
-    return np.log([machine.hops.flag if n == FLAG else getattr(machine.timing, n) for n in FITTED])
+    return np.log([machine.hops.flag if n == FLAG else getattr(machine.timing, n) for n in names])
 
 
-def residuals_of(each: Measured, constants: Floats) -> list[float]:
+def residuals_of(each: Measured, constants: Floats, names: Sequence[str]) -> list[float]:
     """Of a case: its step's error, then its operators'."""
-    played = play(on_machine(each.plan, constants))
+    played = play(on_machine(each.plan, constants, names))
     found = [played.step / each.step - 1]
     path = operators_on_path(played)
     found += [(path.get(name, 0.0) - wanted) / each.step for name, wanted in each.path.items()]
@@ -75,10 +79,12 @@ def residuals_of(each: Measured, constants: Floats) -> list[float]:
 
 _measured: list[Measured] = []
 """In a process of the pool, which cannot be sent modules."""
+_names: list[str] = []
+"""Of the constants that are fitted, there too."""
 
 
 def _residuals(number: int, constants: Floats) -> list[float]:
-    return residuals_of(_measured[number], constants)
+    return residuals_of(_measured[number], constants, _names)
 
 
 class Fit:
@@ -123,15 +129,18 @@ def step_from(jacobian: Floats, residuals: Floats, damping: float = 1e-4) -> Flo
 def main() -> None:
     """Fit, then leave each case out in turn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--machine", default=MACHINE)
+    parser.add_argument("--constants", default=",".join(FITTED))
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    measured = read_measured([])
+    measured = read_measured([], given.machine)
     _measured.extend(measured)
+    _names.extend(given.constants.split(","))
     # Forked, so that the processes have the modules.
     with ProcessPoolExecutor(given.processes, mp_context=get_context("fork")) as pool:
-        fit = Fit(measured, constants_of(machine_named(MACHINE)), pool)
+        fit = Fit(measured, constants_of(machine_named(given.machine), _names), pool)
         constants = fit.prior.copy()
         (residuals,) = fit.residuals([constants])
         print(f"squares {residuals @ residuals:.5f}", flush=True)
@@ -178,7 +187,7 @@ def _errors(
 
 
 def _values(constants: Floats) -> dict[str, float]:
-    return {name: float(f"{v:.3g}") for name, v in zip(FITTED, np.exp(constants), strict=True)}
+    return {name: float(f"{v:.3g}") for name, v in zip(_names, np.exp(constants), strict=True)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Hold the simulator against measured steps: their times, and every operator of a traced one.
 
     python benchmarks/simulate.py --json benchmarks/results/simulate-h100.json [MODEL ..]
+    python benchmarks/simulate.py --machine h200 --json benchmarks/results/simulate-h200.json
 
 `--fit FILE` takes what benchmarks/fit_machine.py wrote, for the errors with a case left out.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from measured_steps import Measured, operators_on_path, read_measured, record_of
+from measured_steps import MACHINE, Measured, operators_on_path, read_measured, record_of
 
 from mpkir.analysis.simulator import Simulation, play
 from mpkir.tools.bench import append_records
@@ -81,10 +82,11 @@ def main() -> None:
     """Simulate every case and write the records, in place of those of before."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*")
+    parser.add_argument("--machine", default=MACHINE)
     parser.add_argument("--fit", type=Path)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    records = [record(each) for each in read_measured(given.models)]
+    records = [record(each) for each in read_measured(given.models, given.machine)]
     if given.fit is not None:
         errors = json.loads(given.fit.read_text(encoding="utf-8"))["errors"]
         left_out = {(e["model"], e["configuration"]): e["error_left_out"] for e in errors}

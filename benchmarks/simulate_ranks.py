@@ -4,7 +4,7 @@
 
 simulated_ranks.json lists models, numbers of ranks, and goals, as parts of a step on one GPU. What
 is played is the program that the compiler makes for so many ranks, in the middle of the positions
-that are measured, compiled as what was measured has been (VARIANT).
+that are measured, compiled as what was measured has been (IN_FLIGHT).
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ CASES = Path(__file__).with_name("simulated_ranks.json")
 RESULTS = Path(__file__).parent / "results"
 MACHINE = "h200"
 POSITIONS = (32, 158)
-VARIANT = "attention-merges=32"
-"""What ran on two H200s had a task of its own for the parts of a split attention."""
+IN_FLIGHT = 3
+"""Stages that what ran on H200s asked for at once."""
+VARIANT = ablation_named(f"in-flight={IN_FLIGHT}").variant
 
 
 def scheduled_module(step: ModuleOp, ranks: int) -> ModuleOp:
     """The step's program for so many ranks, not proven safe again."""
-    module, variant = step.clone(), ablation_named(VARIANT).variant
-    unproven = replace(variant, tuned=False, without=(VerifySchedulePass.name,))
-    lower(module, variant.machine_of(machine_named(MACHINE)), variant=unproven, tp=ranks)
+    module = step.clone()
+    unproven = replace(VARIANT, tuned=False, without=(VerifySchedulePass.name,))
+    lower(module, VARIANT.machine_of(machine_named(MACHINE)), variant=unproven, tp=ranks)
     return module
 
 
 def record(case: dict[str, Any], step: ModuleOp, ranks: int) -> dict[str, Any]:
     """What is published of a model on so many ranks."""
-    machine = ablation_named(VARIANT).variant.machine_of(machine_named(MACHINE))
+    machine = VARIANT.machine_of(machine_named(MACHINE))
     plan = plan_of(scheduled_module(step, ranks), machine, sum(POSITIONS) // 2)
     begun = perf_counter()
     played = play(plan)
@@ -66,7 +67,7 @@ def record(case: dict[str, Any], step: ModuleOp, ranks: int) -> dict[str, Any]:
         "benchmark": "simulate-tp",
         "system": "mpkir-simulator",
         "model": case["model"],
-        "configuration": VARIANT,
+        "configuration": VARIANT.name,
         "gpu": "NVIDIA H200 (simulated)",
         "gpus": ranks,
         "tp": ranks,
@@ -100,7 +101,7 @@ def measured_of(case: dict[str, Any], ranks: int) -> dict[str, Any] | None:
         for each in records
         if each["system"] == "mpkir-megakernel"
         and each["model"] == case["model"]
-        and each["tp"] == ranks
+        and each["gpus"] == ranks
         and "variant" not in each
     )
     return next(found, None)

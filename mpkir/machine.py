@@ -112,6 +112,8 @@ class Timing:
     worker) and bytes. docs/simulator.md says where each comes from.
     """
 
+    reached: float = 1.0
+    """Of the machine's bandwidth, what the streams of a step get at most."""
     dram_latency: float = 0.65
     """From asking for a stage to its landing, the memory idle."""
     l2_latency: float = 0.5
@@ -146,6 +148,8 @@ class Timing:
     """Each part that a merge of split attention joins."""
     body: float = 0.1
     """A body that does not stream, beside its reads and arithmetic."""
+    pointwise: float = 0.1
+    """The same of one that takes each element by itself, with no barrier."""
     release: float = 0.65
     """From results written to the signal's leaving, the memory idle; as much slower as the memory
     answers when it is busy."""

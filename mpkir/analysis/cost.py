@@ -14,6 +14,7 @@ from math import prod
 from typing import TypeGuard
 
 import numpy as np
+import numpy.typing as npt
 from xdsl.dialects.builtin import FixedBitwidthType, MemRefType, TensorType
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
@@ -92,6 +93,9 @@ class FamilyCost:
     """Arithmetic operations on scalars (a number)."""
     rows: Ints
     """Rows of its cache that attention scores (a number)."""
+    is_empty: npt.NDArray[np.bool_]
+    """Whether it is a chunk of attention none of whose rows is of the step's position or an earlier
+    one: it looks for nothing and stores nothing, and nobody looks for what it has."""
     joined: int
     """Parts of a split attention that the task joins (a number)."""
     shared: int
@@ -170,7 +174,8 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         written,
         _flops(family, rows),
         rows,
-        _joined(family),
+        (rows == 0) & any(map(_reads_cache, family.op.body.block.ops)),
+        _joined(family, position),
         stage_bytes * (len(stream.reads) if stream else 0),
     )
 
@@ -208,11 +213,21 @@ def _reads_cache(
     ) and isinstance(op.k_cache, BlockArgument)
 
 
-def _joined(family: Family) -> int:
-    """How many parts of split attentions a task joins one after the other."""
-    ops = family.op.body.block.ops
-    joining = (tensor.AttentionMergeOp, tensor.AttentionJoinOp)
-    return sum(tensor.shape_of(op.acc)[3] for op in ops if isinstance(op, joining))
+def _joined(family: Family, position: int | None) -> int:
+    """How many parts of split attentions a task joins; of chunks that have a task of their own,
+    those with rows at this position."""
+    parts = 0
+    for op in family.op.body.block.ops:
+        if isinstance(op, tensor.AttentionMergeOp):
+            parts += tensor.shape_of(op.acc)[3]
+        elif isinstance(op, tensor.AttentionJoinOp):
+            others = tensor.shape_of(op.acc)[3]
+            if position is not None:
+                _, _, *in_turn, rows, _ = tensor.shape_of(op.k_cache)
+                block = rows if in_turn else -(-rows // op.chunks.value.data)
+                others = min(others, position // block)
+            parts += others
+    return parts
 
 
 def loop_of(family: Family) -> Loop:

@@ -47,7 +47,7 @@ def critical_path(simulation: Simulation) -> list[Link]:
         elif simulation.cause[task] == Cause.EVENT:
             begin = float(simulation.end[before])
         starved = min(float(simulation.starved[task]), until - start)
-        links.append(Link(task, until - begin, start - begin, max(0.0, starved)))
+        links.append(Link(task, until - begin, max(0.0, start - begin), max(0.0, starved)))
         task, until = before, begin
     links.reverse()
     return links

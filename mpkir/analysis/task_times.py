@@ -39,6 +39,8 @@ class FamilyTimes:
     inputs: frozenset[str]
     work: Floats
     """A streaming task's products, all stages there; all of any other task beside DRAM."""
+    merge: float
+    """Of the work of an attention that joins other chunks, what is left once these are there."""
     dram: Floats
     """Bytes that a task that does not stream reads from DRAM itself."""
     code: float
@@ -54,7 +56,7 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
     streamed = int(cost.streamed.max(initial=0))
     body = (cost.loop, streamed, cost.stage_bytes, cost.common, int(cost.written.max(initial=0)))
     code = float(timing.code_of_body)
-    prepare = again = 0.0
+    prepare = again = merge = 0.0
     look = timing.l2_latency if cost.is_polled else 0.0
     match cost.loop:
         case Loop.JOIN:
@@ -82,9 +84,12 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
             dram = cost.dram.astype(np.float64)
         case Loop.REDUCE | Loop.MAP:
             touched = np.maximum(cost.own + cost.dram, cost.written)
-            work, dram = timing.body + timing.l2_latency + touched / (timing.plain * KILO), zero
+            body_time = timing.body if cost.loop is Loop.REDUCE else timing.pointwise
+            work, dram = body_time + timing.l2_latency + touched / (timing.plain * KILO), zero
     does_stream = cost.loop is Loop.STREAM
-    return FamilyTimes(does_stream, look, prepare, again, cost.inputs, work, dram, code, body)
+    return FamilyTimes(
+        does_stream, look, prepare, again, cost.inputs, work, merge, dram, code, body
+    )
 
 
 def _products(cost: FamilyCost, timing: Timing) -> Floats:

@@ -37,8 +37,9 @@ class Memory:
         self.streams: list[tuple[float, int, Stream]] = []
         self.later: list[tuple[float, int, Stream]] = []
         self.sequence = 0
-        self.bandwidth = plan.machine.memory_bandwidth * KILO
-        self.idle_bytes = self.bandwidth * plan.machine.timing.dram_latency
+        timing = plan.machine.timing
+        self.bandwidth = plan.machine.memory_bandwidth * timing.reached * KILO
+        self.idle_bytes = self.bandwidth * timing.dram_latency
         self.knee = self.idle_bytes**3
         self.least_rate = self.bandwidth / (2 * self.idle_bytes)
         # What a task that reads past the ring has asked for and not got: a stage, or what keeps the

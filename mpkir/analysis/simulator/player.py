@@ -236,9 +236,15 @@ class _Player:
         return True
 
     def work_through(self, worker: int, each: int, index: int) -> bool:
-        """A task that does not stream; False if what it reads from DRAM has not come."""
-        state = self.workers[worker]
-        done = state.now + state.cold + self.tasks.work[each]
+        """A task that does not stream; False if what it reads from DRAM, or joins, has not come."""
+        state, events = self.workers[worker], self.events
+        first = index // self.tasks.count * events.count
+        for flag in self.tasks.joins[each]:
+            if events.fired[first + flag] < 0:
+                events.block(worker, first + flag)
+                return False
+        merge = self.tasks.merge[self.tasks.family[each]] if self.tasks.joins[each] else 0.0
+        done = state.now + state.cold + self.tasks.work[each] - merge
         if self.tasks.dram[each] > 0:
             if state.reads_done < 0:
                 state.waiting = True
@@ -246,8 +252,16 @@ class _Player:
             self.starved[index] = max(0.0, state.reads_done - done)
             done = max(done, state.reads_done)
             state.reads_done = -1.0
-        state.now = done + self.release(each)
-        self.busy[index] = state.now - self.start[index] - self.starved[index]
+        # A task that joins has gone through its own rows meanwhile.
+        own = done
+        for flag in self.tasks.joins[each]:
+            seen = events.fired[first + flag] + events.hop[flag]
+            if seen > done:
+                done = seen
+                self.cause[index] = Cause.EVENT
+                self.before[index] = events.last_signaller[first + flag]
+        state.now = done + merge + self.release(each)
+        self.busy[index] = state.now - self.start[index] - self.starved[index] - (done - own)
         self.end[index] = state.now
         return True
 

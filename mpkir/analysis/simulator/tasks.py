@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mpkir.analysis.cost import Loop
+from mpkir.analysis.flag_edges import FlagEdge
 from mpkir.analysis.plan import Plan
 from mpkir.analysis.task_times import times_of
 
@@ -34,6 +36,7 @@ class Tasks:
         self.dram: list[float] = [x for each in times for x in each.dram.tolist()]
         # Of each family.
         self.does_stream = [each.streams for each in times]
+        self.merge = [each.merge for each in times]
         self.look = [each.look for each in times]
         self.prepare = [each.prepare for each in times]
         self.again = [each.again for each in times]
@@ -51,23 +54,30 @@ class Tasks:
     def _read_flags(self, plan: Plan) -> None:
         self.looks: list[list[int]] = [[] for _ in range(self.count)]
         """Counters of flags that each task waits for."""
+        self.joins: list[list[int]] = [[] for _ in range(self.count)]
+        """Those of what it joins to its own rows of a cache, once it has been through these."""
         self.marks: list[list[int]] = [[] for _ in range(self.count)]
         """Those that it raises."""
         self.arrivals: list[int] = plan.graph.arrivals.tolist()
         """How much each counter waits for: the graph's, then those of flags."""
         for flag in plan.graph.flags:
             groups, first = flag.groups, len(self.arrivals)
-            counts = np.bincount(groups.source_group, minlength=groups.count)
+            # Chunks of attention beyond the position are left alone by both sides.
+            stores = ~plan.costs[flag.earlier.number].is_empty[groups.source]
+            source_group = groups.source_group[stores]
+            counts = np.bincount(source_group, minlength=groups.count)
             self.arrivals += counts.tolist()
             begin = int(plan.graph.offsets[flag.earlier.number])
-            sources: list[int] = (groups.source + begin).tolist()
-            for task, group in zip(sources, groups.source_group.tolist(), strict=True):
+            sources: list[int] = (groups.source[stores] + begin).tolist()
+            for task, group in zip(sources, source_group.tolist(), strict=True):
                 self.marks[task].append(first + group)
             begin = int(plan.graph.offsets[flag.later.number])
-            targets: list[int] = (groups.target + begin).tolist()
-            for task, group in zip(targets, groups.target_group.tolist(), strict=True):
+            looks = ~plan.costs[flag.later.number].is_empty[groups.target]
+            targets: list[int] = (groups.target[looks] + begin).tolist()
+            waits = self.joins if _joins(plan, flag) else self.looks
+            for task, group in zip(targets, groups.target_group[looks].tolist(), strict=True):
                 if counts[group]:
-                    self.looks[task].append(first + group)
+                    waits[task].append(first + group)
 
     def _read_lists(self, plan: Plan) -> None:
         placed = np.flatnonzero(plan.worker >= 0)
@@ -102,3 +112,9 @@ class Tasks:
                     count = min(quantum, left)
                     chunks.append((size * count, count, size * ring.in_flight))
             self.chunks.append(chunks)
+
+
+def _joins(plan: Plan, flag: FlagEdge) -> bool:
+    """Whether the readers join what they read to rows of a cache of their own."""
+    earlier, later = plan.costs[flag.earlier.number], plan.costs[flag.later.number]
+    return earlier.loop is Loop.ATTENTION and bool(later.joined) and bool(later.rows.any())
