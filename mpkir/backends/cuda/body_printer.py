@@ -291,14 +291,6 @@ class BodyPrinter:
         """An element of a value that depends on nothing the skeleton computes, as an expression."""
         return self.evaluate(value, indices, [])
 
-    def asked(self, value: SSAValue, indices: Sequence[str]) -> tuple[str, str] | None:
-        """Of a flagged operand's element: the type and the expression of asking for it."""
-        number = self.read_number(self.source(value))
-        if number is None or not self.body.operands[number].is_flagged:
-            return None
-        type_ = f"mpk::Asked<{operand_type(self.body.operands[number])}>"
-        return type_, f"{type_}({self.pointer(number, indices)})"
-
     def evaluate(self, value: SSAValue, indices: Sequence[str], out: list[str]) -> str:
         """An element of a value, of its carried type; statements that it needs go to `out`."""
         value = self.source(value)

@@ -183,28 +183,21 @@ def _fetch(
 
 
 def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) -> None:
-    """What becomes of the sums: other operands are asked for by `load`, before the sums are there.
-
-    Flagged ones are waited for where `store` uses them, so that all that a lane needs are under way
-    at once.
-    """
+    """What becomes of the sums: other operands are fetched by `load`, before the sums are there."""
     shape = shape_of(op.result)
     indices = [*p.lead("0" if prod(shape[:-1]) == 1 else "t", shape[:-1]), "row"]
     fields: list[str] = []
     values: list[str] = []
-    used: list[str] = []
     for number, extra in enumerate(op.epilogue_args):
-        at = broadcast(indices, shape_of(extra))
-        asked = p.asked(extra, at)
-        fields.append(f"{asked[0] if asked else carried_type(element_type_of(extra))} e{number};")
-        values.append(asked[1] if asked else p.element(extra, at))
-        used.append(f"in.e{number}.value(w)" if asked else f"in.e{number}")
+        fields.append(f"{carried_type(element_type_of(extra))} e{number};")
+        values.append(p.element(extra, broadcast(indices, shape_of(extra))))
     parameters = f"{WORK}, int t, int row"
     statements: list[str] = []
     if op.epilogue is None:
         result = "y[0]"
     else:
-        arguments = [*(f"y[{j}]" for j in range(len(op.weights))), *used]
+        arguments = [*(f"y[{j}]" for j in range(len(op.weights)))]
+        arguments += [f"in.e{number}" for number in range(len(values))]
         result = p.region(op.epilogue.block, arguments, statements)
     statements += p.stores(op.result, result, indices)
     p.lines += [

@@ -189,13 +189,6 @@ template <class T>
 float await(const Exchanged<T>* p, const Work& w) {
   return await(reinterpret_cast<const Tagged<T>*>(p), w);
 }
-template <class X>
-struct Asked {
-  const X* place = nullptr;
-  Asked() = default;
-  explicit Asked(const X* place) : place(place) {}
-  float value(const Work& w) const { return await(place, w); }
-};
 template <class X, int N>
 struct Fetched;
 template <template <class> class X, class T>

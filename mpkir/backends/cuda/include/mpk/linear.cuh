@@ -16,8 +16,7 @@
 //   };
 //   struct epilogue {
 //     struct Inputs {...};
-//     static __device__ Inputs load(const Work&, int t, int row);          row in [0, ROWS); what it asks for
-//                                                                         store waits for
+//     static __device__ Inputs load(const Work&, int t, int row);          row in [0, ROWS)
 //     static __device__ void store(const Work&, int t, int row, const float (&y)[J], const Inputs&);
 //   };
 // and, for RingLinear,

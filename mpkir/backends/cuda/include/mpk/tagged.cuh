@@ -260,21 +260,6 @@ __device__ __forceinline__ float await(const X* address, const Work& work) {
   }
 }
 
-// An element that has been asked for, and is waited for where its value is used.
-template <class X>
-struct Asked {
-  const X* place;
-  Fetched<X, 1> element;
-
-  Asked() = default;
-  explicit __device__ __forceinline__ Asked(const X* place) : place(place) { element.request(place); }
-  __device__ __forceinline__ float value(const Work& work) const {
-    Fetched<X, 1> now = element;
-    for (u32 polls = 1; !now.arrived(work.tag) && !gives_up(work, polls); ++polls) now.request(place);
-    return now.get(0);
-  }
-};
-
 // COUNT groups of N neighbouring elements at address(i), all requested before any is looked at;
 // groups that are not there yet are asked for again, `pause` nanoseconds later: everybody polls at
 // once, and much that is polled takes bandwidth from the weights. exists(i) says whether there is a
