@@ -136,6 +136,7 @@ class Subject:
         if not buffer.flagged or not where.any():
             return 0
         words = words_of(buffer, self.memory(name))
+        words = words[0] if buffer.planes else words
         if buffer.brief:
             tags = words & BRIEF_MARKS[words.dtype]
         else:

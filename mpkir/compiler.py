@@ -266,6 +266,7 @@ def _manifest_buffer(buffer: TableBuffer, constants: Mapping[str, torch.Tensor])
         apart=buffer.apart,
         panels=0 if buffer.panels is None else buffer.panels.group,
         columns=0 if buffer.panels is None else buffer.panels.columns,
+        planes=buffer.planes,
         packed=buffer.packed,
         parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in buffer.parts),
         shard=_shard(buffer.shard),

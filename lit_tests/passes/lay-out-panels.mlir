@@ -1,5 +1,6 @@
 // RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s
 // RUN: mpk-opt %s -p 'mpk-lay-out-flags{panels=false}' --split-input-file | filecheck %s --check-prefix=ROWS
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{planes=true}' --split-input-file | filecheck %s --check-prefix=PLANES
 
 // Activations of 5 tokens and more that products over packed weights poll lie in panels: of 8 columns where some task
 // writes all tokens of its columns, as do all of a type then, of 32 where each writes a token. What ends sums and what
@@ -13,6 +14,9 @@
 // ROWS:          mpk_task.buffer scratch "x" flagged brief apart 16 : memref<8x1x64xf32>
 // ROWS:          mpk_task.buffer scratch "heads" flagged brief apart 16 : memref<8x1x4x16xbf16>
 // ROWS:          mpk_task.buffer scratch "y" flagged brief apart 16 : memref<8x1x64xf32>
+// PLANES:        mpk_task.buffer scratch "x" flagged brief panels <8 of 64> planes : memref<8x1x64xf32>
+// PLANES:        mpk_task.buffer scratch "heads" flagged brief panels <32 of 64> : memref<8x1x4x16xbf16>
+// PLANES:        mpk_task.buffer scratch "z" flagged brief apart 16 : memref<8x64xf32>
 func.func @products() {
   %in = mpk_task.buffer input "in" : memref<8x1x64xf32>
   %in4 = mpk_task.buffer input "in4" : memref<8x1x4x16xf32>

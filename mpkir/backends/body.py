@@ -54,6 +54,8 @@ class Operand:
     """Neighbouring elements that have a line of memory to themselves; 0: elements lie together."""
     panels: Panels | None = None
     """How elements lie that do so in panels; numbers of elements are as if they were row-major."""
+    in_planes: bool = False
+    """Whether f32 lies as two planes of bf16, rounded and what that lost."""
     is_packed: bool = False
     """Whether a weight lies as blocks for tensor cores."""
     is_exchange: bool = False
@@ -134,6 +136,7 @@ def _operands(values: Sequence[SSAValue], boxes: Sequence[task.RegionAttr]) -> t
                 buffer.brief is not None,
                 apart_of(buffer),
                 panels_of(buffer),
+                buffer.planes is not None,
                 buffer.packed is not None,
                 buffer.exchange is not None,
                 task.row_elements(buffer) if is_sent else None,
@@ -155,6 +158,7 @@ def _code_key(op: task.GridOp) -> str:
         printer.print_string("brief " if task.buffer_of(value).brief is not None else "")
         printer.print_string(f"{apart_of(task.buffer_of(value))} ")
         printer.print_string(f"{panels_of(task.buffer_of(value)) or ''} ")
+        printer.print_string("planes " if task.buffer_of(value).planes is not None else "")
         printer.print_string("packed " if task.buffer_of(value).packed is not None else "")
         if task.buffer_of(value).exchange is not None:
             scatter = task.scatter_of(value)

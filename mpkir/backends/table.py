@@ -61,6 +61,8 @@ class Buffer:
     """Neighbouring elements that have a line of memory to themselves, or 0."""
     panels: Panels | None
     """How elements lie that do so in panels."""
+    planes: bool
+    """Whether f32 lies as two planes of bf16, rounded and what that lost."""
     packed: bool
     """Whether a weight lies as blocks for tensor cores."""
     parts: tuple[tuple[str, int, ShardAttr | None], ...]
@@ -123,6 +125,7 @@ def _buffer(op: task.BufferOp, name: str) -> Buffer:
         op.brief is not None,
         apart_of(op),
         panels_of(op),
+        op.planes is not None,
         op.packed is not None,
         tuple((source, rows, shard) for (source, rows), shard in parts),
         op.shard,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 
 from xdsl.context import Context
-from xdsl.dialects.builtin import BFloat16Type, IntegerAttr, ModuleOp, UnitAttr, i64
+from xdsl.dialects.builtin import BFloat16Type, Float32Type, IntegerAttr, ModuleOp, UnitAttr, i64
 from xdsl.passes import ModulePass
 
 from mpkir.analysis.dependence import touches_of_buffer
@@ -37,7 +37,8 @@ class LayOutFlagsPass(ModulePass):
     Products and pointwise operators do; whoever joins the parts of a split attention leaves out the
     empty ones. `apart` is for tasks that write less than a line, and at most `apart_up_to`
     elements; they have one each then. `panels` are for what products over packed weights poll
-    straight (token_panels.py).
+    straight (token_panels.py). With `planes` f32 lies in two of bf16 there, what rounding leaves
+    and what it loses, for such products round x anyway and poll the first alone.
     """
 
     name = "mpk-lay-out-flags"
@@ -45,6 +46,7 @@ class LayOutFlagsPass(ModulePass):
     brief_bf16_from: int = task.FEW_TOKENS + 1
     apart_up_to: int = 16
     panels: bool = True
+    planes: bool = False
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         users: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
@@ -63,6 +65,9 @@ class LayOutFlagsPass(ModulePass):
         panels = panels_of(polled) if self.panels else {}
         for buffer, each in panels.items():
             buffer.panels = each
+            element = task.memref_type_of(buffer.result).get_element_type()
+            if self.planes and buffer.brief is not None and isinstance(element, Float32Type):
+                buffer.planes = UnitAttr()
         runs = {
             buffer: _runs(buffer, [(family, access) for family, access in uses if access.is_write])
             for buffer, uses in polled.items()

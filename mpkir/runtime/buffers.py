@@ -44,22 +44,29 @@ def values_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
     """What a buffer's memory holds, as its element type: without the tags, if it is flagged.
 
     A 16-bit float lies in the upper half of its word, a 32-bit one in the lower; a brief one is its
-    word but for the mark, of bfloat16 times 2^-64 and not below 1 if it was not below 2^64.
+    word but for the mark, of bfloat16 times 2^-64 and not below 1 if it was not below 2^64. What
+    lies in planes is their sum.
     """
     if not buffer.flagged:
         return memory
     memory = words_of(buffer, memory)
     if buffer.brief:
-        stored = (memory & ~BRIEF_MARKS[memory.dtype]).view(TORCH_DTYPES[buffer.dtype])
-        if buffer.dtype == "bfloat16":
+        halves = memory.dtype == torch.int16
+        kind = torch.bfloat16 if halves else TORCH_DTYPES[buffer.dtype]
+        stored = (memory & ~BRIEF_MARKS[memory.dtype]).view(kind)
+        if halves:
             stored = torch.where(stored.abs() < 1, stored * 2.0**64, math.nan)
-        return stored
+        return stored.float().sum(0) if buffer.planes else stored
     half = 1 if buffer.element_bytes == 4 else 0
     return memory.view(TORCH_DTYPES[buffer.dtype]).view(*buffer.shape, 2)[..., half]
 
 
 def words_of(buffer: Buffer, memory: torch.Tensor) -> torch.Tensor:
-    """The words of a flagged buffer's elements, in its shape, wherever they lie."""
+    """The words of a flagged buffer's elements, in its shape, wherever they lie; of what lies in
+    planes two of these, [2, ..]."""
+    if buffer.planes:
+        memory = memory[:, :, : buffer.tokens].transpose(1, 2)
+        return memory.contiguous().view(2, *buffer.shape)
     if buffer.panels:
         memory = memory[:, : buffer.tokens].transpose(0, 1)
     elif buffer.apart:

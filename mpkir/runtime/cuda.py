@@ -230,10 +230,11 @@ class CudaProgram:
         """The elements of a flagged buffer that do not carry the tag of a step of this launch."""
         tag = (self._epoch + step + 1) % 2**32
         spec = self._specs.get(buffer)
-        words, brief = self._buffers[buffer], False
-        if spec is not None:
-            words, brief = words_of(spec, words), spec.brief
-        return missing_elements(untagged(words, tag, brief).numpy())
+        if spec is None:
+            return missing_elements(untagged(self._buffers[buffer], tag).numpy())
+        late = untagged(words_of(spec, self._buffers[buffer]), tag, spec.brief)
+        planes = 2 if spec.planes else 1
+        return missing_elements(late.view(planes, -1).any(0).numpy())
 
     def read_global(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a variable of the kernel's; MpkirError if it has none of that name."""

@@ -165,6 +165,8 @@ class Buffer:
              words lie together
     panels   of a flagged buffer: it lies as panels of so many columns, see memory_shape; 0: as it
              is. `columns` is how many a token has then
+    planes   of a brief float32 in panels: it lies as two of bfloat16, the first what rounding
+             leaves, the second what it loses
     packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
     parts    what fills a joined weight or constant instead of one source, row after row
     shard    unless it is scratch or an input: which part of the tensor every rank has
@@ -184,6 +186,7 @@ class Buffer:
     apart: int = 0
     panels: int = 0
     columns: int = 0
+    planes: bool = False
     packed: bool = False
     parts: tuple[Part, ...] = ()
     shard: Shard | None = None
@@ -191,18 +194,22 @@ class Buffer:
 
     @property
     def element_bytes(self) -> int:
-        """Bytes of an element in memory, with its tag."""
+        """Bytes of an element in memory, with its tag; in planes, of each part."""
+        if self.planes:
+            return DTYPE_BYTES["bfloat16"]
         tagged = self.flagged and not self.brief
         return (TAGGED_BYTES if tagged else DTYPE_BYTES)[self.dtype]
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
         """Of the memory, in elements: groups that lie apart are the first part of each line, and
-        tokens [T, columns] in panels are the first T of [columns / panels, T or more, panels].
+        tokens [T, columns] in panels are the first T of [columns / panels, T or more, panels],
+        and there are two of these, one behind the other, of what lies in planes.
         """
         if self.panels:
             rows = -(-self.tokens // PANEL_ROWS) * PANEL_ROWS
-            return (self.columns // self.panels, rows, self.panels)
+            panels = (self.columns // self.panels, rows, self.panels)
+            return (2, *panels) if self.planes else panels
         if not self.apart:
             return self.shape
         return (prod(self.shape) // self.apart, LINE_BYTES // self.element_bytes)
@@ -411,6 +418,8 @@ def _check_buffer(buffer: Buffer, where: str) -> None:
         raise MpkirError(
             "only whole groups of flagged elements lie apart or are brief", where=where
         )
+    if buffer.planes and not (buffer.panels and buffer.brief and buffer.dtype == "float32"):
+        raise MpkirError("only brief float32 in panels lies in planes", where=where)
     if buffer.panels and not _are_panels(buffer):
         raise MpkirError(
             f"{list(buffer.shape)} does not lie in panels of {buffer.panels} of {buffer.columns} "

@@ -213,5 +213,15 @@ mpk_task.grid @g [2] writes(%w : memref<8xbf16>)
 // CHECK: what lies in panels does not lie apart, as "x" does
 
 // -----
+
+%x = mpk_task.buffer scratch "x" flagged brief panels <8 of 64> planes : memref<8x64xbf16>
+// CHECK: only brief f32 in panels is in two planes, not "x"
+
+// -----
+
+%x = mpk_task.buffer scratch "x" flagged brief planes : memref<8x64xf32>
+// CHECK: only brief f32 in panels is in two planes, not "x"
+
+// -----
 %x = mpk_task.buffer scratch "x" panels <8 of 64> : memref<8x64xf32>
 // CHECK: only flagged buffers of one rank are brief, apart or in panels, not "x"

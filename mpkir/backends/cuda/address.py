@@ -22,6 +22,8 @@ def operand_type(operand: Operand) -> str:
     element = storage_type(operand.element_type)
     if not operand.is_flagged:
         return element
+    if operand.in_planes and operand.panels is not None:
+        return f"mpk::Planes<{operand.panels.columns * operand.panels.rows}>"
     if operand.is_brief:
         return f"mpk::Brief<{element}>"
     return f"mpk::{'Exchanged' if operand.is_exchange else 'Tagged'}<{element}>"

@@ -135,20 +135,24 @@ def _direct(
             "static constexpr bool direct = false, exact = false;",
             "using X = float;",
         ]
-    kind = operand_type(operand)
+    kind, place = operand_type(operand), p.pointer(number, [*rows, "k"])
+    if operand.in_planes:
+        # What rounding lost is for sums, not for products.
+        kind = "mpk::Brief<mpk::bf16>"
+        place = f"reinterpret_cast<const {kind}*>({place})"
     exact = not is_scaled and isinstance(operand.element_type, BFloat16Type)
     return [
         f"static constexpr bool direct = true, exact = {str(exact).lower()};",
         f"using X = {kind};",
-        f"{DEVICE} const {kind}* x({WORK}, int t, int k) "
-        f"{{ return {p.pointer(number, [*rows, 'k'])}; }}",
+        f"{DEVICE} const {kind}* x({WORK}, int t, int k) {{ return {place}; }}",
     ]
 
 
 def _is_direct(operand: Operand, tokens: int) -> bool:
     """Whether as many elements as one request asks for are neighbours in memory, and of many tokens
     blocks lie alike."""
-    is_halves = operand.is_brief and isinstance(operand.element_type, BFloat16Type)
+    is_bf16 = isinstance(operand.element_type, BFloat16Type) or operand.in_planes
+    is_halves = operand.is_brief and is_bf16
     together = rows_aligned(operand, 8 if is_halves else 4) and not operand.is_packed
     alike = not operand.apart or task.PACKED_COLUMNS % operand.apart == 0
     if operand.panels is not None:

@@ -150,8 +150,9 @@ class BufferOp(IRDLOperation):
     kept (others become NaN), those below 2^-62 less precisely. `apart 8`: groups of 8 neighbouring
     flagged elements begin at lines of memory, so that no two tasks write the same line. `panels`:
     flagged elements of many tokens lie as warps poll them, see PanelsAttr; everything else counts
-    elements as if they were row-major. `parts`: several tensors of the model fill a weight, row
-    after row. `shard`: of a weight, a state or an output each rank has a part.
+    elements as if they were row-major. `planes`: brief f32 in panels lies as two of brief bf16, all
+    that rounding leaves and behind it all that it loses. `parts`: several tensors of the model
+    fill a weight, row after row. `shard`: of a weight, a state or an output each rank has a part.
     `packed`: a matrix of weights lies as blocks of 8 rows by 32 columns, see PACKED_ROWS.
 
     ```mlir
@@ -174,6 +175,7 @@ class BufferOp(IRDLOperation):
     brief = opt_prop_def(UnitAttr)
     apart = opt_prop_def(IntegerAttr[I64])
     panels = opt_prop_def(PanelsAttr)
+    planes = opt_prop_def(UnitAttr)
     parts = opt_prop_def(PartsAttr)
     shard = opt_prop_def(ShardAttr)
     packed = opt_prop_def(UnitAttr)
@@ -184,7 +186,8 @@ class BufferOp(IRDLOperation):
     assembly_format = (
         "$kind $name (`initial` $initial^)? (`exchange` $exchange^)? (`donated` $donated^)? "
         "(`flagged` $flagged^)? (`brief` $brief^)? (`apart` $apart^)? "
-        "(`panels` $panels^)? (`parts` $parts^)? (`shard` $shard^)? (`packed` $packed^)? "
+        "(`panels` $panels^)? (`planes` $planes^)? (`parts` $parts^)? (`shard` $shard^)? "
+        "(`packed` $packed^)? "
         "attr-dict `:` type($result)"
     )
 
@@ -216,7 +219,8 @@ class BufferOp(IRDLOperation):
             raise VerifyException(f"only a state is donated, not {self.kind.data.value} {self.sym}")
         if self.flagged is not None:
             self._verify_flagged()
-        if self.brief is not None or self.apart is not None or self.panels is not None:
+        layouts = (self.brief, self.apart, self.panels, self.planes)
+        if any(each is not None for each in layouts):
             self._verify_layout()
         if self.parts is not None:
             if self.kind.data is not BufferKind.WEIGHT:
@@ -281,6 +285,12 @@ class BufferOp(IRDLOperation):
             self.panels.check_fits(type.get_shape(), prod(type.get_shape()))
         if self.brief is not None and not isinstance(type.get_element_type(), BRIEF_TYPES):
             raise VerifyException(f"only bf16 and f32 are brief, not {type.get_element_type()}")
+        if self.planes is not None and (
+            self.panels is None
+            or self.brief is None
+            or not isinstance(type.get_element_type(), Float32Type)
+        ):
+            raise VerifyException(f"only brief f32 in panels is in two planes, not {self.sym}")
         apart = 0 if self.apart is None else self.apart.value.data
         element = type.get_element_type()
         assert isinstance(element, FixedBitwidthType)

@@ -38,6 +38,7 @@ def _memory_of(buffer: Buffer, device: torch.device) -> torch.Tensor:
         flagged=buffer.flagged,
         brief=buffer.brief,
         apart=buffer.apart,
+        planes=buffer.planes,
         panels=0 if buffer.panels is None else buffer.panels.group,
         columns=0 if buffer.panels is None else buffer.panels.columns,
     )

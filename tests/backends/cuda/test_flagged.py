@@ -126,6 +126,32 @@ def test_tokens_lie_in_panels(tokens: int, group: int) -> None:
     assert late.nonzero().tolist() == [[0]]  # rows that no token has count for nothing
 
 
+def test_floats_lie_in_two_planes() -> None:
+    buffer = Buffer(
+        "x",
+        "scratch",
+        "float32",
+        (5, 64),
+        flagged=True,
+        brief=True,
+        panels=8,
+        columns=64,
+        planes=True,
+    )
+    memory = allocate(buffer, torch.device("cpu"))
+    assert memory.dtype == torch.int16
+    assert memory.shape == (2, 8, 8, 8)
+    values = torch.randn(5, 64)
+    rounded = values.bfloat16()
+    for plane, part in enumerate((rounded, (values - rounded).bfloat16())):
+        bits = (part * 2.0**-64).view(torch.int16) | 0x4000  # of an odd step
+        memory[plane, :, :5] = bits.view(5, 8, 8).transpose(0, 1)
+    torch.testing.assert_close(values_of(buffer, memory), values, rtol=2**-16, atol=0)
+    memory[1, 0, 2, 3] = 0
+    late = untagged(words_of(buffer, memory), 1, brief=True)
+    assert late.nonzero().tolist() == [[5 * 64 + 2 * 64 + 3]]
+
+
 def test_a_manifest_says_which(module: ModuleOp) -> None:
     assert [buffer.flagged for buffer in buffers_of(module)] == [True, False]
     target = Target("cuda", "h100", "sm_90a", 1)
@@ -150,5 +176,8 @@ def test_a_manifest_says_which(module: ModuleOp) -> None:
     ):
         with pytest.raises(MpkirError, match="does not lie in panels"):
             manifest(replace(good, **wrong)).validate()
+    for wrong in ({"brief": False}, {"panels": 0}, {"dtype": "bfloat16"}):
+        with pytest.raises(MpkirError, match="lies in planes"):
+            manifest(replace(good, **({"brief": True, "planes": True} | wrong))).validate()
     with pytest.raises(MpkirError, match="are brief"):
         manifest(Buffer("x", "scratch", "float16", (8,), flagged=True, brief=True)).validate()

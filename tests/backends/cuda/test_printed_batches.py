@@ -57,7 +57,8 @@ def run(
     panels = {
         op.panels.group for op in module.walk() if isinstance(op, task.BufferOp) and op.panels
     }
-    assert panels == ({8, 32} if batch > 4 and not variant else set())
+    rows = ("mpk-lay-out-flags", "panels", False)
+    assert panels == ({8, 32} if batch > 4 and rows not in variant.options else set())
     program = make(module, machine)
     program.bind(weights_of(model))
     program.bind(dict(model.named_buffers()))
@@ -99,6 +100,20 @@ def test_panels_change_no_bit(
     assert torch.equal(tokens, plain)
     assert torch.equal(logits, own)
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
+)
+def test_planes_change_little(model: Any, where: str, request: pytest.FixtureRequest) -> None:
+    make = request.getfixturevalue(where)
+    prompts = [[3 + row, 1, 4 * row] for row in range(8)]
+    (planes,) = ablations_named(["planes"])
+    _, logits, _ = run(model, make, 8, prompts, steps=3)
+    _, close, _ = run(model, make, 8, prompts, variant=planes.variant, steps=3)
+    assert not torch.equal(close, logits)
+    # Products take 8 bits of a number, sums 16.
+    torch.testing.assert_close(close, logits, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize(

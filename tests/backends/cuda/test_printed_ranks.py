@@ -97,6 +97,7 @@ def _buffer(each: Any) -> Buffer:
         apart=each.apart,
         panels=0 if each.panels is None else each.panels.group,
         columns=0 if each.panels is None else each.panels.columns,
+        planes=each.planes,
         packed=each.packed,
         parts=tuple(Part(name, rows, _shard(shard)) for name, rows, shard in each.parts),
         shard=_shard(each.shard),

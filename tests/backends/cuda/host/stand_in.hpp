@@ -138,6 +138,22 @@ void publish(Brief<T>* p, V v, const Work& w) {
   std::memcpy(&p->word, &stored, sizeof(T));
   p->word = (p->word & ~(1u << p->BIT)) | (w.tag() & 1) << p->BIT;
 }
+// Floats as two planes of these, so many elements apart: rounded, and what that lost.
+template <int DISTANCE>
+struct Planes {
+  Brief<bf16> rounded;
+};
+template <int DISTANCE>
+float await(const Planes<DISTANCE>* p, const Work& w) {
+  return await(&p->rounded, w) + await(&p->rounded + DISTANCE, w);
+}
+template <int DISTANCE, class V>
+void publish(Planes<DISTANCE>* p, V v, const Work& w) {
+  bf16 rounded;
+  store(&rounded, float(v));
+  publish(&p->rounded, to_float(rounded), w);
+  publish(&p->rounded + DISTANCE, float(v) - to_float(rounded), w);
+}
 template <class X, int GROUP>
 i64 apart(i64 e) { return e / GROUP * (128 / i64(sizeof(X))) + e % GROUP; }
 template <int G, int P>
@@ -233,6 +249,8 @@ template <class T>
 float read(const Tagged<T>* p, const Work& w) { return await(p, w); }
 template <class T>
 float read(const Brief<T>* p, const Work& w) { return await(p, w); }
+template <int DISTANCE>
+float read(const Planes<DISTANCE>* p, const Work& w) { return await(p, w); }
 
 // Mean and factor of a row.
 template <Norm KIND, class Load>

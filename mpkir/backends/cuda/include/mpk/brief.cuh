@@ -44,4 +44,14 @@ struct Brief<bf16> {
   }
 };
 
+// Floats as two planes of brief bf16, DISTANCE elements apart: what rounding leaves, which products of
+// many tokens poll alone, and what it loses. An address is one in the first.
+template <int DISTANCE>
+struct Planes {
+  Brief<bf16> rounded;
+
+  static __device__ __forceinline__ Brief<bf16>* lost(Planes* p) { return &p->rounded + DISTANCE; }
+  static __device__ __forceinline__ const Brief<bf16>* lost(const Planes* p) { return &p->rounded + DISTANCE; }
+};
+
 }  // namespace mpk

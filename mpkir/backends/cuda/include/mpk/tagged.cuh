@@ -212,6 +212,16 @@ struct Fetched<Brief<bf16>, N> {
     return __uint_as_float(i % 2 != 0 ? pair(i) & 0xffff0000u : pair(i) << 16);
   }
 };
+template <int DISTANCE, int N>
+struct Fetched<Planes<DISTANCE>, N> {
+  Fetched<Brief<bf16>, N> rounded, lost;
+  __device__ __forceinline__ void request(const Planes<DISTANCE>* address) {
+    rounded.request(&address->rounded);
+    lost.request(address->lost(address));
+  }
+  __device__ __forceinline__ bool arrived(u32 tag) const { return rounded.arrived(tag) & lost.arrived(tag); }
+  __device__ __forceinline__ float get(int i) const { return rounded.get(i) + lost.get(i); }
+};
 template <int N>
 struct Fetched<Tagged<bf16>, N> : FetchedHalves<Tagged<bf16>, bf16, N> {};
 template <int N>
@@ -326,6 +336,12 @@ __device__ __forceinline__ void publish(Tagged<T>* p, V v, const Work& work) {
 template <class T, class V>
 __device__ __forceinline__ void publish(Brief<T>* p, V v, const Work& work) {
   store_word<false>(p, Brief<T>::of(convert<float>(v), work.tag));
+}
+template <int DISTANCE, class V>
+__device__ __forceinline__ void publish(Planes<DISTANCE>* p, V v, const Work& work) {
+  const float value = convert<float>(v), rounded = to_float(convert<bf16>(value));
+  store_word<false>(&p->rounded, Brief<bf16>::of(rounded, work.tag));
+  store_word<false>(p->lost(p), Brief<bf16>::of(value - rounded, work.tag));
 }
 
 }  // namespace mpk
