@@ -156,6 +156,7 @@ def _with_plugins(own: tuple[ModulePass, ...]) -> tuple[ModulePass, ...]:
 def _ring_pass(machine: Machine) -> ModulePass:
     ring = machine.block_ring
     return PipelineTasksPass(
+        machine=machine.name,
         slot_bytes=ring.slot_bytes,
         slots=ring.slots,
         in_flight=ring.in_flight,

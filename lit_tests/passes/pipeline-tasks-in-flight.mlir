@@ -6,7 +6,7 @@
 
 // CHECK-LABEL: func.func @streams
 // CHECK:       mpk_task.ring slots 12 bytes 16384 in_flight 3
-// H200:        mpk_task.ring slots 12 bytes 16384 in_flight 5
+// H200:        mpk_task.ring slots 12 bytes 16384 in_flight 4
 func.func @streams() {
   %x = mpk_task.buffer input "x" : memref<1x4096xbf16>
   %w = mpk_task.buffer weight "w" : memref<65536x4096xbf16>
@@ -24,7 +24,7 @@ func.func @streams() {
 
 // CHECK-LABEL: func.func @waits
 // CHECK:       mpk_task.ring slots 12 bytes 16384 in_flight 2
-// H200:        mpk_task.ring slots 12 bytes 16384 in_flight 3
+// H200:        mpk_task.ring slots 12 bytes 16384 in_flight 2
 func.func @waits() {
   %x = mpk_task.buffer input "x" : memref<1x4096xbf16>
   %w = mpk_task.buffer weight "w" : memref<1024x4096xbf16>
