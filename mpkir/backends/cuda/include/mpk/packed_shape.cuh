@@ -90,8 +90,9 @@ struct PackedShape {
   static constexpr int WORDS = LANE_REQUESTS * EACH * int(sizeof(typename prologue::X)) / 4;
 
   // What a worker polls of long rows would slow the weights' stream, which has the time then.
+  // Of several tokens a round of polls takes long enough.
   static constexpr int PAUSE =
-      T * B::K * int(sizeof(typename prologue::X)) < POLLED_FREELY ? 0 : POLL_PAUSE;
+      T > 1 || B::K * int(sizeof(typename prologue::X)) < POLLED_FREELY ? 0 : POLL_PAUSE;
 
   // The first column of a lane's request, in a pass; -1: there is none.
   static __device__ __forceinline__ int column_of(int request, int pass, int warp) {
