@@ -1,13 +1,13 @@
 """What a way to divide an operator costs, in microseconds of one rank on a machine model.
 
 A step at decode time reads each weight once, so an operator takes its weights' and caches' bytes of
-a rank over the memory's bandwidth; activations are counted too, which decides between ways that
-read the same weights. A collective takes a hop to another rank and the bytes that a rank sends to
-all others over its link; where partial sums are added, also a hop from the tasks that add them. A
-sum in parts is two collectives, of which each sends a part of the bytes; what would be the sum's
-epilogue takes tasks of its own. Arithmetic that would be a product's epilogue, were there no gather
-between them, takes tasks of its own, and so does putting parts together that do not lie one after
-another.
+a rank over the memory's bandwidth. Activations are counted too, which decides between ways that
+read the same weights: what a product multiplies is read by every worker, all of it, what others
+read by all of them together. A collective takes a hop to another rank and the bytes that a rank
+sends to all others; where partial sums are added, also the tasks that add them. A sum in parts is
+two collectives, of which each sends a part of the bytes; what would be the sum's epilogue takes
+tasks of its own. Arithmetic that would be a product's epilogue, were there no gather between them,
+takes tasks of its own, and so does putting parts together that do not lie one after another.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from math import inf, prod
 from xdsl.dialects.builtin import FixedBitwidthType
 from xdsl.ir import Operation, SSAValue
 
+from mpkir.analysis.exchange_times import sending_time
+from mpkir.analysis.task_times import KILO
 from mpkir.dialects import tensor
 from mpkir.machine import Machine
 from mpkir.passes.sharding.forms import Exchange, Form, Kind, Way, dim_of_parts
@@ -44,17 +46,19 @@ class Costs:
 
     def of_way(self, op: Operation, way: Way) -> float:
         """Reading what an operator reads and exchanging what it exchanges."""
-        from_memory = from_cache = 0.0
+        from_memory = from_cache = by_worker = 0.0
         for value, form in zip(op.operands, way.operands, strict=True):
             shape = tensor.shape_of(value)
             size = _bytes_read(op, value) * prod(form.local(shape)) / prod(shape)
             if isinstance(value.owner, SOURCES):
                 from_memory += size
+            elif isinstance(op, _PRODUCTS) and value is op.x:
+                by_worker += size
             else:
                 from_cache += size
-        bandwidth = self.machine.memory_bandwidth, self.machine.timing.l2_bandwidth
-        time = from_memory / (bandwidth[0] * 1e3)
-        time += from_cache / (bandwidth[1] * self.machine.workers * 1e3)
+        by_worker += from_cache / self.machine.workers
+        time = from_memory / (self.machine.memory_bandwidth * KILO)
+        time += by_worker / (self.machine.timing.l2_bandwidth * KILO)
         if way.exchange is None:
             return time
         if self.shots == 2 and way.exchange.kind is Kind.SUM:
@@ -74,8 +78,10 @@ class Costs:
         return time
 
     def of_tasks(self) -> float:
-        """Handing something over to tasks on the own GPU that do little."""
-        return self.machine.hops.flag + self.machine.timing.body
+        """Handing something over to tasks on the own GPU that take each element by itself, as those
+        of a sum do; to when all see what they made."""
+        timing = self.machine.timing
+        return self.machine.hops.flag + timing.l2_latency + timing.pointwise
 
     def of_exchange(self, exchange: Exchange) -> float:
         """One collective."""
@@ -90,13 +96,8 @@ class Costs:
             both = (shard, replace(exchange, kind=Kind.SHARDS))
             costs = replace(self, scatters=True)
             return sum(map(costs.of_exchange, both)) + self.of_tasks()
-        timing, hops = self.machine.timing, self.machine.hops
-        time, bandwidth = hops.peer, timing.link_bandwidth
-        if self.ranks > timing.host_devices:
-            time, bandwidth = time + timing.network, timing.network_bandwidth
-        if exchange.kind is not Kind.SHARDS:
-            time += hops.flag
-        return time + exchange.bytes * (self.ranks - 1) / (bandwidth * 1e3)
+        time = self.machine.hops.peer + sending_time(exchange.bytes, self.ranks, self.machine)
+        return time if exchange.kind is Kind.SHARDS else time + self.of_tasks()
 
 
 def _bytes(value: SSAValue) -> int:
