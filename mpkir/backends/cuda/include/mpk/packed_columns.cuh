@@ -23,9 +23,13 @@ struct PackedHeld {
   float square[TOKENS];
 
   static __device__ __forceinline__ int token(int i, int lane) { return lane / 4 + 8 * (i % TOKENS); }
-  static __device__ __forceinline__ bool exists(int i, int warp, int lane) {
-    const int block = warp * BW + i / TOKENS % BW;
-    return (S::BLOCKS % COMPUTE_WARPS == 0 || block < S::BLOCKS) && (T % 8 == 0 || token(i, lane) < T);
+  // Whose columns a lane asks for: where its token does not exist the last one's, as other lanes of that
+  // request do, so that nothing hangs on the lane. Of what becomes of them nothing is put anywhere.
+  static __device__ __forceinline__ int asked(int i, int lane) {
+    return 8 * (i % TOKENS + 1) <= T ? token(i, lane) : least(token(i, lane), T - 1);
+  }
+  static __device__ __forceinline__ bool exists(int i, int warp) {
+    return S::BLOCKS % COMPUTE_WARPS == 0 || warp * BW + i / TOKENS % BW < S::BLOCKS;
   }
   // The first column in a pass, and how many blocks on i is.
   static __device__ __forceinline__ int origin(int pass, int warp, int lane) {
@@ -42,11 +46,11 @@ struct PackedHeld {
   __device__ __forceinline__ void ask_piece(const Work& work, int i, int h, int pass, int warp, int lane) {
     const auto* row = prologue::x(work, 0, 0);
     const i64 block = prologue::x(work, 0, BLOCK_COLUMNS) - row, eight = prologue::x(work, 0, 8) - row;
-    piece[i % AT_ONCE][h].request(prologue::x(work, token(i, lane), origin(pass, warp, lane)) +
+    piece[i % AT_ONCE][h].request(prologue::x(work, asked(i, lane), origin(pass, warp, lane)) +
                                   (blocks_on(i) * block + h * eight));
   }
   __device__ __forceinline__ void ask(const Work& work, int i, int pass, int warp, int lane) {
-    if (!exists(i, warp, lane)) return;
+    if (!exists(i, warp)) return;
 #pragma unroll
     for (int h = 0; h < LOADS; ++h) ask_piece(work, i, h, pass, warp, lane);
   }
@@ -58,7 +62,7 @@ struct PackedHeld {
   // Until those from `first` on are there.
   __device__ __forceinline__ void await(const Work& work, int first, int pass, int warp, int lane) {
     const auto there = [&](int i, int h) {
-      return i >= COUNT || !exists(i, warp, lane) || piece[i % AT_ONCE][h].arrived(work.tag);
+      return i >= COUNT || !exists(i, warp) || piece[i % AT_ONCE][h].arrived(work.tag);
     };
     for (u32 polls = 1;; ++polls) {
       bool all = true;
@@ -91,13 +95,13 @@ struct PackedHeld {
       if constexpr (S::IS_HALVES && !NORM) {
 #pragma unroll
         for (int e = 0; e < EACH; e += 2)
-          word[h][e / 2] = exists(i, warp, lane) ? piece[i % AT_ONCE][h].pair(e) : 0;
+          word[h][e / 2] = exists(i, warp) ? piece[i % AT_ONCE][h].pair(e) : 0;
         continue;
       }
       float v[EACH];
 #pragma unroll
       for (int e = 0; e < EACH; ++e) {
-        v[e] = exists(i, warp, lane) ? piece[i % AT_ONCE][h].get(e) : 0.0f;
+        v[e] = exists(i, warp) ? piece[i % AT_ONCE][h].get(e) : 0.0f;
         if constexpr (NORM) {
           square[i % TOKENS] = fmaf(v[e], v[e], square[i % TOKENS]);
           v[e] *= scale[h][e];
@@ -125,7 +129,7 @@ struct PackedHeld {
         for (int i = first; i < least(first + AT_ONCE, COUNT); ++i)
 #pragma unroll
           for (int h = 0; h < LOADS; ++h)
-            if (exists(i, warp, lane))
+            if (exists(i, warp))
               prologue::template scale<EACH>(work, column(i, h, pass, warp, lane), scale[i - first][h]);
       }
       await(work, first, pass, warp, lane);

@@ -228,6 +228,21 @@ struct EightLong : Marked {
 struct LongNorm : EightLong {
   static constexpr bool norm = true;
 };
+struct FiveLong : LongNorm {
+  static constexpr int T = 5;
+};
+struct FewBlocks : Marked {  // not each warp has as many
+  static constexpr int K = 320;
+};
+struct FewBlocksFive : FewBlocks {
+  static constexpr int T = 5;
+};
+struct Twelve : Eight {
+  static constexpr int T = 12;
+};
+struct TwelveLong : LongNorm {
+  static constexpr int T = 12;
+};
 struct Thirteen : Marked {
   static constexpr int T = 13;
 };
@@ -236,9 +251,6 @@ struct Sixteen : Marked {
 };
 struct SixteenLong : EightLong {
   static constexpr int T = 16;
-};
-struct FewBlocks : Marked {  // not each warp has as many
-  static constexpr int K = 320;
 };
 struct FourLong : EightLong {
   static constexpr int T = 4, K = 10240, PARTS = 10;
@@ -286,6 +298,7 @@ int main() {
   check<EightLong>("eight, long");
   check<LongNorm>("eight, long, norm");
   check<FewBlocks>("eight, few blocks");
+  check<Twelve>("twelve, two weights");
   check<Thirteen>("thirteen");
   check<Sixteen>("sixteen");
   check<SixteenLong>("sixteen, long");
@@ -302,14 +315,22 @@ int main() {
   check<Briefly<Thirteen>>("thirteen, brief");
   check<Briefly<SixteenLong>>("sixteen, long, brief");
   check<Panels<Briefly<Five>, 8>>("five, brief, panels");
+  check<Panels<FiveLong, 8>>("five, long, norm, panels");
   check<Panels<Briefly<Eight>, 32>>("eight, brief, panels of 32");
   check<Panels<Eight, 8>>("eight, panels");
   check<Panels<Briefly<LongNorm>, 8>>("eight, long, norm, brief, panels");
+  check<Panels<Briefly<Twelve>, 8>>("twelve, brief, panels");
+  check<Panels<TwelveLong, 32>>("twelve, long, norm, panels of 32");
   check<Panels<Thirteen, 32>>("thirteen, panels of 32");
   check<Panels<Briefly<SixteenLong>, 8>>("sixteen, long, brief, panels");
   check<Lately<Four>>("four, late");
+  check<Lately<Five>>("five, late");
+  check<Lately<FiveLong>>("five, long, norm, late");
+  check<Lately<FewBlocksFive>>("five, few blocks, late");
   check<Lately<Eight>>("eight, late");
   check<Lately<LongNorm>>("eight, long, norm, late");
+  check<Lately<Twelve>>("twelve, two weights, late");
+  check<Lately<TwelveLong>>("twelve, long, norm, late");
   check<Lately<Sixteen>>("sixteen, late");
   return all_right ? 0 : 1;
 }
