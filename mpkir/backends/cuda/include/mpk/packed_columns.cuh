@@ -69,7 +69,6 @@ struct PackedHeld {
 #pragma unroll
       for (int i = first; i < first + AT_ONCE; ++i) all &= there(i, 0) && there(i, LOADS - 1);
       if (all || gives_up(work, polls)) break;
-      if constexpr (S::PAUSE > 0) __nanosleep(S::PAUSE);
 #pragma unroll
       for (int i = first; i < first + AT_ONCE; ++i)
 #pragma unroll
