@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A small model's configuration, and a cache."""
     folder = tmp_path_factory.mktemp("tp")
     config: Any = transformers.LlamaConfig(
-        hidden_size=64,
+        hidden_size=128,
         intermediate_size=128,
         num_hidden_layers=1,
         num_attention_heads=8,
