@@ -93,21 +93,20 @@ struct PackedHeld {
     for (int h = 0; h < LOADS; ++h) {
       if constexpr (S::IS_HALVES && !NORM) {
 #pragma unroll
-        for (int e = 0; e < EACH; e += 2)
-          word[h][e / 2] = exists(i, warp) ? piece[i % AT_ONCE][h].pair(e) : 0;
-        continue;
-      }
-      float v[EACH];
+        for (int e = 0; e < EACH; e += 2) word[h][e / 2] = exists(i, warp) ? piece[i % AT_ONCE][h].pair(e) : 0;
+      } else {
+        float v[EACH];
 #pragma unroll
-      for (int e = 0; e < EACH; ++e) {
-        v[e] = exists(i, warp) ? piece[i % AT_ONCE][h].get(e) : 0.0f;
-        if constexpr (NORM) {
-          square[i % TOKENS] = fmaf(v[e], v[e], square[i % TOKENS]);
-          v[e] *= scale[h][e];
+        for (int e = 0; e < EACH; ++e) {
+          v[e] = exists(i, warp) ? piece[i % AT_ONCE][h].get(e) : 0.0f;
+          if constexpr (NORM) {
+            square[i % TOKENS] = fmaf(v[e], v[e], square[i % TOKENS]);
+            v[e] *= scale[h][e];
+          }
         }
-      }
 #pragma unroll
-      for (int e = 0; e < EACH; e += 2) word[h][e / 2] = bf16_pair(v[e], v[e + 1]);
+        for (int e = 0; e < EACH; e += 2) word[h][e / 2] = bf16_pair(v[e], v[e + 1]);
+      }
     }
     const uint4 all = whole(word, lane);
     Columns& columns = part[i / TOKENS / BW];
