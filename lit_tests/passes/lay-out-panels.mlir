@@ -1,22 +1,22 @@
 // RUN: mpk-opt %s -p mpk-lay-out-flags --split-input-file | filecheck %s
 // RUN: mpk-opt %s -p 'mpk-lay-out-flags{panels=false}' --split-input-file | filecheck %s --check-prefix=ROWS
-// RUN: mpk-opt %s -p 'mpk-lay-out-flags{planes=true}' --split-input-file | filecheck %s --check-prefix=PLANES
+// RUN: mpk-opt %s -p 'mpk-lay-out-flags{planes=false}' --split-input-file | filecheck %s --check-prefix=FLOATS
 
-// Activations of 5 tokens and more that products over packed weights poll lie in panels: of 8 columns where some task
+// Activations of 3 tokens and more that products over packed weights poll lie in panels: of 8 columns where some task
 // writes all tokens of its columns, as do all of a type then, of 32 where each writes a token. What ends sums and what
 // pointwise operators read may lie so, too; what only they read has no need to.
 
 // CHECK-LABEL: func.func @products
-// CHECK:         mpk_task.buffer scratch "x" flagged brief panels <8 of 64> : memref<8x1x64xf32>
+// CHECK:         mpk_task.buffer scratch "x" flagged brief panels <8 of 64> planes : memref<8x1x64xf32>
 // CHECK:         mpk_task.buffer scratch "heads" flagged brief panels <32 of 64> : memref<8x1x4x16xbf16>
-// CHECK:         mpk_task.buffer scratch "y" flagged brief panels <8 of 64> : memref<8x1x64xf32>
+// CHECK:         mpk_task.buffer scratch "y" flagged brief panels <8 of 64> planes : memref<8x1x64xf32>
 // CHECK:         mpk_task.buffer scratch "z" flagged brief apart 16 : memref<8x64xf32>
 // ROWS:          mpk_task.buffer scratch "x" flagged brief apart 16 : memref<8x1x64xf32>
 // ROWS:          mpk_task.buffer scratch "heads" flagged brief apart 16 : memref<8x1x4x16xbf16>
 // ROWS:          mpk_task.buffer scratch "y" flagged brief apart 16 : memref<8x1x64xf32>
-// PLANES:        mpk_task.buffer scratch "x" flagged brief panels <8 of 64> planes : memref<8x1x64xf32>
-// PLANES:        mpk_task.buffer scratch "heads" flagged brief panels <32 of 64> : memref<8x1x4x16xbf16>
-// PLANES:        mpk_task.buffer scratch "z" flagged brief apart 16 : memref<8x64xf32>
+// FLOATS:        mpk_task.buffer scratch "x" flagged brief panels <8 of 64> : memref<8x1x64xf32>
+// FLOATS:        mpk_task.buffer scratch "heads" flagged brief panels <32 of 64> : memref<8x1x4x16xbf16>
+// FLOATS:        mpk_task.buffer scratch "z" flagged brief apart 16 : memref<8x64xf32>
 func.func @products() {
   %in = mpk_task.buffer input "in" : memref<8x1x64xf32>
   %in4 = mpk_task.buffer input "in4" : memref<8x1x4x16xf32>
@@ -140,27 +140,27 @@ func.func @halves() {
 // -----
 // Few tokens come through shared memory.
 
-// CHECK-LABEL: func.func @four
-// CHECK:         mpk_task.buffer scratch "x" flagged : memref<4x64xbf16>
-func.func @four() {
-  %in = mpk_task.buffer input "in" : memref<4x64xbf16>
+// CHECK-LABEL: func.func @two
+// CHECK:         mpk_task.buffer scratch "x" flagged : memref<2x64xbf16>
+func.func @two() {
+  %in = mpk_task.buffer input "in" : memref<2x64xbf16>
   %w = mpk_task.buffer weight "w" : memref<16x64xbf16>
-  %x = mpk_task.buffer scratch "x" flagged : memref<4x64xbf16>
-  %out = mpk_task.buffer output "out" : memref<4x16xbf16>
-  mpk_task.grid @copy [1] reads(%in : memref<4x64xbf16>) writes(%x : memref<4x64xbf16>)
-      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 64]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 64]>] {
-  ^bb0(%0 : tensor<4x64xbf16>):
+  %x = mpk_task.buffer scratch "x" flagged : memref<2x64xbf16>
+  %out = mpk_task.buffer output "out" : memref<2x16xbf16>
+  mpk_task.grid @copy [1] reads(%in : memref<2x64xbf16>) writes(%x : memref<2x64xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [2, 64]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [2, 64]>] {
+  ^bb0(%0 : tensor<2x64xbf16>):
     %1 = mpk_tensor.elementwise %0 {
     ^bb1(%2 : bf16):
       mpk_tensor.yield %2 : bf16
-    } : (tensor<4x64xbf16>) -> tensor<4x64xbf16>
-    mpk_task.yield %1 : tensor<4x64xbf16>
+    } : (tensor<2x64xbf16>) -> tensor<2x64xbf16>
+    mpk_task.yield %1 : tensor<2x64xbf16>
   }
-  mpk_task.grid @product [1] reads(%x, %w : memref<4x64xbf16>, memref<16x64xbf16>) writes(%out : memref<4x16xbf16>)
-      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 64]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [16, 64]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 16]>] {
-  ^bb0(%0 : tensor<4x64xbf16>, %1 : tensor<16x64xbf16>):
-    %2 = mpk_tensor.linear %0, [%1] : tensor<4x64xbf16>, [tensor<16x64xbf16>] to tensor<4x16xbf16>
-    mpk_task.yield %2 : tensor<4x16xbf16>
+  mpk_task.grid @product [1] reads(%x, %w : memref<2x64xbf16>, memref<16x64xbf16>) writes(%out : memref<2x16xbf16>)
+      boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [2, 64]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [16, 64]>, #mpk_task.region<affine_map<(d0) -> (0, 0)>, [2, 16]>] {
+  ^bb0(%0 : tensor<2x64xbf16>, %1 : tensor<16x64xbf16>):
+    %2 = mpk_tensor.linear %0, [%1] : tensor<2x64xbf16>, [tensor<16x64xbf16>] to tensor<2x16xbf16>
+    mpk_task.yield %2 : tensor<2x16xbf16>
   }
   func.return
 }

@@ -46,7 +46,7 @@ class LayOutFlagsPass(ModulePass):
     brief_bf16_from: int = task.FEW_TOKENS + 1
     apart_up_to: int = 16
     panels: bool = True
-    planes: bool = False
+    planes: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         users: dict[task.BufferOp, list[tuple[Family, Access]]] = {}

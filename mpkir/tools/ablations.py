@@ -144,6 +144,21 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "rounds-ahead",
+        "the publisher awaits, norms and turns queries, keys and values where one warp has them in "
+        "N goes, while the compute warps fetch rows of the cache; 0: these do so themselves",
+        "0: an attention that waits looks at its queries a microsecond later; with many goes one "
+        "warp takes longer than eight",
+        lambda number: Variant(macros=(f"MPK_ROUNDS_AHEAD {number}",)),
+    ),
+    Switch(
+        "sums-apart",
+        "two buffers of sums, and beside them what cooperative bodies need",
+        "of 8 tokens and more a ring of 2 slots less, 1 % slower",
+        _fixed(Variant(macros=("MPK_SUMS_APART",))),
+        takes_number=False,
+    ),
+    Switch(
         "attention-merges",
         "blocks of N cache rows; tasks of their own join a head's chunks, not the first chunk's",
         "one hop more a layer, 2 us; with small blocks at long positions nothing",
@@ -155,7 +170,7 @@ TABLE: tuple[Switch, ...] = (
         "brief-from",
         "of N tokens on bf16 activations are words of 2 bytes with one bit of the step's number, "
         "not of 4 with 16",
-        "below 5 tokens nothing, or 1 % slower; with 8, 10 % faster: half the bytes to poll",
+        "below 3 tokens nothing, or 1 % slower; with 8, 10 % faster: half the bytes to poll",
         lambda number: Variant(options=(("mpk-lay-out-flags", "brief_bf16_from", number),)),
     ),
     Switch(
@@ -168,17 +183,17 @@ TABLE: tuple[Switch, ...] = (
     ),
     Switch(
         "no-panels",
-        "of 5 tokens and more activations lie token after token, not in panels of a few columns",
+        "of 3 tokens and more activations lie token after token, not in panels of a few columns",
         "0.5-0.8 us a hop slower with 8 sequences: a warp that polls asks for 8 lines at a time",
         _fixed(Variant(options=(("mpk-lay-out-flags", "panels", False),))),
         takes_number=False,
     ),
     Switch(
-        "planes",
-        "of 5 tokens and more the residual stream lies as two planes of bf16, what rounding leaves "
-        "and what it loses, not as f32",
-        "1 us a hop faster with 8 sequences: products poll the first plane alone",
-        _fixed(Variant(options=(("mpk-lay-out-flags", "planes", True),))),
+        "no-planes",
+        "of 3 tokens and more the residual stream lies as f32, not as two planes of bf16, what "
+        "rounding leaves and what it loses",
+        "1 us a hop slower with 8 sequences: products poll both halves of what they round",
+        _fixed(Variant(options=(("mpk-lay-out-flags", "planes", False),))),
         takes_number=False,
     ),
     Switch(

@@ -21,8 +21,11 @@
 // CHECK-NEXT:     static constexpr bool constant_scale = true;
 // CHECK:            if constexpr (E > 1) mpk::load_constant_vector<mpk::bf16, E>(p2(w, k)).unpack(g);
 // CHECK:        struct epilogue {
-// CHECK-NEXT:     struct Inputs { float e0; };
-// CHECK-NEXT:     MPK_MEMBER Inputs load(const mpk::Work& w, int t, int row) { return {r3(w, 0, row)}; }
+// CHECK-NEXT:     struct Inputs {
+// CHECK-NEXT:       float e0;
+// CHECK-NEXT:       void request(const mpk::Work& w, int t, int row) { e0 = r3(w, 0, row); }
+// CHECK-NEXT:       bool arrived(mpk::u32 tag) const {
+// CHECK-NEXT:         return true;
 // CHECK:            = y[0];
 // CHECK:            = in.e0;
 // CHECK:            if ((c0(w.index) * 8) + row < 33) mpk::store(p4(w, 0, row),

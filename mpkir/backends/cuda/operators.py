@@ -9,7 +9,7 @@ from typing import Any
 from xdsl.dialects.builtin import IntegerType
 from xdsl.ir import Operation, SSAValue
 
-from mpkir.backends.cuda.address import broadcast, operand_type, unravel
+from mpkir.backends.cuda.address import broadcast, operand_type, rows_aligned, unravel
 from mpkir.backends.cuda.attention import (
     print_attention,
     print_attention_merge,
@@ -189,7 +189,24 @@ def _embedding(p: BodyPrinter, op: tensor.EmbeddingOp) -> str:
         p.method(f"const Element* eight({WORK}, mpk::i64 id, int column)", f"return {place};")
     stores = p.stores(op.result, "value", [*rows, "column"])
     p.method(f"void store({WORK}, int t, int column, float value)", *stores)
+    eight = _store_of_eight(p, op, rows)
+    p.constant("stores_eight", eight is not None, "bool")
+    if eight is not None:
+        p.method(f"void store_eight({WORK}, int t, int column, const float (&value)[8])", eight)
     return "Embedding"
+
+
+def _store_of_eight(p: BodyPrinter, op: tensor.EmbeddingOp, rows: Sequence[str]) -> str | None:
+    """The statement that stores 8 neighbours at once, where all that becomes of them is that they
+    are stored with marks."""
+    if [p.source(value) for value in p.yielded] != [op.result]:
+        return None
+    number = len(p.body.reads)
+    operand = p.body.operands[number]
+    alone = operand.is_flagged and not operand.is_exchange
+    if not alone or not rows_aligned(operand, 8) or any(clipped(operand, p.body.grid)):
+        return None
+    return f"mpk::publish_eight({p.pointer(number, [*rows, 'column'])}, value, w);"
 
 
 def _argmax(p: BodyPrinter, op: tensor.ArgmaxOp) -> str:

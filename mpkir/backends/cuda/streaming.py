@@ -109,9 +109,22 @@ def print_prologue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
         constant = norm.weight is None or p.is_constant(norm.weight)
         lines.append(f"static constexpr bool constant_scale = {str(constant).lower()};")
         lines += _fetch(p, "scale", norm.weight, [], f"{WORK}, int k", "g")
+        lines += _scale_row(p, norm.weight)
     if isinstance(norm, tensor.LayerNormOp):
         lines += _fetch(p, "shift", norm.bias, [], f"{WORK}, int k", "b")
     p.lines += ["struct prologue {", *(f"  {line}" for line in lines), "};"]
+
+
+def _scale_row(p: BodyPrinter, weight: SSAValue | None) -> list[str]:
+    """Where the norm's weights lie, if they never change and 8 can be read at once."""
+    number = None if weight is None else p.read_number(weight)
+    aligned = number is not None and rows_aligned(p.body.operands[number], 8)
+    if number is None or not aligned or not p.is_weight(number):
+        return ["using Scale = void;"]
+    return [
+        f"using Scale = {operand_type(p.body.operands[number])};",
+        f"{DEVICE} const Scale* scale_row({WORK}) {{ return {p.pointer(number, ['0'])}; }}",
+    ]
 
 
 def _norm_before(p: BodyPrinter, value: SSAValue) -> Operation | None:
@@ -187,27 +200,43 @@ def _fetch(
 
 
 def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) -> None:
-    """What becomes of the sums: other operands are fetched by `load`, before the sums are there."""
+    """What becomes of the sums. Other operands are asked for before the sums are there, those that
+    carry marks without a wait."""
     shape = shape_of(op.result)
     indices = [*p.lead("0" if prod(shape[:-1]) == 1 else "t", shape[:-1]), "row"]
     fields: list[str] = []
+    requests: list[str] = []
+    arrived: list[str] = []
     values: list[str] = []
     for number, extra in enumerate(op.epilogue_args):
-        fields.append(f"{carried_type(element_type_of(extra))} e{number};")
-        values.append(p.element(extra, broadcast(indices, shape_of(extra))))
+        at, operand = broadcast(indices, shape_of(extra)), p.read_number(extra)
+        if operand is not None and p.body.operands[operand].is_flagged:
+            fields.append(f"mpk::Fetched<{operand_type(p.body.operands[operand])}, 1> e{number};")
+            requests.append(f"e{number}.request({p.pointer(operand, at)});")
+            arrived.append(f"e{number}.arrived(tag)")
+            values.append(f"in.e{number}.get(0)")
+        else:
+            fields.append(f"{carried_type(element_type_of(extra))} e{number};")
+            requests.append(f"e{number} = {p.element(extra, at)};")
+            values.append(f"in.e{number}")
     parameters = f"{WORK}, int t, int row"
     statements: list[str] = []
     if op.epilogue is None:
         result = "y[0]"
     else:
         arguments = [*(f"y[{j}]" for j in range(len(op.weights)))]
-        arguments += [f"in.e{number}" for number in range(len(values))]
+        arguments += values
         result = p.region(op.epilogue.block, arguments, statements)
     statements += p.stores(op.result, result, indices)
     p.lines += [
         "struct epilogue {",
-        f"  struct Inputs {{ {' '.join(fields)} }};",
-        f"  {DEVICE} Inputs load({parameters}) {{ return {{{', '.join(values)}}}; }}",
+        "  struct Inputs {",
+        *(f"    {field}" for field in fields),
+        f"    __device__ __forceinline__ void request({parameters}) {{ {' '.join(requests)} }}",
+        "    __device__ __forceinline__ bool arrived(mpk::u32 tag) const {",
+        f"      return {' & '.join(arrived) or 'true'};",
+        "    }",
+        "  };",
         f"  {DEVICE} void store({parameters}, const float (&y)[J], const Inputs& in) {{",
         *(f"    {statement}" for statement in statements),
         "  }",

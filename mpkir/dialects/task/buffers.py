@@ -74,7 +74,7 @@ PACKED_ROWS, PACKED_COLUMNS = 8, 32
 """A packed matrix [N, K] lies in memory as [N / 8][K / 32][8][32]: as tensor cores take it."""
 
 
-FEW_TOKENS = 4
+FEW_TOKENS = 2
 """So many rows of x come to a product over packed weights through shared memory; of more, blocks of
 columns go straight to the lanes that multiply them (FEW of packed_shape.cuh)."""
 

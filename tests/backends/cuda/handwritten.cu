@@ -50,6 +50,7 @@ struct body_embed {
   static __device__ void store(const Work& w, int t, int column, float value) {
     mpk::store(w.at<bf16>(2) + t * HIDDEN + column, value);
   }
+  static constexpr bool stores_eight = false;
 };
 // x, norm weight, weight -> y: one weight behind an rms norm
 template <int OUT, int ROWS_, class Y>
@@ -77,8 +78,10 @@ struct body_normed {
     }
   };
   struct epilogue {
-    struct Inputs {};
-    static __device__ Inputs load(const Work&, int, int) { return {}; }
+    struct Inputs {
+      __device__ void request(const Work&, int, int) {}
+      __device__ bool arrived(mpk::u32) const { return true; }
+    };
     static __device__ void store(const Work& w, int t, int row, const float (&y)[J], const Inputs&) {
       mpk::store(w.at<Y>(3) + t * N + first_row(w.index) + row, y[0]);
     }
@@ -90,8 +93,10 @@ struct body_gate_up : body_normed<INNER, ROWS_GATE, bf16> {
   static constexpr int J = 2;
   static __device__ int weight(int j) { return j == 0 ? 2 : 3; }
   struct epilogue {
-    struct Inputs {};
-    static __device__ Inputs load(const Work&, int, int) { return {}; }
+    struct Inputs {
+      __device__ void request(const Work&, int, int) {}
+      __device__ bool arrived(mpk::u32) const { return true; }
+    };
     static __device__ void store(const Work& w, int t, int row, const float (&y)[J], const Inputs&) {
       mpk::store(w.at<bf16>(4) + t * N + first_row(w.index) + row, y[0] / (1.0f + __expf(-y[0])) * y[1]);
     }
@@ -119,10 +124,11 @@ struct body_residual {
   struct epilogue {
     struct Inputs {
       float residual;
+      __device__ void request(const Work& w, int t, int row) {
+        residual = mpk::to_float(mpk::load(w.at<bf16>(2) + t * N + first_row(w.index) + row));
+      }
+      __device__ bool arrived(mpk::u32) const { return true; }
     };
-    static __device__ Inputs load(const Work& w, int t, int row) {
-      return {mpk::to_float(mpk::load(w.at<bf16>(2) + t * N + first_row(w.index) + row))};
-    }
     static __device__ void store(const Work& w, int t, int row, const float (&y)[J], const Inputs& in) {
       mpk::store(w.at<bf16>(3) + t * N + first_row(w.index) + row, y[0] + in.residual);
     }

@@ -58,7 +58,7 @@ def run(
         op.panels.group for op in module.walk() if isinstance(op, task.BufferOp) and op.panels
     }
     rows = ("mpk-lay-out-flags", "panels", False)
-    assert panels == ({8, 32} if batch > 4 and rows not in variant.options else set())
+    assert panels == ({8, 32} if batch > task.FEW_TOKENS and rows not in variant.options else set())
     program = make(module, machine)
     program.bind(weights_of(model))
     program.bind(dict(model.named_buffers()))
@@ -84,7 +84,7 @@ def test_rows_are_what_each_is_alone(
         torch.testing.assert_close(logits[row], own[0], rtol=0, atol=2e-2)
 
 
-@pytest.mark.parametrize("batch", [5, 8, 16])
+@pytest.mark.parametrize("batch", [3, 5, 8, 16])
 @pytest.mark.parametrize(
     "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
 )
@@ -93,8 +93,8 @@ def test_panels_change_no_bit(
 ) -> None:
     make = request.getfixturevalue(where)
     prompts = [[3 + row, 1, 4 * row] for row in range(batch)]
-    (rows,) = ablations_named(["no-panels"])
-    tokens, logits, done = run(model, make, batch, prompts, steps=20)
+    panels, rows = ablations_named(["no-planes", "no-panels"])
+    tokens, logits, done = run(model, make, batch, prompts, variant=panels.variant, steps=20)
     plain, own, _ = run(model, make, batch, prompts, variant=rows.variant, steps=20)
     assert done == 20
     assert torch.equal(tokens, plain)
@@ -108,9 +108,9 @@ def test_panels_change_no_bit(
 def test_planes_change_little(model: Any, where: str, request: pytest.FixtureRequest) -> None:
     make = request.getfixturevalue(where)
     prompts = [[3 + row, 1, 4 * row] for row in range(8)]
-    (planes,) = ablations_named(["planes"])
-    _, logits, _ = run(model, make, 8, prompts, steps=3)
-    _, close, _ = run(model, make, 8, prompts, variant=planes.variant, steps=3)
+    (floats,) = ablations_named(["no-planes"])
+    _, close, _ = run(model, make, 8, prompts, steps=3)
+    _, logits, _ = run(model, make, 8, prompts, variant=floats.variant, steps=3)
     assert not torch.equal(close, logits)
     # Products take 8 bits of a number, sums 16.
     torch.testing.assert_close(close, logits, rtol=2e-2, atol=2e-2)

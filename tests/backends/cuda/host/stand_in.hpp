@@ -154,6 +154,11 @@ void publish(Planes<DISTANCE>* p, V v, const Work& w) {
   publish(&p->rounded, to_float(rounded), w);
   publish(&p->rounded + DISTANCE, float(v) - to_float(rounded), w);
 }
+template <class X>
+void publish_eight(X* p, const float (&v)[8], const Work& w) {
+  if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) std::abort();
+  for (int e = 0; e < 8; ++e) publish(p + e, v[e], w);
+}
 template <class X, int GROUP>
 i64 apart(i64 e) { return e / GROUP * (128 / i64(sizeof(X))) + e % GROUP; }
 template <int G, int P>
@@ -230,6 +235,21 @@ struct Fetched<Brief<T>, 1> {
   bool arrived(u32 tag) const { return element.has(tag); }
   float get(int) const { return element.value(); }
 };
+template <int DISTANCE>
+struct Fetched<Planes<DISTANCE>, 1> {
+  Brief<bf16> rounded, lost;
+  void request(const Planes<DISTANCE>* p) { rounded = p->rounded, lost = *(&p->rounded + DISTANCE); }
+  bool arrived(u32 tag) const { return rounded.has(tag) && lost.has(tag); }
+  float get(int) const { return rounded.value() + lost.value(); }
+};
+// What an epilogue reads.
+template <class epilogue>
+typename epilogue::Inputs inputs_of(const Work& w, int t, int row) {
+  typename epilogue::Inputs inputs;
+  inputs.request(w, t, row);
+  if (!inputs.arrived(w.tag())) std::abort();
+  return inputs;
+}
 template <class B>
 struct Gathered {
   static void run(const Work& w) {
@@ -290,7 +310,7 @@ struct Linear {
             y[j] += x[k] * to_float(weight[PACKED ? packed_place<B::K>(first + row, k)
                                                   : i64(first + row) * B::K + k]);
         }
-        B::epilogue::store(w, t, row, y, B::epilogue::load(w, t, row));
+        B::epilogue::store(w, t, row, y, mpk::inputs_of<typename B::epilogue>(w, t, row));
       }
     }
   }
@@ -348,7 +368,7 @@ struct ExpertLinear {
         float y[B::J] = {};
         const int each = B::SLOTS / B::T;
         for (int s = t * each; s < (t + 1) * each; ++s) add(w, s, row, y);
-        B::epilogue::store(w, t, row, y, B::epilogue::load(w, t, row));
+        B::epilogue::store(w, t, row, y, mpk::inputs_of<typename B::epilogue>(w, t, row));
       }
   }
   static void add(const Work& w, int slot, int row, float (&y)[B::J]) {
@@ -537,7 +557,15 @@ template <class B>
 struct Embedding {
   static void run(const Work& w) {
     for (int t = 0; t < B::T; ++t)
-      for (int c = 0; c < B::COLUMNS; ++c) B::store(w, t, c, element<B>(w, t, c));
+      for (int c = 0; c < B::COLUMNS; c += B::stores_eight ? 8 : 1) {
+        if constexpr (B::stores_eight) {
+          float value[8];
+          for (int e = 0; e < 8; ++e) value[e] = element<B>(w, t, c + e);
+          B::store_eight(w, t, c, value);
+        } else {
+          B::store(w, t, c, element<B>(w, t, c));
+        }
+      }
   }
   template <class A>
   static float element(const Work& w, int t, int c) {

@@ -70,63 +70,111 @@ struct ArgmaxPartial {
 
   static __device__ void run(const Work& work, const LaunchArgs&, char* scratch) {
     if constexpr (ITEMS > 1) {
+      constexpr int TOGETHER = ITEMS > COMPUTE_WARPS ? 2 : 1;  // items of a warp, on their way together
       const int lane = threadIdx.x % WARP;
-      for (int item = threadIdx.x / WARP; item < ITEMS; item += COMPUTE_WARPS) {
-        const int row = item / B::CHUNKS, chunk = item % B::CHUNKS;
-        Candidate best = look<WARP, 8>(work, row, chunk, lane);
+      for (int item = threadIdx.x / WARP; item < ITEMS; item += TOGETHER * COMPUTE_WARPS) {
+        Candidate best[TOGETHER];
+        look<WARP, 8>(work, item, lane, best);
         if (threadIdx.x == 0) mark(work, Mark::ready_data);
-        best.join_warp();
-        if (lane == 0) keep(work, row, chunk, best);
+#pragma unroll
+        for (int n = 0; n < TOGETHER; ++n) {
+          const int own = item + n * COMPUTE_WARPS;
+          best[n].join_warp();
+          if (lane == 0 && own < ITEMS) keep(work, own / B::CHUNKS, own % B::CHUNKS, best[n]);
+        }
       }
     } else {
-      Candidate best = look<COMPUTE_THREADS, 4>(work, 0, 0, threadIdx.x);
+      Candidate only[1];
+      look<COMPUTE_THREADS, 4>(work, 0, threadIdx.x, only);
+      Candidate& best = only[0];
       if (threadIdx.x == 0) mark(work, Mark::ready_data);
       best.join(scratch);
       if (threadIdx.x == 0) keep(work, 0, 0, best);
     }
   }
 
-  // The best of a chunk among the elements of one of THREADS threads; U of its loads are in flight.
-  template <int THREADS, int U>
-  static __device__ __forceinline__ Candidate look(const Work& work, int row, int chunk, int thread) {
-    const i64 first = i64(B::origin(work) + chunk) * B::CHUNK;
-    const int count = B::WIDTH - first < B::CHUNK ? int(B::WIDTH - first) : B::CHUNK;
-    Candidate best{0.0f, -1};
+  // Of a chunk of a row, its first element in the whole last dimension and how many it has.
+  static __device__ __forceinline__ i64 first_of(const Work& work, int item) {
+    return i64(B::origin(work) + item % B::CHUNKS) * B::CHUNK;
+  }
+  static __device__ __forceinline__ int count_of(const Work& work, int item) {
+    const i64 left = B::WIDTH - first_of(work, item);
+    return item >= ITEMS ? 0 : left < B::CHUNK ? int(left) : B::CHUNK;
+  }
+
+  // The best of N chunks, COMPUTE_WARPS items apart, among the elements of one of THREADS threads; U of
+  // the loads of each are in flight.
+  template <int THREADS, int U, int N>
+  static __device__ __forceinline__ void look(const Work& work, int item, int thread, Candidate (&best)[N]) {
+    int count[N];
+#pragma unroll
+    for (int n = 0; n < N; ++n) {
+      best[n] = {0.0f, -1};
+      count[n] = count_of(work, item + n * COMPUTE_WARPS);
+    }
     if constexpr (is_same<typename B::X, void>) {
+#pragma unroll
+      for (int n = 0; n < N; ++n) {
+        const int own = item + n * COMPUTE_WARPS;
 #pragma unroll U
-      for (int i = thread; i < count; i += THREADS) best.take(B::x(work, row, chunk * B::CHUNK + i), first + i);
+        for (int i = thread; i < count[n]; i += THREADS)
+          best[n].take(B::x(work, own / B::CHUNKS, own % B::CHUNKS * B::CHUNK + i), first_of(work, own) + i);
+      }
     } else {
       constexpr int AT_ONCE = least(ceil_div(B::CHUNK, 4 * THREADS), U);
 #pragma unroll 1
-      for (int from = 4 * thread; from < count; from += 4 * AT_ONCE * THREADS) {
-        Fetched<typename B::X, 4> four[AT_ONCE] = {};
-        await_all<4, AT_ONCE>(
-            work, [&](int j) { return B::four(work, row, chunk * B::CHUNK + from + 4 * j * THREADS); },
-            [&](int j) { return from + 4 * j * THREADS < count; }, four);
+      for (int from = 4 * thread; from < B::CHUNK; from += 4 * AT_ONCE * THREADS) {
+        Fetched<typename B::X, 4> four[N * AT_ONCE] = {};
+        const auto at = [&](int j) { return from + 4 * (j % AT_ONCE) * THREADS; };
+        await_all<4, N * AT_ONCE>(
+            work,
+            [&](int j) {
+              const int own = item + j / AT_ONCE * COMPUTE_WARPS;
+              return B::four(work, own / B::CHUNKS, own % B::CHUNKS * B::CHUNK + at(j));
+            },
+            [&](int j) { return at(j) < count[j / AT_ONCE]; }, four);
 #pragma unroll
-        for (int j = 0; j < AT_ONCE; ++j)
+        for (int j = 0; j < N * AT_ONCE; ++j)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int i = from + 4 * j * THREADS + e;
-            if (i < count) best.take(four[j].get(e), first + i);
-          }
+          for (int e = 0; e < 4; ++e)
+            if (at(j) + e < count[j / AT_ONCE])
+              best[j / AT_ONCE].take(four[j].get(e),
+                                     first_of(work, item + j / AT_ONCE * COMPUTE_WARPS) + at(j) + e);
       }
     }
-    return best;
   }
   static __device__ __forceinline__ void keep(const Work& work, int row, int chunk, const Candidate& best) {
     if (i64(B::origin(work) + chunk) * B::CHUNK < B::WIDTH) B::store(work, row, chunk, best.value, best.index);
   }
 };
 
+// What stands where a lane's sequences get their tokens, which no task of the step changes before: asked
+// for first, because it comes from far. Of whom there are no more than a warp has lanes, else when needed.
+template <class B>
+struct KnownTokens {
+  i64 known = -1;
+
+  static constexpr bool ALL = B::SEQUENCES <= WARP;
+  static __device__ __forceinline__ bool exists(i64 place) { return place >= 0 && place < B::capacity; }
+  static __device__ __forceinline__ i64* sequence(const Work& work, int number) {
+    return B::sequence(work) + number * B::capacity;
+  }
+  __device__ __forceinline__ explicit KnownTokens(const Work& work) {
+    const i64 place = work.position + B::T;
+    if (ALL && threadIdx.x < B::SEQUENCES && exists(place)) known = load(sequence(work, threadIdx.x) + place);
+  }
+  __device__ __forceinline__ i64 at(const i64* place) const { return ALL ? known : load(place); }
+};
+
 // Puts a token after the step's last one unless it is known; whether the sequence ends with it. An ended
 // sequence that is not the only one has -2 where its next token would go.
 template <class B>
-__device__ __forceinline__ bool append_token(const Work& work, int sequence, i64 token) {
+__device__ __forceinline__ bool append_token(const Work& work, const KnownTokens<B>& before, int sequence,
+                                             i64 token) {
   const i64 place = work.position + B::T;
-  if (place < 0 || place >= B::capacity) return false;
-  i64* tokens = B::sequence(work) + sequence * B::capacity;
-  const i64 known = load(tokens + place);
+  if (!before.exists(place)) return false;
+  i64* tokens = before.sequence(work, sequence);
+  const i64 known = before.at(tokens + place);
   bool ends = false;
   if (known == -1) {
     tokens[place] = token;
@@ -139,14 +187,15 @@ __device__ __forceinline__ bool append_token(const Work& work, int sequence, i64
   return ends;
 }
 
-// A token for each sequence, chosen(sequence); asks for a stop when all have ended. One warp.
+// A token for each sequence, chosen(sequence); asks for a stop when all have ended. The first warp.
 template <class B, class Chosen>
-__device__ __forceinline__ void append_tokens(const Work& work, const LaunchArgs& args, Chosen chosen) {
+__device__ __forceinline__ void append_tokens(const Work& work, const LaunchArgs& args,
+                                              const KnownTokens<B>& before, Chosen chosen) {
   bool all = true;
-  for (int sequence = threadIdx.x % WARP; sequence < B::SEQUENCES; sequence += WARP)
-    all = append_token<B>(work, sequence, chosen(sequence)) && all;
+  for (int sequence = threadIdx.x; sequence < B::SEQUENCES; sequence += WARP)
+    all = append_token<B>(work, before, sequence, chosen(sequence)) && all;
   all = __all_sync(0xffffffffu, all);
-  if (threadIdx.x % WARP == 0 && all) {
+  if (threadIdx.x == 0 && all) {
     atomicMin(&args.control->stop_at, work.step + 1);
     args.control->tell_stop(work.step + 1);
   }
@@ -174,41 +223,69 @@ struct ArgmaxMerge {
       Candidate::scratch_bytes > 8 * B::ROWS ? Candidate::scratch_bytes : 8 * B::ROWS;
 
   static __device__ void run(const Work& work, const LaunchArgs& args, char* scratch) {
+    if constexpr (B::append) {
+      const KnownTokens<B> before(work);
+      const i64* const chosen = choose(work, scratch);
+      constexpr int EACH = B::ROWS / B::SEQUENCES;
+      if (threadIdx.x < WARP)
+        append_tokens<B>(work, args, before, [&](int sequence) { return chosen[(sequence + 1) * EACH - 1]; });
+    } else {
+      choose(work, scratch);
+    }
+  }
+
+  // The best of each row, stored; for all threads.
+  static __device__ __forceinline__ const i64* choose(const Work& work, char* scratch) {
+    i64* const chosen = reinterpret_cast<i64*>(scratch);
     if constexpr (B::ROWS == 1) {
       Candidate best = look<COMPUTE_THREADS>(work, 0, threadIdx.x);
       best.join(scratch);
-      if (threadIdx.x == 0) B::store(work, 0, best.index);
-      if constexpr (B::append) {
-        if (threadIdx.x < WARP) append_tokens<B>(work, args, [&](int) { return best.index; });
-      }
+      compute_sync();
+      if (threadIdx.x == 0) B::store(work, 0, best.index), chosen[0] = best.index;
     } else {
-      i64* chosen = reinterpret_cast<i64*>(scratch);
-      for (int row = threadIdx.x / WARP; row < B::ROWS; row += COMPUTE_WARPS) {
-        Candidate best = look<WARP>(work, row, threadIdx.x % WARP);
-        best.join_warp();
-        if (threadIdx.x % WARP != 0) continue;
-        B::store(work, row, best.index);
-        chosen[row] = best.index;
-      }
-      if constexpr (B::append) {
-        constexpr int EACH = B::ROWS / B::SEQUENCES;
-        compute_sync();
-        if (threadIdx.x < WARP)
-          append_tokens<B>(work, args, [&](int sequence) { return chosen[(sequence + 1) * EACH - 1]; });
+      const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+#pragma unroll
+      for (int first = 0; first < B::ROWS; first += ROWS_AT_ONCE * COMPUTE_WARPS) {
+        Candidate best[ROWS_AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE; ++i)
+          best[i] = look<WARP>(work, least(first + warp + i * COMPUTE_WARPS, B::ROWS - 1), lane);
+#pragma unroll
+        for (int i = 0; i < ROWS_AT_ONCE; ++i) {
+          const int row = first + warp + i * COMPUTE_WARPS;
+          best[i].join_warp();
+          if (lane != 0 || row >= B::ROWS) continue;
+          B::store(work, row, best[i].index);
+          chosen[row] = best[i].index;
+        }
       }
     }
+    compute_sync();
+    return chosen;
   }
+  static constexpr int ROWS_AT_ONCE = B::ROWS > COMPUTE_WARPS ? 2 : 1;  // of a warp, on their way together
 
   static __device__ __forceinline__ void tell(const Work& work, const LaunchArgs& args, int lane) {
     if constexpr (B::append) tell_tokens<B>(work, args, lane);
   }
 
+  // All lanes go round as often, so that loads of a round are under way together.
   template <int THREADS>
   static __device__ __forceinline__ Candidate look(const Work& work, int row, int thread) {
+    constexpr int AT_ONCE = least(ceil_div(B::COUNT, THREADS), 8);
     Candidate best{0.0f, -1};
-#pragma unroll 4
-    for (int i = thread; i < B::COUNT; i += THREADS)
-      best.take(B::value(work, row, i), B::index(work, row, i));
+#pragma unroll 1
+    for (int first = 0; first < B::COUNT; first += AT_ONCE * THREADS) {
+      Candidate found[AT_ONCE];
+#pragma unroll
+      for (int j = 0; j < AT_ONCE; ++j) {
+        const int i = first + j * THREADS + thread;
+        found[j] = {0.0f, -1};
+        if (i < B::COUNT) found[j] = {B::value(work, row, i), B::index(work, row, i)};
+      }
+#pragma unroll
+      for (int j = 0; j < AT_ONCE; ++j) best.take(found[j].value, found[j].index);
+    }
     return best;
   }
 };
@@ -220,7 +297,7 @@ struct SequenceAppend {
 
   static __device__ void run(const Work& work, const LaunchArgs& args, char*) {
     if (threadIdx.x < WARP)
-      append_tokens<B>(work, args, [&](int sequence) { return B::token(work, sequence); });
+      append_tokens<B>(work, args, KnownTokens<B>(work), [&](int sequence) { return B::token(work, sequence); });
   }
   static __device__ __forceinline__ void tell(const Work& work, const LaunchArgs& args, int lane) {
     tell_tokens<B>(work, args, lane);

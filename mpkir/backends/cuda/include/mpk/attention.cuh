@@ -38,11 +38,11 @@
 // rows is of a step's position or an earlier one stores nothing; nobody reads it.
 //
 // Cache rows come from far, so the loader, which is ahead of the compute warps, asks for the first of
-// them into L2, and the compute warps for those further on as they go. First q, k and v of the step are
-// asked for, then what is there before they are (cache rows, norm weights, frequencies), so that asking
-// again does not wait for that. Then norm and rotary in registers, a lane for 8 elements; one barrier;
-// rows of the cache with a running softmax in each warp, on tensor cores if they are bf16
-// (attention_products.cuh); one barrier; the warps' sums are joined where they are stored.
+// them into L2, and the compute warps for those further on as they go. q, k and v of the step are
+// awaited, normed and turned by the publisher, which has nothing else to do then, while the compute warps
+// fetch rows of the cache; where there is none, or are more rows, by the compute warps. Then rows of the cache
+// with a running softmax in each warp, on tensor cores if they are bf16 (attention_products.cuh); one
+// barrier; the warps' sums are joined where they are stored.
 #pragma once
 #include "abi.cuh"
 #include "attention_products.cuh"
@@ -51,6 +51,10 @@
 #include "attention_step.cuh"
 #include "attention_sums.cuh"
 #include "trace.cuh"
+
+#ifndef MPK_ROUNDS_AHEAD
+#define MPK_ROUNDS_AHEAD 2  // rows of q, k and v that the publisher prepares, in goes of one warp
+#endif
 
 namespace mpk {
 
@@ -108,34 +112,71 @@ struct Attention {
     }
   }
 
-  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch) {
+  // q, k and v of the step into shared memory, by as many warps.
+  template <int WARPS>
+  struct Preparing {
+    AttentionStep<B, true, true, WARPS> step{};
+    bool empty, prepares;
+
+    __device__ __forceinline__ void ask(const Work& work, const Lane& at, const Range& range) {
+      step.t = 0;
+      empty = is_empty(range);
+      prepares = !empty && at.warp < step.COUNT;
+      // First what comes last: what is missing then is asked for again while angles are computed.
+      step.template ask<true>(work, at);
+      if (prepares) step.fetch_constants(work, at);
+    }
+    __device__ __forceinline__ void finish(const Work& work, const Lane& at, const Scratch& scratch,
+                                           const Range& range) {
+      if constexpr (B::polled) step.template ask<false>(work, at);
+      if (prepares) step.turn(work, at);
+      step.await(work, at);
+      if (!empty) step.prepare(work, at, scratch, range.to > range.cached, range.cached);
+      else if constexpr (step.ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
+    }
+  };
+  static __device__ __forceinline__ bool is_empty(const Range& range) {
+    return !B::joins && range.from >= range.to;
+  }
+  // Nobody looks for what a task beyond the step's position has; it looks for nothing either.
+  static __device__ __forceinline__ bool looks(const Work& work, const Range& range) {
+    return !is_empty(range) || (B::polled && B::rows_before(work, work.position + 1) > 0);
+  }
+  // By another warp than those that compute, behind all that the task needs and all tasks before it; of
+  // more rows than this the one warp would take longer than it saves.
+  static constexpr bool is_prepared =
+      T == 1 && B::polled && AttentionStep<B, true, true, 1>::ROUNDS <= MPK_ROUNDS_AHEAD;
+  static __device__ __forceinline__ void prepare(const Work& work, char* memory, int lane) {
     const Range range = Shape::range_of(work, 0);
-    const bool empty = !B::joins && range.from >= range.to;
-    // Nobody looks for what a task beyond the step's position has; it looks for nothing either.
-    if (empty && (!B::polled || B::rows_before(work, work.position + 1) == 0))
-      return Sums::write_empty(work, at, 0);
+    if (!looks(work, range)) return;
+    const Lane at(lane);
+    Preparing<1> preparing;
+    preparing.ask(work, at, range);
+    preparing.finish(work, at, Scratch(memory), range);
+  }
+
+  // `prepared` waits for who prepares, or is nullptr.
+  template <class Prepared>
+  static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch,
+                                                   Prepared prepared) {
+    constexpr bool PREPARES = is_same<Prepared, decltype(nullptr)>;
+    const Range range = Shape::range_of(work, 0);
+    if (PREPARES && !looks(work, range)) return Sums::write_empty(work, at, 0);
     // Set, because a register that is loaded on some paths only lives through all tasks.
     typename RowsOf<B, MULTIPLIES>::type rows{};
-    AttentionStep<B, true, true> step{};
-    step.t = 0;
-    // First what comes last: what is missing then is asked for again while angles are computed.
-    step.template ask<true>(work, at);
-    const bool prepares = !empty && at.warp < step.COUNT;
-    if (prepares) step.fetch_constants(work, at);
-    if (!empty) {
+    Preparing<COMPUTE_WARPS> preparing;
+    if constexpr (PREPARES) preparing.ask(work, at, range);
+    if (!is_empty(range)) {
       if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
       else ByShuffles::template fetch<0, U>(work, at, range.from, range.cached, rows);
     }
-    if constexpr (B::polled) step.template ask<false>(work, at);
-    if (prepares) step.turn(work, at);
-    step.await(work, at);
-    if (empty) {
-      if constexpr (step.ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
+    if constexpr (PREPARES) {
+      preparing.finish(work, at, scratch, range);
       compute_sync();
-      return Sums::write_empty(work, at, 0);
+    } else {
+      prepared();
     }
-    step.prepare(work, at, scratch, range.to > range.cached, range.cached);
-    compute_sync();
+    if (is_empty(range)) return Sums::write_empty(work, at, 0);
     if (at.thread == 0) mark(work, Mark::ready_data);
     if constexpr (MULTIPLIES) {
       OtherChunks others{};
@@ -147,7 +188,7 @@ struct Attention {
     } else {
       attend(work, at, scratch, 0, range, rows);
     }
-    if (range.to > range.cached) step.keep(work, at, scratch, range.cached);
+    if (range.to > range.cached) AttentionStep<B, true, true>::keep(work, at, scratch, range.cached);
   }
 
   // Several tokens: their keys and values first, so that all that is attended to is in the cache.
@@ -191,11 +232,13 @@ struct Attention {
 
   static __device__ void run(const Work& work, const LaunchArgs&, char* memory) {
     const Scratch scratch(memory);
-    Lane at;
-    at.thread = threadIdx.x, at.warp = at.thread / 32, at.lane = at.thread % 32;
-    at.row = at.lane / LANES, at.d = at.lane % LANES * 8, at.holds = at.d < D;
-    if constexpr (T == 1) one_token(work, at, scratch);
+    const Lane at(threadIdx.x);
+    if constexpr (T == 1) one_token(work, at, scratch, nullptr);
     else tokens(work, at, scratch);
+  }
+  template <class Prepared>
+  static __device__ void run_prepared(const Work& work, const LaunchArgs&, char* memory, Prepared prepared) {
+    one_token(work, Lane(threadIdx.x), Scratch(memory), prepared);
   }
 };
 

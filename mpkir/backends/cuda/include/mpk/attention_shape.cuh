@@ -28,9 +28,6 @@ struct AttentionShape {
   static constexpr int V = 2;                          // of a lane, in one go
   static constexpr int U = sizeof(Cache) > 2 ? V : GC > 2 ? 2 * V : 3 * V;  // of a lane, in flight
   static constexpr int AHEAD = MPK_CACHE_AHEAD / (2 * D * int(sizeof(Cache)));  // rows
-  // Prepared rows: G of q, then k and v.
-  static constexpr int PLACES = COMPUTE_WARPS * AT_ONCE;
-  static constexpr int ROUNDS = ceil_div(G + 2, PLACES);
   // Whether rows of the cache go through tensor cores.
 #ifdef MPK_ATTENTION_SHUFFLES
   static constexpr bool MULTIPLIES = false;
@@ -52,6 +49,10 @@ struct AttentionShape {
     int row;     // which of the rows that the warp has at once
     int d;       // first of the eight elements
     bool holds;  // whether D has them
+
+    __device__ __forceinline__ explicit Lane(int thread)
+        : thread(thread), warp(thread / 32), lane(thread % 32), row(lane / LANES), d(lane % LANES * 8),
+          holds(d < D) {}
   };
   struct Scratch {
     float *q, *stats, *sums;

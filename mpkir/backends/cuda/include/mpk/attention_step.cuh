@@ -1,5 +1,9 @@
 // The rows of q, k and v of a step on their way into shared memory, and of k and v into the cache: asked
 // for, awaited, normed and turned, a lane for 8 elements of a row.
+//
+// One warp does so that has nothing else under way, or all compute warps (WARPS): a warp that waits for a
+// load waits for all others that it has asked for, so who takes rows of the cache would see those of the
+// step late.
 #pragma once
 #include "attention_products.cuh"
 #include "attention_prologue.cuh"
@@ -16,9 +20,9 @@ struct Eight<void> {
   __device__ __forceinline__ bool arrived(u32) const { return true; }
 };
 
-// The rows that a lane prepares: number warp + 8 * (row + AT_ONCE * j) of q, k, v; or only those of q, or
-// of k and v.
-template <class B, bool QUERIES, bool KEYS>
+// The rows that a lane prepares: number warp + WARPS * (row + AT_ONCE * j) of q, k, v; or only those of q,
+// or of k and v.
+template <class B, bool QUERIES, bool KEYS, int WARPS = COMPUTE_WARPS>
 struct AttentionStep {
   using Shape = AttentionShape<B>;
   using Cache = typename B::Cache;
@@ -27,7 +31,8 @@ struct AttentionStep {
   using Scratch = typename Shape::Scratch;
   using QP = typename B::q_prologue;
   using KP = typename B::k_prologue;
-  static constexpr int D = B::D, AT_ONCE = Shape::AT_ONCE, ROUNDS = Shape::ROUNDS, QUERY = Shape::QUERY;
+  static constexpr int D = B::D, AT_ONCE = Shape::AT_ONCE, QUERY = Shape::QUERY;
+  static constexpr int ROUNDS = ceil_div(B::G + 2, WARPS * AT_ONCE);
   static constexpr int HEADS = QUERIES ? B::G : 0, COUNT = HEADS + (KEYS ? 2 : 0);
   // Whether q and k are turned and normed alike, so that one pass over a warp's rows serves both.
   static constexpr bool SAME_TURN = QP::rotary == KP::rotary && QP::R == KP::R && QP::factor == KP::factor;
@@ -42,28 +47,28 @@ struct AttentionStep {
                                                    is_same<typename B::Key, void> ||
                                                    is_same<typename B::Value, void>);
 
-  // Whether a lane has one row at most, and knows where.
-  static constexpr bool ALONE = QUERIES && KEYS && ROUNDS == 1 && !is_same<typename B::Query, void> &&
+  // Whether rows are alike and few, so that a lane knows where its own are.
+  static constexpr bool KNOWN = QUERIES && KEYS && ROUNDS <= 3 && !is_same<typename B::Query, void> &&
                                 is_same<typename B::Query, typename B::Key> &&
                                 is_same<typename B::Query, typename B::Value>;
   Eight<typename B::Query> q[ROUNDS];
   Eight<typename B::Key> k;
   Eight<typename B::Value> v;
-  const typename B::Query* address;
+  const typename B::Query* address[ROUNDS];
   HeadPrologue<B, QP> q_constants;
   HeadPrologue<B, KP> k_constants;
   int t;
 
   static __device__ __forceinline__ int number(const Lane& at, int j) {
-    return at.warp + COMPUTE_WARPS * (at.row + AT_ONCE * j);
+    return at.warp + WARPS * (at.row + AT_ONCE * j);
   }
   static __device__ __forceinline__ bool is_query(const Lane& at, int j) {
     return QUERIES && at.holds && number(at, j) < HEADS;
   }
   // Round in which a row of k (0) or v (1) may come.
   static __device__ __forceinline__ bool has(const Lane& at, int which) {
-    return KEYS && at.holds && at.warp == (HEADS + which) % COMPUTE_WARPS &&
-           at.row == (HEADS + which) / COMPUTE_WARPS % AT_ONCE;
+    return KEYS && at.holds && at.warp == (HEADS + which) % WARPS &&
+           at.row == (HEADS + which) / WARPS % AT_ONCE;
   }
 
   __device__ __forceinline__ void fetch_constants(const Work& work, const Lane& at) {
@@ -81,17 +86,20 @@ struct AttentionStep {
   template <bool FIRST>
   __device__ __forceinline__ bool ask(const Work& work, const Lane& at) {
     bool all = true;
-    if constexpr (ALONE) {
-      const int row = number(at, 0);
-      if constexpr (FIRST) {
-        if (row >= COUNT || !at.holds) address = nullptr;
-        else if (row < HEADS) address = B::q_row(work, t, row) + at.d;
-        else if (row == HEADS) address = B::k_row(work, t) + at.d;
-        else address = B::v_row(work, t) + at.d;
-      }
-      if (address != nullptr && (FIRST || !q[0].arrived(work.tag))) {
-        all = false;
-        q[0].request(address);
+    if constexpr (KNOWN) {
+#pragma unroll
+      for (int j = 0; j < ROUNDS; ++j) {
+        const int row = number(at, j);
+        if constexpr (FIRST) {
+          if (row >= COUNT || !at.holds) address[j] = nullptr;
+          else if (row < HEADS) address[j] = B::q_row(work, t, row) + at.d;
+          else if (row == HEADS) address[j] = B::k_row(work, t) + at.d;
+          else address[j] = B::v_row(work, t) + at.d;
+        }
+        if (address[j] != nullptr && (FIRST || !q[j].arrived(work.tag))) {
+          all = false;
+          q[j].request(address[j]);
+        }
       }
       return all;
     }
@@ -153,12 +161,12 @@ struct AttentionStep {
     float* const pairs = scratch.sums + (at.warp * AT_ONCE + at.row) * QUERY;
 #pragma unroll
     for (int j = 0; j < ROUNDS; ++j) {
-      if (at.warp + COMPUTE_WARPS * AT_ONCE * j >= COUNT) break;
+      if (at.warp + WARPS * AT_ONCE * j >= COUNT) break;
       const int head = number(at, j);
       const bool query = is_query(at, j);
       const bool key = head == HEADS && has(at, 0), value = head == HEADS + 1 && has(at, 1);
       float x[8] = {};
-      if constexpr (ALONE) {
+      if constexpr (KNOWN) {
         take_query(work, at, j, x);
       } else {
         if (query) take_query(work, at, j, x);

@@ -8,6 +8,9 @@
 //                                               which is what lies there, for a column that 8 divides
 //   static __device__ float element(const Work&, i64 id, int column);  for void
 //   static __device__ void store(const Work&, int t, int column, float value);
+//   static constexpr bool stores_eight;         whether 8 neighbours can be stored at once, from a
+//                                               column that 8 divides:
+//   static __device__ void store_eight(const Work&, int t, int column, const float (&value)[8]);
 #pragma once
 #include "abi.cuh"
 #include "sync.cuh"
@@ -51,8 +54,14 @@ struct Embedding {
         for (int j = 0; j < AT_ONCE; ++j) {
           const int i = first + j * COMPUTE_THREADS;
           if (i >= COUNT) break;
+          if constexpr (B::stores_eight) {
+            float value[8];
+            vector[j].unpack(value);
+            B::store_eight(work, i / EACH, i % EACH * 8, value);
+          } else {
 #pragma unroll
-          for (int e = 0; e < 8; ++e) B::store(work, i / EACH, i % EACH * 8 + e, vector[j].get(e));
+            for (int e = 0; e < 8; ++e) B::store(work, i / EACH, i % EACH * 8 + e, vector[j].get(e));
+          }
         }
       }
     }

@@ -199,7 +199,7 @@ struct ExpertLinear {
       const int own = warp + COMPUTE_WARPS * lane;
       const bool stores = lane < RW && own < rows;
       typename epilogue::Inputs inputs;
-      if (stores) inputs = epilogue::load(work, t, own);
+      if (stores) inputs = inputs_of<epilogue>(work, t, own);
       float sum[B::J][RW] = {};
 #pragma unroll 1
       for (int group = t * EACH; group < (t + 1) * EACH; group += GROUP) {

@@ -15,8 +15,10 @@
 //     template <int E> static __device__ void shift(const Work&, int k, float (&b)[E]);   layer norm
 //   };
 //   struct epilogue {
-//     struct Inputs {...};
-//     static __device__ Inputs load(const Work&, int t, int row);          row in [0, ROWS)
+//     struct Inputs {                               what an element's other operands are
+//       __device__ void request(const Work&, int t, int row);              row in [0, ROWS)
+//       __device__ bool arrived(u32 tag) const;
+//     };
 //     static __device__ void store(const Work&, int t, int row, const float (&y)[J], const Inputs&);
 //   };
 // and, for RingLinear,
@@ -72,6 +74,7 @@ struct RingLinear {
   static constexpr int E = S::E, PARTS = S::PARTS, XV = S::XV, WK = S::WK, WR = S::WR, RW = S::RW;
   static constexpr int scratch_bytes = 8 * T;  // mean and factor of each row of x
   static constexpr int partial_bytes = S::PARTIAL;
+  static constexpr bool publisher_sums = true;
   static constexpr bool NORM = prologue::norm != Norm::none;
   // Norm weights come from DRAM every step; where registers allow they are fetched before the wait.
   static constexpr bool early_scale() {
@@ -399,13 +402,13 @@ struct RingLinear {
     typename epilogue::Inputs inputs;
     // The first 32 results' other operands are fetched while the sums are being made.
     const int early_t = role.lane / ROWS, early_row = role.lane % ROWS;
-    if (early_t < T && early_row < rows) inputs = epilogue::load(work, early_t, early_row);
+    if (early_t < T && early_row < rows) inputs = inputs_of<epilogue>(work, early_t, early_row);
     const float* partial = role.wait_partial();
 #pragma unroll 1
     for (int at = role.lane; at < T * ROWS; at += 32) {
       const int t = at / ROWS, row = at % ROWS;
       if (row >= rows) continue;
-      if (at >= 32) inputs = epilogue::load(work, t, row);
+      if (at >= 32) inputs = inputs_of<epilogue>(work, t, row);
       float y[J];
 #pragma unroll
       for (int j = 0; j < J; ++j) {

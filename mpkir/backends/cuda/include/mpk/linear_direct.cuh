@@ -3,8 +3,23 @@
 #pragma once
 #include "abi.cuh"
 #include "reduce.cuh"
+#include "tagged.cuh"
 
 namespace mpk {
+
+// What an epilogue reads, looked at again until it is there.
+template <class Inputs>
+__device__ __forceinline__ void await_inputs(const Work& work, int t, int row, Inputs& inputs) {
+  for (u32 polls = 1; !inputs.arrived(work.tag) && !gives_up(work, polls); ++polls)
+    inputs.request(work, t, row);
+}
+template <class epilogue>
+__device__ __forceinline__ typename epilogue::Inputs inputs_of(const Work& work, int t, int row) {
+  typename epilogue::Inputs inputs;
+  inputs.request(work, t, row);
+  await_inputs(work, t, row, inputs);
+  return inputs;
+}
 
 enum class Norm { none, rms, layer };
 
@@ -87,7 +102,7 @@ struct DirectLinear {
         float y[B::J];
 #pragma unroll
         for (int j = 0; j < B::J; ++j) y[j] = warp_join<Add>(sum[j][i]);
-        if (lane == 0 && row < rows) epilogue::store(work, t, row, y, epilogue::load(work, t, row));
+        if (lane == 0 && row < rows) epilogue::store(work, t, row, y, inputs_of<epilogue>(work, t, row));
       }
     }
   }

@@ -16,6 +16,8 @@
 //     static constexpr bool direct;     x is an operand as it is, neighbours in memory:
 //     using X = mpk::Tagged<mpk::bf16>; static __device__ const X* x(const Work&, int t, int k);
 //     static constexpr bool exact;      x is bf16 without loss
+//     using Scale = mpk::bf16;          of the norm's weight, constant and aligned to 8 elements, else void
+//     static __device__ const Scale* scale_row(const Work&);       K elements; not for void
 //   };
 #pragma once
 #include "packed_columns.cuh"
@@ -51,8 +53,19 @@ struct PackedLinear {
 
   // ---- loader ----
 
+  // The norm's weights into L2: compute warps ask for them when they need them, some of them behind x.
+  static __device__ __forceinline__ void ask_ahead(const Work& work, int lane) {
+    if constexpr (NORM) {
+      if constexpr (!is_same<typename prologue::Scale, void>) {
+        constexpr int TASKS = 16;  // of so many, one asks
+        if (work.index % TASKS == 0 && lane == 0)
+          fetch_to_l2(prologue::scale_row(work), B::K * int(sizeof(typename prologue::Scale)));
+      }
+    }
+  }
   template <class L>
   static __device__ __forceinline__ bool load(L& loader, const Work& work) {
+    ask_ahead(work, loader.lane);
     constexpr int STAGE = ROW_GROUP * S::COLUMNS * 2;
     const int groups = S::groups_of(work);
     const i64 first = i64(B::first_row(work.index)) * (B::K * 2);
@@ -184,14 +197,7 @@ struct PackedLinear {
     }
     if constexpr (NORM) {
       float* squares = S::squares_in(partial) + warp * T;
-#pragma unroll
-      for (int i = 0; i < Held::TOKENS; ++i) {
-        float sum = x.square[i];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        const int t = Held::token(i, lane);
-        if (lane % 4 == 0 && t < T) squares[t] = sum;
-      }
+      x.put_squares(squares, lane);
     }
   }
 
@@ -201,6 +207,9 @@ struct PackedLinear {
     const int family = role.work().family, step = role.work().step;
     if (!role.wait_ready()) return;
     if constexpr (!B::polls) role.wait_published();
+    PackedSums<B> sums;
+    const int first_sum = 32 * role.warp + role.lane;
+    sums.ask(role.work(), first_sum);
     typename Either<S::STRAIGHT, Held, float>::type square{};
     if constexpr (S::STRAIGHT && S::PASSES == 1) {
       square.ask(role.work(), 0, role.warp, role.lane);
@@ -214,7 +223,7 @@ struct PackedLinear {
       float* const partial = role.partial();
       task(role, role.work(), partial, square);
       compute_sync();
-      PackedSums<B>::join(role.work(), partial, role.warp, role.lane);
+      sums.join(role.work(), partial, first_sum);
       role.hand_over();
       role.finish_task();
       role.wait_filled();
@@ -222,6 +231,7 @@ struct PackedLinear {
       if (S::PASSES > 1 || !B::same_x || next.body < 0 || next.family != family || next.step != step)
         return;
       if (!role.wait_ready()) return;
+      sums.ask(role.work(), first_sum);
     }
   }
 
@@ -229,7 +239,8 @@ struct PackedLinear {
 
   template <class R>
   static __device__ __forceinline__ void publish(R& role, const Work& work) {
-    PackedSums<B>::publish(role, work);
+    role.wait_partial();
+    role.published(work);
   }
 };
 

@@ -18,7 +18,8 @@ constexpr int POLLED_FREELY = 16384;  // bytes of x; more is polled every so man
 constexpr int POLL_PAUSE = 200;
 constexpr int X_LIMIT = 49152;    // shared memory that x may take, half more with more than 8 tokens:
                                   // more comes in passes, and again for each task
-constexpr int WORDS_TOGETHER = 32;  // of x, that a lane has asked for at once; of several tokens
+constexpr int WORDS_TOGETHER = 32;  // of x, that a lane has asked for at once; of several tokens,
+                                    // twice as many of more than 8
 
 template <class B>
 struct PackedShape {
@@ -40,7 +41,7 @@ struct PackedShape {
   // in one pass all the same, and not of more, whose x would fill registers and memory that weights need.
   static constexpr bool LOW = !prologue::exact && T <= 2 && (T == 1 || x_bytes(PARTS, 128) <= LIMIT);
   static constexpr int BLOCK_X = LOW ? 128 : 64;
-  static constexpr bool FEW = T <= 4;  // tokens: packed_fragments.cuh; FEW_TOKENS of dialects/task
+  static constexpr bool FEW = T <= 2;  // tokens: packed_fragments.cuh; FEW_TOKENS of dialects/task
   // Whether the lanes that multiply x fetch it themselves, into registers: of many tokens, in words of
   // at most 4 bytes. All of a row if that fits, else what leaves room for the words of the pass that
   // follows.

@@ -1,6 +1,5 @@
 // What becomes of the sums of a product over packed weights: the compute warps join theirs, and store
-// what the epilogue makes of them; where it needs other operands, the publisher does, which has fetched
-// them meanwhile.
+// what the epilogue makes of them and of what they have asked for meanwhile.
 #pragma once
 #include "packed_shape.cuh"
 
@@ -11,9 +10,9 @@ struct PackedSums {
   using S = PackedShape<B>;
   using prologue = typename B::prologue;
   using epilogue = typename B::epilogue;
-  using Inputs = typename epilogue::Inputs;
-  static constexpr int T = B::T, ROWS = B::ROWS, J = B::J;
-  static constexpr bool FETCHES = !__is_empty(Inputs);
+  static constexpr int T = B::T, J = B::J;
+  static constexpr int ROUNDS = ceil_div(T * B::ROWS, COMPUTE_THREADS), AT_ONCE = least(ROUNDS, 2);
+  typename epilogue::Inputs inputs[AT_ONCE];
 
   // Neighbouring lanes have the features of a block, then the next token's.
   static __device__ __forceinline__ int token(int at) { return at / ROW_GROUP % T; }
@@ -35,64 +34,42 @@ struct PackedSums {
     }
   }
 
-  // ---- compute: behind a barrier of all its warps ----
-
-  static __device__ __forceinline__ void join(const Work& work, float* partial, int warp, int lane) {
-#pragma unroll 1
-    for (int at = 32 * warp + lane; at < count(work); at += 32 * COMPUTE_WARPS) {
-      const int t = token(at), r = row(at);
-      float y[J];
+  // What ends sums from `first` on.
+  __device__ __forceinline__ void ask(const Work& work, int first) {
 #pragma unroll
-      for (int j = 0; j < J; ++j) {
-        float addend[S::ADDENDS];
-#pragma unroll
-        for (int a = 0; a < S::ADDENDS; ++a) addend[a] = S::cell(partial, a, t, j, r);
-        y[j] = 0.0f;
-#pragma unroll
-        for (int a = 0; a < S::ADDENDS; ++a) y[j] += addend[a];
-        y[j] *= factor(partial, t);
-        if constexpr (FETCHES) S::cell(partial, 0, t, j, r) = y[j];
-      }
-      if constexpr (!FETCHES) epilogue::store(work, t, r, y, {});
+    for (int i = 0; i < AT_ONCE; ++i) {
+      const int at = first + i * COMPUTE_THREADS;
+      if (at < count(work)) inputs[i].request(work, token(at), row(at));
     }
   }
 
-  // ---- publisher ----
-
-  template <class R>
-  static __device__ __forceinline__ void publish(R& role, const Work& work) {
-    if constexpr (FETCHES) {
-      constexpr int ROUNDS = ceil_div(T * ROWS, 32), AT_ONCE = least(ROUNDS, 8);
-      const int all = count(work);
-      Inputs inputs[AT_ONCE];
-      const auto fetch = [&](int first) {
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-          const int at = 32 * (first + i) + role.lane;
-          if (at < all) inputs[i] = epilogue::load(work, token(at), row(at));
-        }
-      };
-      fetch(0);
-      float* partial = const_cast<float*>(role.wait_partial());
+  // Behind a barrier of all compute warps, and after ask of the same `first`.
+  __device__ __forceinline__ void join(const Work& work, float* partial, int first) {
 #pragma unroll 1
-      for (int first = 0;;) {
+    for (;;) {
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-          const int at = 32 * (first + i) + role.lane;
-          if (at >= all) continue;
-          float y[J];
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const int at = first + i * COMPUTE_THREADS;
+        if (at >= count(work)) return;
+        const int t = token(at), r = row(at);
+        float y[J];
 #pragma unroll
-          for (int j = 0; j < J; ++j) y[j] = S::cell(partial, 0, token(at), j, row(at));
-          epilogue::store(work, token(at), row(at), y, inputs[i]);
+        for (int j = 0; j < J; ++j) {
+          float addend[S::ADDENDS];
+#pragma unroll
+          for (int a = 0; a < S::ADDENDS; ++a) addend[a] = S::cell(partial, a, t, j, r);
+          y[j] = 0.0f;
+#pragma unroll
+          for (int a = 0; a < S::ADDENDS; ++a) y[j] += addend[a];
+          y[j] *= factor(partial, t);
         }
-        first += AT_ONCE;
-        if (first >= ROUNDS) break;
-        fetch(first);
+        await_inputs(work, t, r, inputs[i]);
+        epilogue::store(work, t, r, y, inputs[i]);
       }
-    } else {
-      role.wait_partial();
+      first += AT_ONCE * COMPUTE_THREADS;
+      if (ROUNDS == AT_ONCE || first >= count(work)) return;
+      ask(work, first);
     }
-    role.published(work);
   }
 };
 

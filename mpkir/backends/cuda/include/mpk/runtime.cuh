@@ -11,11 +11,16 @@
 //   };
 //   MPK_KERNEL(program)
 //
-// A body either streams (RingLinear: the three methods load, compute, publish) or is cooperative:
+// A body either streams (RingLinear: the three methods load, compute, publish; publisher_sums: whether
+// publish reads what compute left in the task's `partial`) or is cooperative:
 //   static constexpr int scratch_bytes;
 //   static __device__ void run(const Work&, const LaunchArgs&, char* scratch);   // all compute warps
 //   static __device__ void tell(const Work&, const LaunchArgs&, int lane);       // may be missing: what
 //                    the host is told, by the last compute warp while the first one signals
+//   static constexpr bool is_prepared;       // may be missing: whether it can be run as two parts,
+//   static __device__ void prepare(const Work&, char* scratch, int lane);        // by the publisher, and
+//   static __device__ void run_prepared(const Work&, const LaunchArgs&, char* scratch, Prepared);   // all
+//                    compute warps, which call prepared() once, to wait for that
 #pragma once
 #include "abi.cuh"
 #include "dispatcher.cuh"
@@ -31,16 +36,24 @@ constexpr int PUBLISHER_WARP = COMPUTE_WARPS + 1;
 constexpr int DISPATCHER_WARP = COMPUTE_WARPS + 2;
 constexpr int THREADS = 32 * (DISPATCHER_WARP + 1);
 
+// Whether a streaming body's publisher reads sums.
+template <class B, class = void>
+inline constexpr bool publisher_sums = false;
+template <class B>
+inline constexpr bool publisher_sums<B, typename Always<decltype(&B::publisher_sums)>::type> = B::publisher_sums;
+
 // What the bodies of a program need of shared memory at most.
 template <class... B>
 struct Bodies {
+  static constexpr bool published_sums = (publisher_sums<B> || ...);
+
   static constexpr int largest(const int* sizes, int count) {
     int result = 16;
     for (int i = 0; i < count; ++i) result = most(result, (sizes[i] + 15) / 16 * 16);
     return result;
   }
-  static constexpr int scratch() {
-    const int sizes[] = {0, B::scratch_bytes...};
+  static constexpr int scratch(bool streams) {
+    const int sizes[] = {0, (B::streams == streams ? B::scratch_bytes : 0)...};
     return largest(sizes, 1 + sizeof...(B));
   }
   static constexpr int partial() {
@@ -49,11 +62,23 @@ struct Bodies {
   }
 };
 
+// What streaming bodies have of it, x of each warp and then sums, cooperative ones have, too, unless a
+// publisher may still read sums.
 template <class P>
 struct Layout {
   static constexpr int PARTIAL = P::bodies::partial();
-  static constexpr int SCRATCH = P::bodies::scratch();
-  static constexpr int FIXED = int(sizeof(Queue)) + 2 * PARTIAL + SCRATCH + 1024;
+  // Of sums: one that is read and one for the next task; one alone where that takes more than half of
+  // what a slot of the ring does, and only compute warps read it.
+#ifdef MPK_SUMS_APART
+  static constexpr bool APART = true;
+#else
+  static constexpr bool APART = P::bodies::published_sums;
+#endif
+  static constexpr int BUFFERS = APART || PARTIAL <= SLOT / 2 ? 2 : 1;
+  static constexpr int OWN = P::bodies::scratch(true), SCRATCH = P::bodies::scratch(false);
+  static constexpr int SUMS = OWN + BUFFERS * PARTIAL;
+  static constexpr int MEMORY = APART ? SUMS + SCRATCH : most(SUMS, SCRATCH);
+  static constexpr int FIXED = int(sizeof(Queue)) + MEMORY + 1024;
   static constexpr int SLOTS = least(P::ring_slots, (P::shared_bytes - FIXED) / (SLOT + 16));
   static_assert(SLOTS > P::in_flight, "too little shared memory for the ring beside these bodies");
   // A smaller ring is not filled more slowly while it holds as little.
@@ -72,12 +97,22 @@ struct Shared : SharedOffer<P::dynamic> {
   using L = Layout<P>;
   Ring<L::SLOTS> ring;
   Queue queue;
-  alignas(16) char partial[2][L::PARTIAL];  // sums of streaming bodies on their way to the publisher
-  alignas(16) char scratch[L::SCRATCH];
+  alignas(16) char memory[L::MEMORY];
   Barrier partial_full[2];
   Barrier partial_empty[2];
+  Barrier prepared;
   float reduce[2][COMPUTE_WARPS];
   int leave;
+
+  // Of cooperative bodies; a warp's of streaming ones, the same in all of these: a warp may be in a task
+  // while another is still in the one before; the sums of a streaming worker's task number `task`.
+  __device__ __forceinline__ char* scratch() { return memory + (L::APART ? L::SUMS : 0); }
+  __device__ __forceinline__ char* own_scratch(int warp) {
+    return memory + warp * (L::OWN / COMPUTE_WARPS / 16 * 16);
+  }
+  __device__ __forceinline__ float* partial(u32 task) {
+    return reinterpret_cast<float*>(memory + L::OWN + task % L::BUFFERS * L::PARTIAL);
+  }
 };
 
 // ---- roles ----
@@ -93,15 +128,12 @@ struct Compute {
   RingCursor<SLOTS> ring;
   u32 handed = 0;  // streaming tasks handed to the publisher so far
   u32 toggle = 0;  // which reduce buffer
+  u32 prepared = 0;  // tasks that the publisher has prepared
   u32 offers = 0;  // dynamic tasks run so far
   bool offered = false;  // a dynamic task is to be run before the list goes on
   bool leaving = false;
 
-  // This warp's part of the scratch, the same in all bodies: a warp may be in a task while another
-  // is still in the one before.
-  __device__ __forceinline__ char* own_scratch() const {
-    return s.scratch + warp * (Layout<P>::SCRATCH / COMPUTE_WARPS / 16 * 16);
-  }
+  __device__ __forceinline__ char* own_scratch() const { return s.own_scratch(warp); }
   __device__ __forceinline__ const Work& work() const { return s.queue.work[queue.entry]; }
   __device__ __forceinline__ void wait_filled() { s.queue.filled[queue.entry].wait(queue.parity); }
   // False: the worker leaves, or a dynamic task comes first.
@@ -146,10 +178,11 @@ struct Compute {
     arrive_warp(s.ring.empty[ring.slot], lane);
     ring.advance();
   }
-  // The buffer for this task's sums; then hand_over.
+  // The buffer for this task's sums, when nobody reads what is in it any more; then hand_over.
   __device__ __forceinline__ float* partial() {
-    s.partial_empty[handed & 1].wait(((handed >> 1) & 1) ^ 1);
-    return reinterpret_cast<float*>(s.partial[handed & 1]);
+    if constexpr (Layout<P>::BUFFERS == 1) wait_published();
+    else s.partial_empty[handed & 1].wait(((handed >> 1) & 1) ^ 1);
+    return s.partial(handed);
   }
   __device__ __forceinline__ void hand_over() {
     arrive_warp(s.partial_full[handed & 1], lane);
@@ -162,6 +195,14 @@ template <class B, class = void>
 inline constexpr bool looks_ahead = false;
 template <class B>
 inline constexpr bool looks_ahead<B, typename Always<decltype(&B::look_ahead)>::type> = true;
+
+// Whether the publisher prepares a cooperative body's tasks: not those that are offered, which it does
+// not see.
+template <class P, class B, class = void>
+inline constexpr bool is_prepared = false;
+template <class P, class B>
+inline constexpr bool is_prepared<P, B, typename Always<decltype(&B::is_prepared)>::type> =
+    B::is_prepared && !P::dynamic;
 
 // Whether a cooperative body has something for the host.
 template <class B, class = void>
@@ -189,8 +230,8 @@ struct ComputeVisitor {
         role.wait_published();
       }
       const Work& work = role.offered ? role.s.offer.work : role.work();
-      compute_sync();  // no warp's part of a product's x is in the scratch any more
-      B::run(work, role.args, role.s.scratch);
+      compute_sync();  // nothing of a product is in the memory any more
+      B::run(work, role.args, role.s.scratch());
       compute_sync();
       if (role.warp == 0) {
         signal<true>(role.args, work, role.lane);
@@ -207,8 +248,12 @@ struct ComputeVisitor {
       if (!role.wait_ready()) return;
       role.wait_published();
       const Work& work = role.work();
-      compute_sync();  // no warp's part of a product's x is in the scratch any more
-      B::run(work, role.args, role.s.scratch);
+      compute_sync();  // nothing of a product is in the memory any more
+      if constexpr (is_prepared<P, B>) {
+        B::run_prepared(work, role.args, role.s.scratch(), [&] { role.s.prepared.wait(role.prepared++ & 1); });
+      } else {
+        B::run(work, role.args, role.s.scratch());
+      }
       compute_sync();
       if (role.warp == 0 && role.lane == 0) {
         if (work.signal_event >= 0)
@@ -252,7 +297,7 @@ struct Publisher {
   __device__ __forceinline__ const float* wait_partial() {
     s.partial_full[taken & 1].wait((taken >> 1) & 1);
     summed_at = trace_clock();
-    return reinterpret_cast<const float*>(s.partial[taken & 1]);
+    return s.partial(taken);
   }
   __device__ __forceinline__ void published(const Work& work) {
     __syncwarp();
@@ -280,6 +325,10 @@ struct PublishVisitor {
     if constexpr (B::streams) {
       B::publish(role, role.s.queue.work[queue.entry]);
     } else {
+      if constexpr (is_prepared<P, B>) {
+        B::prepare(role.s.queue.work[queue.entry], role.s.scratch(), role.lane);
+        arrive_warp(role.s.prepared, role.lane);
+      }
       role.s.queue.done[queue.entry].wait(queue.parity);
     }
   }
@@ -363,6 +412,7 @@ __device__ __forceinline__ void set_up_others(Shared<P>& s) {
     s.partial_full[i].init(COMPUTE_WARPS * ARRIVING);
     s.partial_empty[i].init(ARRIVING);
   }
+  s.prepared.init(ARRIVING);
   s.leave = 0;
   if constexpr (P::dynamic) s.offer.init();
   if constexpr (TRACED) {

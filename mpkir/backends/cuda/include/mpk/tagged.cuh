@@ -330,18 +330,54 @@ __device__ __forceinline__ void store_word(void* p, u64 word) {
   }
 }
 template <class T, class V>
-__device__ __forceinline__ void publish(Tagged<T>* p, V v, const Work& work) {
-  store_word<false>(p, tagged_word<T>(v, work));
+__device__ __forceinline__ auto word_of(const Tagged<T>*, V v, const Work& work) {
+  return tagged_word<T>(v, work);
 }
 template <class T, class V>
-__device__ __forceinline__ void publish(Brief<T>* p, V v, const Work& work) {
-  store_word<false>(p, Brief<T>::of(convert<float>(v), work.tag));
+__device__ __forceinline__ auto word_of(const Brief<T>*, V v, const Work& work) {
+  return Brief<T>::of(convert<float>(v), work.tag);
+}
+template <class X, class V>
+__device__ __forceinline__ void publish(X* p, V v, const Work& work) {
+  store_word<false>(p, word_of(p, v, work));
 }
 template <int DISTANCE, class V>
 __device__ __forceinline__ void publish(Planes<DISTANCE>* p, V v, const Work& work) {
   const float value = convert<float>(v), rounded = to_float(convert<bf16>(value));
   store_word<false>(&p->rounded, Brief<bf16>::of(rounded, work.tag));
   store_word<false>(p->lost(p), Brief<bf16>::of(value - rounded, work.tag));
+}
+
+// Eight neighbouring elements at p, which is aligned to 16 bytes or to all of them, in words of 16
+// bytes: each element has its mark, so nothing hangs on a store being one.
+__device__ __forceinline__ void store_sixteen(void* p, u32 a, u32 b, u32 c, u32 d) {
+  asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+template <class X>
+__device__ __forceinline__ void publish_eight(X* p, const float (&v)[8], const Work& work) {
+  constexpr int EACH = 16 / int(sizeof(X));
+#pragma unroll
+  for (int i = 0; i < 8; i += EACH) {
+    const auto word = [&](int e) { return word_of(p, v[i + e], work); };
+    if constexpr (EACH == 8) {
+      const auto two = [&](int e) { return u32(word(e)) | u32(word(e + 1)) << 16; };
+      store_sixteen(p + i, two(0), two(2), two(4), two(6));
+    } else if constexpr (EACH == 4) {
+      store_sixteen(p + i, word(0), word(1), word(2), word(3));
+    } else {
+      const u64 low = word(0), high = word(1);
+      store_sixteen(p + i, u32(low), u32(low >> 32), u32(high), u32(high >> 32));
+    }
+  }
+}
+template <int DISTANCE>
+__device__ __forceinline__ void publish_eight(Planes<DISTANCE>* p, const float (&v)[8], const Work& work) {
+  float lost[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) lost[i] = v[i] - to_float(convert<bf16>(v[i]));
+  publish_eight(&p->rounded, v, work);
+  publish_eight(p->lost(p), lost, work);
 }
 
 }  // namespace mpk

@@ -133,6 +133,21 @@ void check_asked(const Work& w) {
   if (wanted != int(times.size())) fibers::fail("more was asked for than there is");
 }
 
+// A task, by compute warps alone, and every other one with what a warp of its own has prepared.
+template <class A>
+void run_task(const Work& w, char* scratch) {
+  if constexpr (A::is_prepared) {
+    static int runs = 0;
+    if (runs++ % 2 == 0) {
+      fibers::run([&] {
+        if (threadIdx.x < 32) A::prepare(w, scratch, threadIdx.x);
+      });
+      return fibers::run([&] { A::run_prepared(w, {}, scratch, [] { mpk::compute_sync(); }); });
+    }
+  }
+  fibers::run([&] { A::run(w, {}, scratch); });
+}
+
 // The error of one step relative to the largest element.
 template <class S>
 double error_at(i64 position) {
@@ -159,9 +174,9 @@ double error_at(i64 position) {
     mpk::asked_for.clear();
     for (int lane = 0; lane < 32; ++lane) mpk::Attention<B>::look_ahead(w, lane);
     if (S::joins && w.index == 0) {
-      if constexpr (S::joins) fibers::run([&] { mpk::Attention<Join<B>>::run(w, {}, scratch); });
+      if constexpr (S::joins) run_task<mpk::Attention<Join<B>>>(w, scratch);
     } else {
-      fibers::run([&] { mpk::Attention<B>::run(w, {}, scratch); });
+      run_task<mpk::Attention<B>>(w, scratch);
     }
     std::free(scratch);
     check_asked<B>(w);
@@ -219,7 +234,8 @@ void leave_alone() {
   void* operands[12] = {q, row, row, nullptr, nullptr, nullptr, acc, stats};
   std::memcpy(w.operand, operands, sizeof operands);
   char* scratch = memory<char>(mpk::Attention<B>::scratch_bytes);
-  fibers::run([&] { mpk::Attention<B>::run(w, {}, scratch); });
+  run_task<mpk::Attention<B>>(w, scratch);
+  run_task<mpk::Attention<B>>(w, scratch);
   if (std::memcmp(acc, old_acc.data(), old_acc.size()) || std::memcmp(stats, old_stats.data(), old_stats.size()))
     fibers::fail("a chunk beyond the position has stored something");
   for (void* p : {(void*)acc, (void*)stats, (void*)q, (void*)row, (void*)scratch}) std::free(p);

@@ -46,22 +46,29 @@ struct Body : S {
     static const X* x(const Work& w, int t, int k) { return w.at<X>(0) + S::place(t * K + k); }
     template <int E>
     static void load(const Work&, int, int, float (&)[E]) {}
+    using Scale = bf16;
+    static const bf16* scale_row(const Work& w) { return w.at<bf16>(3); }
     template <int E>
     static void scale(const Work& w, int k, float (&g)[E]) {
       mpk::load_constant_vector<bf16, E>(w.at<bf16>(3) + k).unpack(g);
     }
   };
   struct epilogue {
-    struct Nothing {};
-    struct Added { float value; };
-    using Inputs = std::conditional_t<S::adds, Added, Nothing>;
     static float& y(const Work& w, int operand, int t, int row) {
       return w.at<float>(operand)[t * N + w.index * ROWS + row];
     }
-    static Inputs load(const Work& w, int t, int row) {
-      if constexpr (S::adds) return {y(w, 5, t, row)};
-      else return {};
-    }
+    struct Nothing {
+      void request(const Work&, int, int) {}
+      bool arrived(mpk::u32) const { return true; }
+    };
+    // There when it is looked at for the second time.
+    struct Added {
+      float value;
+      int requests = 0;
+      void request(const Work& w, int t, int row) { value = ++requests > 1 ? y(w, 5, t, row) : NAN; }
+      bool arrived(mpk::u32) const { return requests > 1; }
+    };
+    using Inputs = std::conditional_t<S::adds, Added, Nothing>;
     static void store(const Work& w, int t, int row, const float (&sum)[J], const Inputs& in) {
       float result = sum[0];
       if constexpr (J == 2) result *= sum[1];
@@ -211,6 +218,9 @@ struct Two : One {
 struct Four : Two {
   static constexpr int T = 4, N = 48, ROWS = 24;
 };
+struct Three : Marked {
+  static constexpr int T = 3, PARTS = 2;
+};
 struct Five : Marked {
   static constexpr int T = 5, PARTS = 2;
   static constexpr bool adds = true;
@@ -322,7 +332,10 @@ int main() {
   check<Panels<Briefly<Twelve>, 8>>("twelve, brief, panels");
   check<Panels<TwelveLong, 32>>("twelve, long, norm, panels of 32");
   check<Panels<Thirteen, 32>>("thirteen, panels of 32");
+  check<Panels<Briefly<Sixteen>, 8>>("sixteen, brief, panels");
   check<Panels<Briefly<SixteenLong>, 8>>("sixteen, long, brief, panels");
+  check<Panels<Briefly<TwelveLong>, 8>>("twelve, long, norm, brief, panels");
+  check<Panels<Briefly<Three>, 8>>("three, brief, panels");
   check<Lately<Four>>("four, late");
   check<Lately<Five>>("five, late");
   check<Lately<FiveLong>>("five, long, norm, late");

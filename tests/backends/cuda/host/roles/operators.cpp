@@ -47,7 +47,7 @@ void run_block(const Kernel& kernel, int me, int block) {
       if constexpr (P::body::streams) {
         mpk::play_operator<P>(*shared, kernel.args, warp, 0);
       } else {
-        mpk::run_cooperative<P>(kernel.args, shared->scratch);
+        mpk::run_cooperative<P>(kernel.args, shared->scratch());
       }
     });
   for (std::thread& thread : threads) thread.join();

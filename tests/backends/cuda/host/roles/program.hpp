@@ -30,11 +30,18 @@ struct Plain {
   static constexpr int scratch_bytes = 64, partial_bytes = 0;
 
   static void run(const Work& work, const LaunchArgs& args, char* scratch) {
-    i64* total = reinterpret_cast<i64*>(scratch);
+    if (threadIdx.x / 32 == 0) prepare(work, scratch, 0);
+    run_prepared(work, args, scratch, [] { mpk::compute_sync(); });
+  }
+  static constexpr bool is_prepared = true;
+  static void prepare(const Work& work, char* scratch, int) {
+    *reinterpret_cast<i64*>(scratch) = sum(work.at<i64>(0));
+  }
+  template <class Prepared>
+  static void run_prepared(const Work& work, const LaunchArgs& args, char* scratch, Prepared prepared) {
+    prepared();
     const bool first = threadIdx.x / 32 == 0;
-    if (first) *total = sum(work.at<i64>(0));
-    mpk::compute_sync();
-    const i64 result = make(work, *total, work.at<i64>(1)[work.index]);
+    const i64 result = make(work, *reinterpret_cast<i64*>(scratch), work.at<i64>(1)[work.index]);
     if (!first) work.at<i64>(2)[1 + work.index] = result;  // the other warp stores
     if (first && work.family == stop_family && result % stop_modulus == 0) {
       __atomic_store_n(&args.control->stop_at, work.step + 1, __ATOMIC_RELAXED);
@@ -52,6 +59,7 @@ struct Plain {
 struct Stream {
   static constexpr bool streams = true;
   static constexpr int scratch_bytes = 0, partial_bytes = 16;
+  static constexpr bool publisher_sums = true;
 
   template <class L>
   static bool load(L& loader, const Work& work) {
