@@ -23,6 +23,7 @@
 //   static __device__ i64 token(const Work&, int row);
 #pragma once
 #include "abi.cuh"
+#include "reduce.cuh"
 #include "sync.cuh"
 #include "tagged.cuh"
 #include "trace.cuh"
@@ -30,36 +31,33 @@
 namespace mpk {
 
 struct Candidate {
-  float value;
-  i64 index;  // -1: none yet
+  u32 key = 0;      // the value, ordered (reduce.cuh); none yet
+  u32 index = ~0u;  // of equals the lowest
 
-  __device__ __forceinline__ void take(float v, i64 i) {
-    if (i < 0) return;
-    const bool nan = v != v, own_nan = value != value;
-    const bool better = index < 0 || (nan && !own_nan) || (!own_nan && v > value) ||
-                        ((v == value || (nan && own_nan)) && i < index);
-    if (better) value = v, index = i;
+  __device__ __forceinline__ void take(u32 k, u32 i) {
+    if (k > key || (k == key && i < index)) key = k, index = i;
+  }
+  // One behind all that were taken before.
+  __device__ __forceinline__ void take_next(float v, u32 i) {
+    const u32 k = ordered(v);
+    if (k > key) key = k, index = i;
   }
   // Over a warp; every lane gets the result.
   __device__ __forceinline__ void join_warp() {
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      const float v = __shfl_xor_sync(0xffffffffu, value, offset);
-      const i64 i = __shfl_xor_sync(0xffffffffu, index, offset);
-      take(v, i);
-    }
+    const u32 largest = __reduce_max_sync(0xffffffffu, key);
+    index = __reduce_min_sync(0xffffffffu, key == largest ? index : ~0u);
+    key = largest;
   }
   // Over all compute threads; every thread gets the result.
   __device__ __forceinline__ void join(char* scratch) {
     join_warp();
-    i64* indices = reinterpret_cast<i64*>(scratch);
-    float* values = reinterpret_cast<float*>(indices + COMPUTE_WARPS);
+    u32(*const each)[2] = reinterpret_cast<u32(*)[2]>(scratch);
     compute_sync();
-    if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value, indices[threadIdx.x / 32] = index;
+    if (threadIdx.x % 32 == 0) each[threadIdx.x / 32][0] = key, each[threadIdx.x / 32][1] = index;
     compute_sync();
-    for (int w = 0; w < COMPUTE_WARPS; ++w) take(values[w], indices[w]);
+    for (int w = 0; w < COMPUTE_WARPS; ++w) take(each[w][0], each[w][1]);
   }
-  static constexpr int scratch_bytes = 16 * COMPUTE_WARPS;
+  static constexpr int scratch_bytes = 8 * COMPUTE_WARPS;
 };
 
 template <class B>
@@ -107,9 +105,11 @@ struct ArgmaxPartial {
   template <int THREADS, int U, int N>
   static __device__ __forceinline__ void look(const Work& work, int item, int thread, Candidate (&best)[N]) {
     int count[N];
+    u32 first[N];
 #pragma unroll
     for (int n = 0; n < N; ++n) {
-      best[n] = {0.0f, -1};
+      first[n] = u32(first_of(work, item + n * COMPUTE_WARPS));
+      best[n] = {};
       count[n] = count_of(work, item + n * COMPUTE_WARPS);
     }
     if constexpr (is_same<typename B::X, void>) {
@@ -118,7 +118,7 @@ struct ArgmaxPartial {
         const int own = item + n * COMPUTE_WARPS;
 #pragma unroll U
         for (int i = thread; i < count[n]; i += THREADS)
-          best[n].take(B::x(work, own / B::CHUNKS, own % B::CHUNKS * B::CHUNK + i), first_of(work, own) + i);
+          best[n].take_next(B::x(work, own / B::CHUNKS, own % B::CHUNKS * B::CHUNK + i), first[n] + i);
       }
     } else {
       constexpr int AT_ONCE = least(ceil_div(B::CHUNK, 4 * THREADS), U);
@@ -138,13 +138,12 @@ struct ArgmaxPartial {
 #pragma unroll
           for (int e = 0; e < 4; ++e)
             if (at(j) + e < count[j / AT_ONCE])
-              best[j / AT_ONCE].take(four[j].get(e),
-                                     first_of(work, item + j / AT_ONCE * COMPUTE_WARPS) + at(j) + e);
+              best[j / AT_ONCE].take_next(four[j].get(e), first[j / AT_ONCE] + at(j) + e);
       }
     }
   }
   static __device__ __forceinline__ void keep(const Work& work, int row, int chunk, const Candidate& best) {
-    if (i64(B::origin(work) + chunk) * B::CHUNK < B::WIDTH) B::store(work, row, chunk, best.value, best.index);
+    if (i64(B::origin(work) + chunk) * B::CHUNK < B::WIDTH) B::store(work, row, chunk, of_order(best.key), best.index);
   }
 };
 
@@ -273,18 +272,19 @@ struct ArgmaxMerge {
   template <int THREADS>
   static __device__ __forceinline__ Candidate look(const Work& work, int row, int thread) {
     constexpr int AT_ONCE = least(ceil_div(B::COUNT, THREADS), 8);
-    Candidate best{0.0f, -1};
+    Candidate best;
 #pragma unroll 1
     for (int first = 0; first < B::COUNT; first += AT_ONCE * THREADS) {
-      Candidate found[AT_ONCE];
+      float value[AT_ONCE];
+      i64 index[AT_ONCE];
 #pragma unroll
       for (int j = 0; j < AT_ONCE; ++j) {
         const int i = first + j * THREADS + thread;
-        found[j] = {0.0f, -1};
-        if (i < B::COUNT) found[j] = {B::value(work, row, i), B::index(work, row, i)};
+        if (i < B::COUNT) value[j] = B::value(work, row, i), index[j] = B::index(work, row, i);
       }
 #pragma unroll
-      for (int j = 0; j < AT_ONCE; ++j) best.take(found[j].value, found[j].index);
+      for (int j = 0; j < AT_ONCE; ++j)
+        if (first + j * THREADS + thread < B::COUNT) best.take(ordered(value[j]), u32(index[j]));
     }
     return best;
   }

@@ -4,6 +4,17 @@
 
 namespace mpk {
 
+// A float as a number above 0 in the same order, which warps compare in one instruction: -0 is 0, and a NaN
+// is above everything, as PyTorch orders.
+__device__ __forceinline__ u32 ordered(float v) {
+  const u32 bits = __float_as_uint(v + 0.0f);
+  if (v != v) return ~0u;
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float of_order(u32 key) {
+  return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
+}
+
 struct Add {
   __device__ __forceinline__ static float start() { return 0.0f; }
   __device__ __forceinline__ static float join(float a, float b) { return a + b; }

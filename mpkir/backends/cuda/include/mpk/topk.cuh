@@ -7,7 +7,7 @@
 //   static __device__ void store(const Work&, int row, int c, float value, i64 index);
 //
 // A warp has a row. Elements become integers of the same order, so that a round is two warp
-// reductions: the largest, and the lowest index that has it. A NaN counts as infinity.
+// reductions: the largest, and the lowest index that has it. A NaN is above everything.
 #pragma once
 #include "abi.cuh"
 #include "reduce.cuh"
@@ -15,13 +15,6 @@
 namespace mpk {
 
 enum class Scores { raw, softmax, softmax_of_chosen };
-
-// The order of floats as the order of integers, none of them 0.
-__device__ __forceinline__ u32 ordered(float v) {
-  if (v != v) v = infinity();
-  const u32 bits = __float_as_uint(v + 0.0f);  // -0 is 0
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
 
 template <class B>
 struct Topk {
