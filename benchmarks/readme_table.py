@@ -27,11 +27,9 @@ SHORT = [32, 158]
 
 
 def runs(rows: list[Record]) -> list[list[Record]]:
-    """Records of one run: what stands together of a model, a batch size and positions."""
-    return [
-        list(group)
-        for _, group in groupby(rows, lambda r: (r["model"], r["batch"], r["positions"]))
-    ]
+    """Records of one run: what stands together of a model, a batch size, positions and a commit."""
+    keys = ("model", "batch", "positions", "commit")
+    return [list(group) for _, group in groupby(rows, lambda r: [r[key] for key in keys])]
 
 
 def one(run: list[Record], system: str, mode: str | None = None) -> Record | None:
@@ -66,11 +64,16 @@ def decode_table(name: str, gpu: str) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     latest = {run[0]["model"]: run for run in short_runs(name)}
+    beside = {r[0]["model"]: r for r in short_runs(name) if one(r, "mpkir-per-operator")}
     for model, run in latest.items():
         ours = one(run, "mpkir-megakernel")
         assert ours is not None
+        operators = ms(one(run, "mpkir-per-operator"))
+        if not operators and model in beside:
+            then = (one(beside[model], f"mpkir-{each}") for each in ("per-operator", "megakernel"))
+            operators = " beside ".join(map(ms, then))
         lines.append(
-            f"| {model} | {ms(ours)} | {ms(one(run, 'mpkir-per-operator'))} | "
+            f"| {model} | {ms(ours)} | {operators} | "
             f"{ours['floor_ms']:.3f} | {ours['share_of_floor']:.0%} | {ours['logit_error']:.3f} / "
             f"{ours['logit_error_torch_bf16']:.3f} | {ours['commit']} |"
         )
