@@ -210,7 +210,8 @@ def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
     values: list[str] = []
     for number, extra in enumerate(op.epilogue_args):
         at, operand = broadcast(indices, shape_of(extra)), p.read_number(extra)
-        if operand is not None and p.body.operands[operand].is_flagged:
+        marked = operand is not None and p.body.operands[operand].is_flagged
+        if operand is not None and marked and p.inside(operand, at) is None:
             fields.append(f"mpk::Fetched<{operand_type(p.body.operands[operand])}, 1> e{number};")
             requests.append(f"e{number}.request({p.pointer(operand, at)});")
             arrived.append(f"e{number}.arrived(tag)")

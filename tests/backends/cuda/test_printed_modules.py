@@ -74,6 +74,19 @@ class _Readers(nn.Module):
         )
 
 
+class _Normed(nn.Module):
+    """Products of several rows behind a norm, over weights in f32, streamed row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rms = nn.RMSNorm(64, eps=1e-6)
+        self.layer = nn.LayerNorm(64)
+        self.gate, self.up = nn.Linear(64, 24, bias=False), nn.Linear(64, 40)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.gate(self.rms(x)), self.up(self.layer(x))
+
+
 def _attend_inputs() -> tuple[torch.Tensor, ...]:
     keep = torch.rand(6, 6) > 0.3
     return torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 8), keep | torch.eye(6, dtype=torch.bool)
@@ -83,6 +96,7 @@ _CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[torch.Tensor
     "mixer": (_Mixer, lambda: (torch.randn(5, 24),)),
     "attend": (_Attend, _attend_inputs),
     "readers": (_Readers, lambda: (torch.randn(6, 16),)),
+    "normed": (_Normed, lambda: (torch.randn(3, 64),)),
 }
 
 

@@ -115,13 +115,14 @@ struct Attention {
   // q, k and v of the step into shared memory, by as many warps.
   template <int WARPS>
   struct Preparing {
-    AttentionStep<B, true, true, WARPS> step{};
+    using Step = AttentionStep<B, true, true, WARPS>;
+    Step step{};
     bool empty, prepares;
 
     __device__ __forceinline__ void ask(const Work& work, const Lane& at, const Range& range) {
       step.t = 0;
       empty = is_empty(range);
-      prepares = !empty && at.warp < step.COUNT;
+      prepares = !empty && at.warp < Step::COUNT;
       // First what comes last: what is missing then is asked for again while angles are computed.
       step.template ask<true>(work, at);
       if (prepares) step.fetch_constants(work, at);
@@ -132,7 +133,7 @@ struct Attention {
       if (prepares) step.turn(work, at);
       step.await(work, at);
       if (!empty) step.prepare(work, at, scratch, range.to > range.cached, range.cached);
-      else if constexpr (step.ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
+      else if constexpr (Step::ONE_BY_ONE) step.prepare(work, at, scratch, false, 0);
     }
   };
   static __device__ __forceinline__ bool is_empty(const Range& range) {

@@ -327,13 +327,18 @@ struct RingLinear {
                                                 float (&x)[XV][E]) {
     read_x(work, t, p, wk, role.lane, x);
     if constexpr (NORM) {
-      const float* stats = reinterpret_cast<const float*>(role.s.scratch);
+      const float* stats = statistics_of(role);
       float g[XV][E];
       read_scale(work, p, wk, role.lane, g);
       normalise(work, p, wk, role.lane, stats[2 * t], stats[2 * t + 1], g, x);
     }
   }
 
+  // Mean and factor of each row of x, in the memory that streaming bodies have alone.
+  template <class C>
+  static __device__ __forceinline__ float* statistics_of(C& role) {
+    return reinterpret_cast<float*>(role.s.own_scratch(0));
+  }
   // What a run of tasks shares: x, normalised, in registers, or the statistics of its rows.
   template <class C>
   static __device__ __forceinline__ void prepare(C& role, const Work& work, int wk,
@@ -352,8 +357,7 @@ struct RingLinear {
         }
       }
     } else if constexpr (NORM) {
-      float* stats = reinterpret_cast<float*>(role.s.scratch);
-      compute_sync();  // nobody still reads the statistics of the run before
+      float* stats = statistics_of(role);
 #pragma unroll 1
       for (int t = 0; t < T; ++t) {
         float mean, factor;
@@ -388,9 +392,11 @@ struct RingLinear {
       role.finish_task();
       role.wait_filled();
       const Work& next = role.work();
-      if (!B::same_x || next.body < 0 || next.family != family || next.step != step) return;
+      if (!B::same_x || next.body < 0 || next.family != family || next.step != step) break;
       if (!role.wait_ready()) return;
     }
+    // Who comes next may write where others still read the statistics.
+    if constexpr (NORM && !S::KEEP) compute_sync();
   }
 
   // ---- publisher ----

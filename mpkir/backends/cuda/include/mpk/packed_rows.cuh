@@ -24,7 +24,7 @@ struct PackedRows {
   static constexpr bool AS_IT_IS = S::IS_HALVES && !NORM && !S::LOW;
 
   // A warp's part of x, an operand as it is, on its way to the warp's shared memory. Of several tokens
-  // TOGETHER are asked for at once, the last first, for publishers begin with the first; as soon
+  // TOGETHER are asked for at once, the last first, for who writes begins with the first; as soon
   // as one is converted the registers of its words serve for another.
   static constexpr int TOGETHER = most(1, least(T, WORDS_TOGETHER / WORDS));
   struct Rows {

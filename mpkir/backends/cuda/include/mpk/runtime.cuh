@@ -1,7 +1,8 @@
 // The persistent kernel: one CTA for each worker, warps with roles, one loop over the worker's list.
 //
 // Warps 0-7 compute, warp 8 loads weights ahead of every dependency, warp 9 publishes what streaming
-// bodies computed, warp 10 waits for events. A generated program says
+// bodies computed and prepares what cooperative ones wait for, warp 10 waits for events. A generated
+// program says
 //
 //   struct program {
 //     static constexpr int tokens, shared_bytes, ring_slots, in_flight;
@@ -318,8 +319,8 @@ struct PublishVisitor {
   Publisher<P>& role;
   const QueueCursor& queue;
 
-  // Later tasks of this worker may read what a cooperative task writes without an event, so the
-  // publisher, which fetches ahead, does not pass one that is not done.
+  // Later tasks of this worker may read what a cooperative task writes without an event, and use its
+  // memory, so the publisher, which is ahead of them, does not pass one that is not done.
   template <class B>
   __device__ __forceinline__ void visit() {
     if constexpr (B::streams) {

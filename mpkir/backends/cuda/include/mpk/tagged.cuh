@@ -348,8 +348,8 @@ __device__ __forceinline__ void publish(Planes<DISTANCE>* p, V v, const Work& wo
   store_word<false>(p->lost(p), Brief<bf16>::of(value - rounded, work.tag));
 }
 
-// Eight neighbouring elements at p, which is aligned to 16 bytes or to all of them, in words of 16
-// bytes: each element has its mark, so nothing hangs on a store being one.
+// Eight neighbouring elements at p, which is aligned to 16 bytes or to all of them, 16 bytes at once: each
+// element is part of one word that is stored, with its mark, so nothing hangs on a store being one.
 __device__ __forceinline__ void store_sixteen(void* p, u32 a, u32 b, u32 c, u32 d) {
   asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(a), "r"(b), "r"(c), "r"(d)
                : "memory");
@@ -366,8 +366,8 @@ __device__ __forceinline__ void publish_eight(X* p, const float (&v)[8], const W
     } else if constexpr (EACH == 4) {
       store_sixteen(p + i, word(0), word(1), word(2), word(3));
     } else {
-      const u64 low = word(0), high = word(1);
-      store_sixteen(p + i, u32(low), u32(low >> 32), u32(high), u32(high >> 32));
+      asm volatile("st.relaxed.gpu.global.v2.u64 [%0], {%1,%2};" ::"l"(p + i), "l"(word(0)), "l"(word(1))
+                   : "memory");
     }
   }
 }

@@ -15,7 +15,7 @@
 //   ready_data  compute: everything that it reads from other tasks has come (its polls are over);
 //               where each warp polls for itself, the warp's that is through last; of a product in
 //               several passes, what the first one reads
-//   computed    publisher: it has the sums of all warps; of a task that is not published, nobody
+//   computed    publisher: all warps have finished their sums; of a task that is not published, nobody
 //   done        who stores its results, after the last store and signal
 // A mark is a word of the task's entry in the queue, in shared memory. The loader takes the five of
 // them to memory when it needs the entry for another task, a batch at once: nobody who is waited for
