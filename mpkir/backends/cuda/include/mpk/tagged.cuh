@@ -348,12 +348,12 @@ __device__ __forceinline__ void publish(Planes<DISTANCE>* p, V v, const Work& wo
   store_word<false>(p->lost(p), Brief<bf16>::of(value - rounded, work.tag));
 }
 
-// Eight neighbouring elements at p, which is aligned to 16 bytes or to all of them, 16 bytes at once: each
-// element is part of one word that is stored, with its mark, so nothing hangs on a store being one.
 __device__ __forceinline__ void store_sixteen(void* p, u32 a, u32 b, u32 c, u32 d) {
   asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(a), "r"(b), "r"(c), "r"(d)
                : "memory");
 }
+// Eight neighbouring elements at p, which is aligned to 16 bytes or to all of them, 16 bytes at once: each
+// element is part of one word that is stored, with its mark, so nothing hangs on a store being one.
 template <class X>
 __device__ __forceinline__ void publish_eight(X* p, const float (&v)[8], const Work& work) {
   constexpr int EACH = 16 / int(sizeof(X));
