@@ -1,0 +1,62 @@
+"""The product loop that benchmarks/kernel_code.py finds in machine code."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mpkir.errors import MpkirError
+
+SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "kernel_code.py"))
+
+LISTING = """
+	.section	.text.another,"ax",@progbits
+.L_x_9:
+        /*0000*/                   HMMA.16816.F32.BF16 R36, R36, R4, RZ ;
+        /*0010*/                   BRA `(.L_x_9) ;
+	.section	.text.mpk_run,"ax",@progbits
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/                   BAR.SYNC.DEFER_BLOCKING 0x1, 0x100 ;
+.L_x_2:
+        /*0020*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [R32+URZ+0x30000], R9 ;
+        /*0030*/              @!P2 BRA `(.L_x_3) ;
+.L_x_4:
+        /*0040*/                   LDS.128 R16, [R28+0x200] ;
+        /*0050*/                   IMAD.MOV.U32 R36, RZ, RZ, R16 ;
+        /*0060*/                   HMMA.16816.F32.BF16 R36, R36, R4, RZ ;
+        /*0070*/                   MEMBAR.SC.CTA ;
+        /*0080*/              @!P3 SYNCS.ARRIVE.TRANS64.A1T0 RZ, [R32+URZ+0x30060], RZ ;
+        /*0090*/              @!P2 BRA `(.L_x_2) ;
+        /*00a0*/              @UP0 BRA `(.L_x_1) ;
+        /*00b0*/                   EXIT ;
+.L_x_3:
+        /*00c0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [R32+URZ+0x30000], R9 ;
+        /*00d0*/               @P2 BRA `(.L_x_4) ;
+        /*00e0*/                   BRA `(.L_x_3) ;
+"""
+
+
+def test_the_innermost_loop_that_multiplies_stages_is_counted():
+    (loop,) = SCRIPT["Code"].of(LISTING).product_loops()
+    assert loop == {
+        "stages_at_once": 1,
+        "instructions": 8.0,
+        "tensor core": 1.0,
+        "shared memory": 1.0,
+        "barrier": 3.0,
+        "move": 1.0,
+        "branch": 2.0,
+    }
+
+
+def test_resources_are_what_ptxas_reports():
+    report = """ptxas info    : Function properties for mpk_run
+    48 bytes stack frame, 108 bytes spill stores, 232 bytes spill loads
+ptxas info    : Used 168 registers, used 2 barriers, 48 bytes cumulative stack size"""
+    wanted = {"registers": 168, "stack_bytes": 48, "spill_stores": 108, "spill_loads": 232}
+    assert SCRIPT["resources"](report) == wanted
+    with pytest.raises(MpkirError, match="ptxas has not said"):
+        SCRIPT["resources"]("nothing")
