@@ -21,6 +21,7 @@ from xdsl.ir.affine import AffineMap
 from xdsl.printer import Printer
 
 from mpkir.dialects import task
+from mpkir.runtime.table import MAX_OPERANDS
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,19 @@ class Body:
     def operands(self) -> tuple[Operand, ...]:
         """Reads, then writes: the order of operand buffers in the family table."""
         return self.reads + self.writes
+
+    @property
+    def buffer_numbers(self) -> tuple[int, ...]:
+        """Which buffer of a row of the family table each operand is: its own, or, of a result that
+        the row has no room for, that of what it is written over.
+        """
+        reads = [task.buffer_of(value) for value in self.op.reads]
+        numbers = list(range(len(self.operands)))
+        for number in numbers[MAX_OPERANDS:]:
+            buffer = task.buffer_of(self.op.writes[number - len(reads)])
+            if buffer in reads:
+                numbers[number] = reads.index(buffer)
+        return tuple(numbers)
 
     @property
     def tile_ops(self) -> tuple[Operation, ...]:

@@ -53,7 +53,8 @@ class BodyPrinter:
             read = number < len(body.reads)
             name = f"r{number}" if read else f"w{number - len(body.reads)}"
             is_fixed = read and not any(expr.used_dims() for expr in operand.offsets.results)
-            self.declarations.append(bind_operand(name, number, operand, body.grid, read))
+            buffer = body.buffer_numbers[number]
+            self.declarations.append(bind_operand(name, buffer, operand, body.grid, read))
             tile = Tile(name, operand.sizes, operand.element_type, is_fixed)
             if read:
                 self.tiles[block.args[number]] = tile

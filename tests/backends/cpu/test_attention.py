@@ -142,6 +142,45 @@ def test_attention(start, name: str, split: tuple[int, int] | None):
         )
 
 
+def test_caches_of_which_a_row_of_the_table_has_no_room_for_the_result(start):
+    """With norms of queries and keys that have weights and biases a task touches 13 buffers."""
+    x, cache = "tensor<1x1x2x16xf32>", "tensor<1x2x32x16xf32>"
+
+    def prologue(which: str) -> str:
+        return f"""{which}_prologue {{
+  ^bb0(%0 : {x}, %1 : tensor<16xf32>, %2 : tensor<16xf32>, %3 : tensor<1xi64>, %4 : tensor<8xf32>):
+    %5 = mpk_tensor.layer_norm %0, %1, %2 eps 1.0e-5 : ({x}, tensor<16xf32>, tensor<16xf32>) -> {x}
+    %6 = mpk_tensor.rotary %5, %3, %4 : ({x}, tensor<1xi64>, tensor<8xf32>) -> {x}
+    mpk_tensor.yield %6 : {x} }} with %{which}w, %{which}b, %p, %f : tensor<16xf32>,
+      tensor<16xf32>, tensor<1xi64>, tensor<8xf32>"""
+
+    step = start(f"""
+      %q = mpk_tensor.input "q" : {x}
+      %k = mpk_tensor.input "k" : {x}
+      %v = mpk_tensor.input "v" : {x}
+      %qw = mpk_tensor.weight "qw" : tensor<16xf32>
+      %qb = mpk_tensor.weight "qb" : tensor<16xf32>
+      %kw = mpk_tensor.weight "kw" : tensor<16xf32>
+      %kb = mpk_tensor.weight "kb" : tensor<16xf32>
+      %f = mpk_tensor.weight "f" : tensor<8xf32>
+      %kc = mpk_tensor.state "kc" : {cache}
+      %vc = mpk_tensor.state "vc" : {cache}
+      %p = mpk_tensor.position : tensor<1xi64>
+      %y, %kr, %vr = mpk_tensor.attention %q, %k, %v cache %kc, %vc at %p {prologue("q")}
+        {prologue("k")} scale 0.2 : ({x}, {x}, {x}, {cache}, {cache}, tensor<1xi64>)
+        -> ({x}, {cache}, {cache})
+      mpk_tensor.output "y", %y : {x}
+      mpk_tensor.store_state "kc", %kr : {cache}
+      mpk_tensor.store_state "vc", %vr : {cache}""")
+    weights = {name: torch.randn(16) for name in ("qw", "qb", "kw", "kb")}
+    q, k, v = (torch.randn(1, 1, 2, 16) for _ in range(3))
+    # At position 0 nothing turns.
+    got = step(0, q=q, k=k, v=v, f=torch.ones(8), **weights)
+    keys = torch.nn.functional.layer_norm(k, (16,), weights["kw"], weights["kb"])
+    torch.testing.assert_close(got["kc"][:, :, 0], keys[:, 0])
+    assert torch.equal(got["vc"][:, :, 0], v[:, 0])
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("mask", [None, "i1", "f32"])
 def test_sdpa(start, causal: bool, mask: str | None):
