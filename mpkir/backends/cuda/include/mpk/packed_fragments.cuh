@@ -1,11 +1,13 @@
 // A warp's columns of a part of x as fragments, and their product with a stage's blocks.
 //
-// A lane's 16 bytes of a block are 8 neighbours of a feature's row. Of few tokens the weights are the
-// large operand of mma.m16n8k16: its rows 0 to 7 are the features on the first 4 of these columns, its
-// rows 8 to 15 the same features on the other 4, so that one product takes the block. Each token has a
-// column for either 4, and two more for what rounding it to bf16 lost; the quarters of the result in
-// which features met the other 4 columns are nothing. Of many tokens x is the large operand, a row for
-// each token, and a block takes two products.
+// A lane's 16 bytes of a block are 8 neighbours of a feature's row: four words of two. Weights are the
+// large operand of mma.m16n8k16, whose registers these words are as they were loaded, so that no product
+// waits for moves: its rows 0 to 7 are the features on words 0 and 2, its rows 8 to 15 the same features on
+// words 1 and 3, a half of the columns each. Of few tokens x has a column for either half, and two more
+// for what rounding it to bf16 lost, so that one product takes the block; the quarters of the result in which
+// features met the other half are nothing. Of up to 8 tokens each has a column, and a block takes a product
+// for either half of x; half of each result is nothing. Of more tokens x is the large operand, a row for
+// each token, and a block takes two products as well.
 #pragma once
 #include "mma.cuh"
 #include "packed_shape.cuh"
@@ -25,17 +27,20 @@ struct FewTokens {
 
   __device__ __forceinline__ void read(const char* own, int part, int lane) {
     const int column = lane / 4, t = column / (2 * LEVELS), half = column % 2, level = column / 2 % LEVELS;
+    // As they were put: what four elements lost behind them, then the next four.
     const char* place = own + t * S::ROW + part * (BW * S::BLOCK_X) + lane % 4 * (S::BLOCK_X / 4) +
-                        half * (8 * LEVELS) + level * 8;
+                        level * 8 + half * 4;
 #pragma unroll
-    for (int b = 0; b < BW; ++b)
-      x[b] = t < T ? *reinterpret_cast<const uint2*>(place + b * S::BLOCK_X) : make_uint2(0, 0);
+    for (int b = 0; b < BW; ++b) {
+      const u32* words = reinterpret_cast<const u32*>(place + b * S::BLOCK_X);
+      x[b] = t < T ? make_uint2(words[0], words[2 * LEVELS]) : make_uint2(0, 0);
+    }
   }
   __device__ __forceinline__ void multiply(const uint4 (&w)[BW], int warp, PackedSum& sum) const {
 #pragma unroll
     for (int b = 0; b < BW; ++b) {
       if (S::BLOCKS % COMPUTE_WARPS != 0 && warp * BW + b >= S::BLOCKS) break;
-      add_product(sum[b % CHAINS], w[b].x, w[b].z, w[b].y, w[b].w, x[b].x, x[b].y);
+      add_product(sum[b % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, x[b].x, x[b].y);
     }
   }
   static __device__ __forceinline__ void put(float* partial, int warp, int lane, int j, int g, bool add,
@@ -75,19 +80,41 @@ struct ManyTokens {
 #pragma unroll
     for (int b = 0; b < BW; ++b) {
       if (S::BLOCKS % COMPUTE_WARPS != 0 && warp * BW + b >= S::BLOCKS) break;
-      const uint4 v = first[b], u = TWO ? second[TWO ? b : 0] : make_uint4(0, 0, 0, 0);
-      add_product(sum[2 * b % CHAINS], v.x, u.x, v.y, u.y, w[b].x, w[b].y);
-      add_product(sum[(2 * b + 1) % CHAINS], v.z, u.z, v.w, u.w, w[b].z, w[b].w);
+      const uint4 v = first[b];
+      if constexpr (TWO) {
+        const uint4 u = second[b];
+        add_product(sum[2 * b % CHAINS], v.x, u.x, v.y, u.y, w[b].x, w[b].y);
+        add_product(sum[(2 * b + 1) % CHAINS], v.z, u.z, v.w, u.w, w[b].z, w[b].w);
+      } else {
+        add_product(sum[2 * b % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, v.x, v.z);
+        add_product(sum[(2 * b + 1) % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, v.y, v.w);
+      }
     }
   }
   static __device__ __forceinline__ void put(float* partial, int warp, int lane, int j, int g, bool add,
                                              const PackedSum& sum) {
-    float total[4];
+    if constexpr (TWO) {
+      float total[4];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + sum[1][i] + (sum[2][i] + sum[3][i]);
-    const int t = lane / 4, row = g * ROW_GROUP + lane % 4 * 2;
-    put_pair(partial, warp, t, j, row, add, total[0], total[1]);
-    if constexpr (TWO) put_pair(partial, warp, t + 8, j, row, add, total[2], total[3]);
+      for (int i = 0; i < 4; ++i) total[i] = sum[0][i] + sum[1][i] + (sum[2][i] + sum[3][i]);
+      const int t = lane / 4, row = g * ROW_GROUP + lane % 4 * 2;
+      put_pair(partial, warp, t, j, row, add, total[0], total[1]);
+      put_pair(partial, warp, t + 8, j, row, add, total[2], total[3]);
+    } else {
+      const float low = sum[0][0] + sum[2][0] + (sum[1][2] + sum[3][2]);   // of token 2 * (lane % 4)
+      const float high = sum[0][1] + sum[2][1] + (sum[1][3] + sum[3][3]);  // and of the next
+      // Half of the lanes put the second first, so that all banks serve the warp's.
+      const int t = lane % 4 * 2, swaps = lane % 4 / 2, row = g * ROW_GROUP + lane / 4;
+      put_one(partial, warp, t + swaps, j, row, add, swaps != 0 ? high : low);
+      put_one(partial, warp, t + 1 - swaps, j, row, add, swaps != 0 ? low : high);
+    }
+  }
+  static __device__ __forceinline__ void put_one(float* partial, int warp, int t, int j, int row, bool add,
+                                                 float a) {
+    if (t >= T) return;
+    float& place = S::cell(partial, warp, t, j, row);
+    if (add) a += place;
+    place = a;
   }
   static __device__ __forceinline__ void put_pair(float* partial, int warp, int t, int j, int row, bool add,
                                                   float a, float b) {
