@@ -54,11 +54,22 @@ struct PackedShape {
     while (PARTS % parts != 0) --parts;
     return parts;
   }
+  static constexpr int EACH = IS_HALVES ? 8 : 4;             // elements of x in a lane's request
+  static constexpr int ROW_REQUESTS = BLOCK_COLUMNS / EACH;  // of a block
+  static constexpr int lane_requests(int parts) { return ceil_div(parts * BW * ROW_REQUESTS, 32); }
+  static constexpr int words(int parts) {  // of a lane, for one token
+    return lane_requests(parts) * EACH * int(sizeof(typename prologue::X)) / 4;
+  }
   static constexpr int parts_at_once() {
     if (STRAIGHT) return parts_held();
-    int parts = PARTS;
-    while (parts > 1 && x_bytes(parts, BLOCK_X) > LIMIT) --parts;
-    return parts;
+    if (x_bytes(PARTS, BLOCK_X) <= LIMIT) return PARTS;
+    // A lane holds the words of the pass that follows while it multiplies; passes alike if they can be.
+    int most_parts = PARTS;
+    while (most_parts > 1 && (x_bytes(most_parts, BLOCK_X) > LIMIT || words(most_parts) > WORDS_TOGETHER))
+      --most_parts;
+    int alike = most_parts;
+    while (PARTS % alike != 0) --alike;
+    return 2 * alike > most_parts ? alike : most_parts;
   }
   static constexpr int PP = parts_at_once();  // parts of a pass
   static constexpr int PASSES = ceil_div(PARTS, PP);
@@ -84,11 +95,8 @@ struct PackedShape {
     return least(GROUPS, (B::N - B::first_row(work.index)) / ROW_GROUP);
   }
 
-  static constexpr int EACH = IS_HALVES ? 8 : 4;             // elements of x in a lane's request
-  static constexpr int ROW_REQUESTS = BLOCK_COLUMNS / EACH;  // of a block
-  static constexpr int REQUESTS = PP * BW * ROW_REQUESTS;    // of a warp, for one token
-  static constexpr int LANE_REQUESTS = ceil_div(REQUESTS, 32);
-  static constexpr int WORDS = LANE_REQUESTS * EACH * int(sizeof(typename prologue::X)) / 4;
+  static constexpr int REQUESTS = PP * BW * ROW_REQUESTS;  // of a warp, for one token
+  static constexpr int LANE_REQUESTS = lane_requests(PP), WORDS = words(PP);
 
   // What a worker polls of long rows would slow the weights' stream, which has the time then.
   // Of several tokens a round of polls takes long enough.

@@ -287,6 +287,16 @@ struct OneExact : EightLong {
   static constexpr int T = 1;
   static constexpr bool exact = true;
 };
+struct OneLongest : OneExact {  // in five passes of as many parts
+  static constexpr int K = 25600, PARTS = 25;
+};
+struct OneUneven : OneExact {  // in passes of eight parts, and one of five
+  static constexpr int K = 29 * 1024, PARTS = 29;
+};
+struct OneLongNorm : OneExact {
+  static constexpr int K = 16384, PARTS = 16;
+  static constexpr bool norm = true, exact = false;
+};
 struct BriefApartOne : Briefly<OneExact> {  // 24 elements to a line of 64
   static int place(int i) { return i / 24 * 64 + i % 24; }
 };
@@ -315,6 +325,9 @@ int main() {
   check<Plain>("eight, plain");
   check<Briefly<One>>("one, brief");
   check<BriefApartOne>("one, exact, brief, apart");
+  check<OneLongest>("one, exact, longest");
+  check<OneUneven>("one, exact, passes not alike");
+  check<OneLongNorm>("one, long, norm");
   check<Briefly<Two>>("two, brief");
   check<Briefly<FourLong>>("four, long, brief");
   check<Briefly<Five>>("five, brief");
