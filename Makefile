@@ -38,7 +38,7 @@ types: $(READY) ## basedpyright, strict on dialects, analysis and passes
 	$(BIN)/basedpyright
 
 pytest: $(READY) ## unit and end-to-end tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lit: $(READY) ## textual IR tests
 	$(BIN)/lit --verbose lit_tests

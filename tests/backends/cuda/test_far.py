@@ -24,8 +24,8 @@ STEPS, PUTS = 100, 39
 """Of ranks.cpp: steps, and what a rank puts for each far rank in one."""
 
 
-def _run(folder: Path, ranks: int, hosts: int, without: str = "") -> str:
-    """What the ranks print, or what they find wrong."""
+def _built(folder: Path, ranks: int, without: str = "") -> Path:
+    """The ranks' program; `without` is left out of peers.cuh."""
     for path in HOST.iterdir():
         shutil.copy(path, folder)
     for header in HEADERS:
@@ -48,6 +48,11 @@ def _run(folder: Path, ranks: int, hosts: int, without: str = "") -> str:
         str(program),
     ]
     subprocess.run([*command, str(folder / "ranks.cpp")], check=True)
+    return program
+
+
+def _run(program: Path, hosts: int) -> str:
+    """What the ranks print, or what they find wrong."""
     ran = subprocess.run([str(program), str(hosts)], capture_output=True, text=True, timeout=120)
     assert (ran.returncode == 0) == ran.stdout.strip().isdecimal(), ran
     return ran.stdout.strip()
@@ -55,9 +60,11 @@ def _run(folder: Path, ranks: int, hosts: int, without: str = "") -> str:
 
 @pytest.mark.parametrize(("ranks", "hosts"), [(4, 2), (2, 1)])
 def test_all_that_is_sent_arrives_before_its_signal(ranks: int, hosts: int, tmp_path: Path) -> None:
-    assert _run(tmp_path, ranks, hosts) == str(STEPS * PUTS * (ranks - ranks // hosts))
+    assert _run(_built(tmp_path, ranks), hosts) == str(STEPS * PUTS * (ranks - ranks // hosts))
 
 
 @pytest.mark.parametrize("without", [QUIET, SEE])
 def test_without_quiet_or_the_test_it_does_not(without: str, tmp_path: Path) -> None:
-    assert "came after the signal" in _run(tmp_path, 4, 2, without)
+    # Threads that hardly run beside each other may keep the order by chance.
+    program = _built(tmp_path, 4, without)
+    assert any("came after the signal" in _run(program, 2) for _ in range(20))
