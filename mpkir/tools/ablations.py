@@ -159,6 +159,13 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "registers-moved",
+        "compute warps have 208 registers instead of 168, which the others give them at the start",
+        "nothing where a kernel does not spill; Qwen3-32B and Qwen3-8B with 8 sequences do",
+        _fixed(Variant(macros=("MPK_MOVE_REGISTERS",))),
+        takes_number=False,
+    ),
+    Switch(
         "attention-merges",
         "blocks of N cache rows; tasks of their own join a head's chunks, not the first chunk's",
         "one hop more a layer, 2 us; with small blocks at long positions nothing",

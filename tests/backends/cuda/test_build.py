@@ -25,10 +25,17 @@ needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="no nvcc")
 
 @needs_nvcc
 @pytest.mark.parametrize(
-    ("number", "shared", "dynamic"),
-    [("80", 166912, "false"), ("90a", 232448, "false"), ("90a", 232448, "true")],
+    ("number", "shared", "macros"),
+    [
+        ("80", 166912, ["ANY_DYNAMIC=false"]),
+        ("90a", 232448, ["ANY_DYNAMIC=false"]),
+        ("90a", 232448, ["ANY_DYNAMIC=true"]),
+        ("90a", 232448, ["ANY_DYNAMIC=false", "MPK_MOVE_REGISTERS"]),
+    ],
 )
-def test_skeletons_do_not_spill(number: str, shared: int, dynamic: str, tmp_path: Path) -> None:
+def test_skeletons_do_not_spill(
+    number: str, shared: int, macros: list[str], tmp_path: Path
+) -> None:
     source = tmp_path / "kernel.cu"
     source.write_text(
         HANDWRITTEN.replace("#define SHARED_BYTES 232448", f"#define SHARED_BYTES {shared}")
@@ -38,7 +45,7 @@ def test_skeletons_do_not_spill(number: str, shared: int, dynamic: str, tmp_path
         "-std=c++17",
         f"-gencode=arch=compute_{number},code=sm_{number}",
         f"-I{INCLUDE}",
-        f"-DANY_DYNAMIC={dynamic}",
+        *(f"-D{macro}" for macro in macros),
         "-Xptxas",
         "-v",
         "-cubin",

@@ -35,7 +35,13 @@ namespace mpk {
 constexpr int LOADER_WARP = COMPUTE_WARPS;
 constexpr int PUBLISHER_WARP = COMPUTE_WARPS + 1;
 constexpr int DISPATCHER_WARP = COMPUTE_WARPS + 2;
+#ifdef MPK_MOVE_REGISTERS
+// Registers are moved between groups of four warps, so one warp more, which ends at once.
+constexpr int THREADS = 32 * (DISPATCHER_WARP + 2);
+constexpr int COMPUTE_REGISTERS = 208, OTHER_REGISTERS = 96;  // two and one of them share 512
+#else
 constexpr int THREADS = 32 * (DISPATCHER_WARP + 1);
+#endif
 
 // Whether a streaming body's publisher reads sums.
 template <class B, class = void>
@@ -432,6 +438,13 @@ __device__ __forceinline__ void set_up(Shared<P>& s, int first = 0, int threads 
   publish_barriers();
 }
 
+__device__ __forceinline__ void move_registers(int warp) {
+#if defined(MPK_MOVE_REGISTERS) && __CUDA_ARCH__ >= 900
+  if (warp < COMPUTE_WARPS) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COMPUTE_REGISTERS));
+  else asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(OTHER_REGISTERS));
+#endif
+}
+
 template <class P>
 __device__ __forceinline__ void play_role(Shared<P>& s, const LaunchArgs& args, int warp, int lane) {
   if (warp < COMPUTE_WARPS) {
@@ -440,7 +453,7 @@ __device__ __forceinline__ void play_role(Shared<P>& s, const LaunchArgs& args, 
     loader_role<P>(s, args, lane);
   } else if (warp == PUBLISHER_WARP) {
     publisher_role<P>(s, args, lane);
-  } else {
+  } else if (warp == DISPATCHER_WARP) {
     dispatcher_role<P>(s, args, lane);
   }
 }
@@ -452,6 +465,7 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == 0) set_up<P>(s, lane, WARP);
   __syncthreads();
+  move_registers(warp);
   play_role<P>(s, args, warp, lane);
   if constexpr (TRACED) {
     __syncthreads();
