@@ -29,6 +29,7 @@ buffers; who has seen a part of what a task writes has waited for it, but does n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,6 +151,8 @@ class _Run:
         """Those of these tasks whose elements are in every rank's memory: of all ranks."""
         self.seen_together: set[int] = set()
         """Those of which the readers of all ranks see all, but not those of one."""
+        self.open: dict[tuple[int, int], set[int]] = {}
+        """For (step, counter): tasks of which those before it have seen a part, not yet all."""
         self.add_flags(through_flags)
         counters = len(schedule.counters) + len(self.sources)
         self.signallers: list[list[int]] = [[] for _ in schedule.counters]
@@ -249,17 +252,26 @@ class _Run:
         else:
             frontier = self.sources[counter - own].tolist()
         clock = self.fired[step, counter]
-        seen: set[int] = set()
+        open: set[int] = set()
         while frontier:
-            found = {task for reader in frontier for task in self.seen_parts_of.get(reader, ())}
+            open |= self.partly_seen(step, frontier)
             frontier = [
                 task
-                for task in sorted(found - seen)
+                for task in sorted(open)
                 if any(self.is_before(step, task, clock, part) for part in range(self.parts))
             ]
-            seen |= set(frontier)
+            open -= set(frontier)
             for task in frontier:
                 np.maximum(clock, self.learnt(step, task, clock), out=clock)
+        if open:
+            self.open[step, counter] = open
+
+    def partly_seen(self, step: int, tasks: Sequence[int]) -> set[int]:
+        """The tasks of whose flagged elements these, or who signalled what these waited for, have
+        seen a part."""
+        found = {task for reader in tasks for task in self.seen_parts_of.get(reader, ())}
+        counters = {counter for task in tasks for counter, lag in self.waits[task] if not lag}
+        return found.union(*(self.open.get((step, counter), ()) for counter in counters))
 
     def is_before(self, step: int, task: int, clock: Clocks, part: int) -> bool:
         """Whether all who have seen a part of what a task flags are done by then: says a part of

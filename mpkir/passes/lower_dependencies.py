@@ -14,13 +14,13 @@ from xdsl.passes import ModulePass
 
 from mpkir.analysis.counters import Arrivals, Counters
 from mpkir.analysis.dependence import Hazard
-from mpkir.analysis.families import Family, Ints, evaluate, families_of
+from mpkir.analysis.families import Access, Family, Ints, evaluate, families_of
 from mpkir.analysis.flag_closure import FamilyLink, WholeFamilies, seen_in_parts
 from mpkir.analysis.flag_edges import FlagEdge, family_edges, flag_edges_of
 from mpkir.analysis.labels import constant_map
 from mpkir.analysis.order import FamilyEdge, redundant_edges
-from mpkir.analysis.orderings import Meeting, Ordering, orderings_of
-from mpkir.dialects import event
+from mpkir.analysis.orderings import BufferAccesses, Meeting, Ordering, orderings_of
+from mpkir.dialects import event, task
 from mpkir.dialects.mesh import ranks_of
 
 END = "end"
@@ -190,6 +190,26 @@ def _waits_by_flag(meeting: Meeting) -> bool:
     return is_flagged and meeting.hazard is Hazard.READ_AFTER_WRITE
 
 
+def _written_over(families: Sequence[Family]) -> set[Family]:
+    """The families that write activations without flags which other families of the step after
+    touch before anybody has written them again.
+
+    What they write has to be seen at the end of the step, which flags do not say.
+    """
+    grouped: dict[task.BufferOp, list[tuple[Family, Access]]] = {}
+    for family in families:
+        for access in family.accesses:
+            buffer = access.buffer
+            if buffer.kind.data is task.BufferKind.SCRATCH and buffer.flagged is None:
+                grouped.setdefault(buffer, []).append((family, access))
+    result: set[Family] = set()
+    for buffer, given in grouped.items():
+        for i, j in BufferAccesses(buffer, given).pairs(2):
+            if given[i][1].is_write and given[i][0] is not given[j][0]:
+                result.add(given[i][0])
+    return result
+
+
 def _all_followed(
     family: Family, dependences: Sequence[_Dependence], flags: Sequence[FlagEdge]
 ) -> bool:
@@ -221,7 +241,8 @@ class LowerDependenciesPass(ModulePass):
     reads.
 
     Who reads a flagged buffer waits for its elements and needs no event for that; such an edge
-    keeps writes behind reads, but does not make other memory visible. Families that wait only so
+    keeps writes behind reads, but does not make other memory visible: so what a step writes last of
+    memory without flags is followed by counters to its end. Families that wait only so
     wait for the end of the step before too: a step that must not run never begins.
     """
 
@@ -244,7 +265,14 @@ class LowerDependenciesPass(ModulePass):
             waits[dependence.later].append(event.EdgeAttr(name, wait))
 
         sources = [family for family in families if not waits[family]]
-        sinks = [family for family in families if not _all_followed(family, needed, flags)]
+        written = _written_over(families)
+        sinks: list[Family] = []
+        for family in families:
+            later = [each for each in needed if each.earlier is family]
+            if family in written:
+                written |= {each.later for each in later}
+            if not _all_followed(family, later, () if family in written else flags):
+                sinks.append(family)
         last = ranks * sum(family.size for family in sinks)
         tensors.append(event.TensorOp(END, 1, last, _handoff(ranks > 1)))
         for family in sources:
