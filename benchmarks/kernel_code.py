@@ -142,13 +142,14 @@ def examine(artifact: Path, nvdisasm: str, defines: list[str]) -> dict[str, Any]
             ["nvcc", *options, f"-I{INCLUDE}", str(loaded.source_path), "-o", str(binary)]
         )
         code = Code.of(_run([nvdisasm, "-c", str(binary)]))
-    model, _, variant = artifact.name.partition("+")
+    model, *parts = artifact.name.split("+")
+    variant = "+".join(part for part in parts if not part.startswith("batch="))
     return {
         "benchmark": "kernel-resources",
         "system": "mpkir-megakernel",
         "model": model,
         "variant": variant,
-        "target": loaded.manifest.target.arch,
+        "target": loaded.manifest.target.name,
         "gpu": "none: compiled",
         "gpus": 1,
         "batch": language.batch if (language := loaded.manifest.language) else 1,
@@ -184,7 +185,8 @@ def main() -> None:
         sys.exit(f"kernel_code: error: {error}")
     for record in records:
         print(
-            f"{record['model']} {record['variant']}: {record['registers']} registers, "
+            f"{record['model']} {record['variant']} batch {record['batch']}: "
+            f"{record['registers']} registers, "
             f"{record['spill_stores']} bytes spilled, {record['code_bytes'] // 1024} KB"
         )
         for loop in record["product_loops"]:
