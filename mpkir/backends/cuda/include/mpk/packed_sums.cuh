@@ -2,6 +2,7 @@
 // what the epilogue makes of them and of what they have asked for meanwhile.
 #pragma once
 #include "packed_shape.cuh"
+#include "reduce.cuh"
 
 namespace mpk {
 
@@ -25,10 +26,10 @@ struct PackedSums {
 
   static __device__ __forceinline__ float factor(float* partial, int t) {
     if constexpr (S::NORM) {
-      float squares = 0.0f;
+      float squares[COMPUTE_WARPS];
 #pragma unroll
-      for (int w = 0; w < COMPUTE_WARPS; ++w) squares += S::squares_in(partial)[w * T + t];
-      return rsqrtf(squares / B::K + prologue::eps);
+      for (int w = 0; w < COMPUTE_WARPS; ++w) squares[w] = S::squares_in(partial)[w * T + t];
+      return rsqrtf(halves_sum(squares) * (1.0f / B::K) + prologue::eps);
     } else {
       return 1.0f;
     }
@@ -58,10 +59,7 @@ struct PackedSums {
           float addend[S::ADDENDS];
 #pragma unroll
           for (int a = 0; a < S::ADDENDS; ++a) addend[a] = S::cell(partial, a, t, j, r);
-          y[j] = 0.0f;
-#pragma unroll
-          for (int a = 0; a < S::ADDENDS; ++a) y[j] += addend[a];
-          y[j] *= factor(partial, t);
+          y[j] = halves_sum(addend) * factor(partial, t);
         }
         await_inputs(work, t, r, inputs[i]);
         epilogue::store(work, t, r, y, inputs[i]);

@@ -40,6 +40,20 @@ __device__ __forceinline__ float exponential(float x) {
 #endif
 }
 
+// Of N numbers, a power of two, half with half: as many additions one behind the other as N has digits.
+template <int N>
+__device__ __forceinline__ float halves_sum(float (&x)[N]) {
+  static_assert(N % 2 == 0, "halves of halves");
+  float half[N / 2];
+#pragma unroll
+  for (int i = 0; i < N / 2; ++i) half[i] = x[i] + x[i + N / 2];
+  return halves_sum(half);
+}
+template <>
+__device__ __forceinline__ float halves_sum(float (&x)[1]) {
+  return x[0];
+}
+
 // Over groups of WIDTH neighbouring lanes; every lane gets the result.
 template <class Join, int WIDTH = 32>
 __device__ __forceinline__ float warp_join(float v) {
