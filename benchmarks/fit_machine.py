@@ -35,10 +35,8 @@ Floats = npt.NDArray[np.float64]
 FLAG = "hop_us.flag"
 FITTED = (
     "dram_latency",
-    "l2_latency",
-    "l2_bandwidth",
+    "l2_share",
     "prepare",
-    "element",
     "task",
     "plain",
     "attention",
@@ -46,7 +44,6 @@ FITTED = (
     "merge",
     "join",
     "body",
-    "release",
     FLAG,
 )
 STEP = 0.08

@@ -165,4 +165,6 @@ def read_measured(models: list[str], machine: str = MACHINE) -> list[Measured]:
 
 
 def _program(case: dict[str, Any]) -> tuple[object, ...]:
-    return tuple(case.get(key) for key in ("model", "variant", "capacity", "batch", "tp"))
+    return tuple(
+        case.get(key) for key in ("model", "variant", "in_flight", "capacity", "batch", "tp")
+    )

@@ -119,7 +119,11 @@ class Timing:
     l2_latency: float = 0.5
     """A poll, or the first read of what another worker has written."""
     l2_bandwidth: float = 60
-    """Reads of a streaming task's input."""
+    """Reads of an input by a task that does not stream its weights, and as mpk-shard charges them.
+    """
+    l2_share: float = 0.35
+    """What a byte that streaming tasks multiply, out of L2, takes of the memory's time, beside a
+    weight's."""
     prepare: float = 0.2
     """A streaming task's start beside that read: norms, a place in the queue."""
     products: float = 100
@@ -132,9 +136,7 @@ class Timing:
     """Each element of its input that a lane polls after the one before: only a product of packed
     weights polls all at once."""
     task: float = 0.35
-    """A streaming task beside its stages: places of the queue, sums handed to the publisher."""
-    publish: float = 0.2
-    """Its results, from sums to stores, beside the next task."""
+    """A streaming task beside its stages: places of the queue, sums joined and stored."""
     plain: float = 1.7
     """Reads of a body that is neither a streaming product nor attention."""
     attention: float = 20

@@ -77,6 +77,8 @@ class FamilyCost:
     """Whether these weights lie as tensor cores take them."""
     columns: int
     """Of a row of them (a number)."""
+    tokens: int
+    """Rows of what they multiply (a number)."""
     dram: Ints
     """Read past the ring from DRAM: states, and weights that no earlier task of the family reads.
     """
@@ -146,7 +148,9 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
             stage_bytes = rows * row_bytes // parts
         elif access.buffer.kind.data in (task.BufferKind.SCRATCH, task.BufferKind.OUTPUT):
             if _is_constant(access):
-                common += int(size.max(initial=0))
+                # Of what lies in two planes a product multiplies the first.
+                parts = 1 if access.buffer.planes is None or stream is None else 2
+                common += int(size.max(initial=0)) // parts
                 inputs.add(access.buffer.sym.data)
             else:
                 own += size
@@ -166,6 +170,7 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         stage_bytes,
         is_packed,
         columns,
+        _tokens(family),
         dram,
         common,
         frozenset(inputs),
@@ -178,6 +183,12 @@ def cost_of(family: Family, position: int | None = None) -> FamilyCost:
         _joined(family, position),
         stage_bytes * (len(stream.reads) if stream else 0),
     )
+
+
+def _tokens(family: Family) -> int:
+    """Rows of what a family's product multiplies; 0 if it is none."""
+    linears = (op for op in family.op.body.block.ops if isinstance(op, tensor.LinearOp))
+    return max((prod(tensor.shape_of(op.x)[:-1]) for op in linears), default=0)
 
 
 def _flops(family: Family, rows: Ints) -> Ints:

@@ -18,6 +18,15 @@ from mpkir.machine import Machine, Timing
 LANES = 128
 """That share a row of an input whose elements are polled one after the other."""
 
+INPUT_AT_ONCE = 32768
+"""Bytes of a streaming task's input that a worker asks for at once; of more than MANY_TOKENS rows
+twice as many."""
+
+MANY_TOKENS = 8
+
+ROWS_AHEAD = 65536
+"""Bytes of its rows of a cache that attention asks for before its queries are there."""
+
 Floats = npt.NDArray[np.float64]
 
 KILO = 1e3
@@ -32,10 +41,13 @@ class FamilyTimes:
     look: float
     """From asking for what carries marks, if it is there, to having it; 0 where nothing does."""
     prepare: float
-    """A streaming task's start once its input has begun to come, once for a run of tasks with one
-    input."""
+    """A streaming task's start once its input has come, once for a run of tasks with one input."""
     again: float
     """The same right after a run of other tasks with that input, which the worker then holds."""
+    input_first: float
+    """Bytes of a streaming task's input that come before its first product."""
+    input_rest: float
+    """Those that come beside products."""
     inputs: frozenset[str]
     work: Floats
     """A streaming task's products, all stages there; all of any other task beside DRAM."""
@@ -48,6 +60,11 @@ class FamilyTimes:
     body: tuple[object, ...]
     """Families of equal bodies have equal ones."""
 
+    def begin(self, machine: Machine) -> float:
+        """A streaming task's start, the memory idle: reading its input and preparing it."""
+        timing = machine.timing
+        return self.prepare + (timing.l2_share * timing.dram_latency if self.input_first else 0.0)
+
 
 def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
     """The times of a family's tasks."""
@@ -57,13 +74,14 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
     body = (cost.loop, streamed, cost.stage_bytes, cost.common, int(cost.written.max(initial=0)))
     code = float(timing.code_of_body)
     prepare = again = merge = 0.0
+    first = 0
     look = timing.l2_latency if cost.is_polled else 0.0
     match cost.loop:
         case Loop.JOIN:
             work, dram, code = zero, zero, 0.0
         case Loop.STREAM:
-            again = timing.prepare
-            prepare = again + cost.common / (timing.l2_bandwidth * KILO)
+            first = min(cost.common, INPUT_AT_ONCE * (2 if cost.tokens > MANY_TOKENS else 1))
+            prepare = again = timing.prepare
             if not cost.is_polled:
                 prepare += timing.l2_latency
             elif not cost.is_packed:
@@ -87,8 +105,20 @@ def times_of(cost: FamilyCost, machine: Machine) -> FamilyTimes:
             body_time = timing.body if cost.loop is Loop.REDUCE else timing.pointwise
             work, dram = body_time + timing.l2_latency + touched / (timing.plain * KILO), zero
     does_stream = cost.loop is Loop.STREAM
+    rest = cost.common - first if does_stream else 0
     return FamilyTimes(
-        does_stream, look, prepare, again, cost.inputs, work, merge, dram, code, body
+        does_stream,
+        look,
+        prepare,
+        again,
+        first,
+        rest,
+        cost.inputs,
+        work,
+        merge,
+        dram,
+        code,
+        body,
     )
 
 

@@ -106,6 +106,38 @@ def test_costs_come_from_regions_and_bodies():
     assert cost.bytes.sum() == 20 * 64 * 2
 
 
+@pytest.mark.parametrize(
+    ("layout", "x_bytes", "own_bytes"), [("", 4, 4), (" planes", 2, 4)], ids=["whole", "planes"]
+)
+def test_of_two_planes_a_product_multiplies_the_first(layout: str, x_bytes: int, own_bytes: int):
+    """What ends its sums is read whole."""
+    x = f'scratch "x" flagged brief panels <8 of 64>{layout} : memref<4x64xf32>'
+    text = f"""
+    func.func @step() {{
+      %x = mpk_task.buffer {x}
+      %w = mpk_task.buffer weight "w" : memref<64x64xbf16>
+      %y = mpk_task.buffer output "y" : memref<4x64xf32>
+      mpk_task.grid @f [8]
+          reads(%x, %w, %x : memref<4x64xf32>, memref<64x64xbf16>, memref<4x64xf32>)
+          writes(%y : memref<4x64xf32>)
+          boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [4, 64]>,
+                 #mpk_task.region<affine_map<(d0) -> (d0 * 8, 0)>, [8, 64]>,
+                 #mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [4, 8]>,
+                 #mpk_task.region<affine_map<(d0) -> (0, d0 * 8)>, [4, 8]>]
+          stream <[1], rows 8, parts 1> {{
+      ^bb0(%0 : tensor<4x64xf32>, %1 : tensor<8x64xbf16>, %2 : tensor<4x8xf32>):
+        %3 = mpk_tensor.linear %0, [%1] : tensor<4x64xf32>, [tensor<8x64xbf16>] to tensor<4x8xf32>
+        mpk_task.yield %3 : tensor<4x8xf32>
+      }}
+      func.return
+    }}"""
+    (family,) = task_graph_of(_parse(text)).families
+    cost = cost_of(family)
+    assert cost.tokens == 4
+    assert cost.common == 4 * 64 * x_bytes
+    assert cost.own.tolist() == [4 * 8 * own_bytes] * 8
+
+
 @pytest.mark.parametrize(("position", "rows"), [(None, 16), (0, 1), (5, 6), (100, 16)])
 def test_a_cache_is_read_up_to_the_position(position: int | None, rows: int):
     text = """

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from xdsl.context import Context
@@ -14,11 +15,13 @@ from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.critical_path import critical_path
 from mpkir.analysis.operators import advances
-from mpkir.analysis.simulator import Simulation, simulate
+from mpkir.analysis.simulator import Simulation, player, simulate
 from mpkir.errors import MpkirError
+from mpkir.frontend import decode_step, model_from_config
 from mpkir.machine import Hops, Machine, machine_named
 from mpkir.passes.scheduling.policy import policy_names
 from mpkir.passes.verify_schedule import VerifySchedulePass
+from mpkir.pipeline import lower
 
 Schedule = Callable[[str, str, int], ModuleOp]
 H100 = machine_named("h100")
@@ -96,31 +99,69 @@ def test_less_bandwidth_or_longer_hops_never_help(
     assert hops[2] >= hops[1] * 0.98
 
 
-def test_a_stream_alone_takes_its_bytes_over_the_bandwidth(schedule: Schedule):
-    """138 MB through 132 workers, whose loaders never stop: within a few percent of the floor."""
-    tasks, rows = 132 * 16, 16
-    text = f"""
+def product(tasks: int, rows: int, tokens: int) -> str:
+    """A streamed product of so many tasks, of 2048 columns."""
+    return f"""
     func.func @step() {{
-      %x = mpk_task.buffer input "x" : memref<1x2048xf32>
-      %y = mpk_task.buffer output "y" : memref<1x{tasks * rows}xf32>
+      %x = mpk_task.buffer scratch "x" : memref<{tokens}x2048xf32>
+      %y = mpk_task.buffer output "y" : memref<{tokens}x{tasks * rows}xf32>
       %w = mpk_task.buffer weight "w" : memref<{tasks * rows}x2048xbf16>
       mpk_task.grid @f [{tasks}]
-          reads(%x, %w : memref<1x2048xf32>, memref<{tasks * rows}x2048xbf16>)
-          writes(%y : memref<1x{tasks * rows}xf32>)
-          boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [1, 2048]>,
+          reads(%x, %w : memref<{tokens}x2048xf32>, memref<{tasks * rows}x2048xbf16>)
+          writes(%y : memref<{tokens}x{tasks * rows}xf32>)
+          boxes [#mpk_task.region<affine_map<(d0) -> (0, 0)>, [{tokens}, 2048]>,
                  #mpk_task.region<affine_map<(d0) -> (d0 * {rows}, 0)>, [{rows}, 2048]>,
-                 #mpk_task.region<affine_map<(d0) -> (0, d0 * {rows})>, [1, {rows}]>] {{
-      ^bb0(%0 : tensor<1x2048xf32>, %1 : tensor<{rows}x2048xbf16>):
-        %2 = mpk_tensor.linear %0, [%1]
-            : tensor<1x2048xf32>, [tensor<{rows}x2048xbf16>] to tensor<1x{rows}xf32>
-        mpk_task.yield %2 : tensor<1x{rows}xf32>
+                 #mpk_task.region<affine_map<(d0) -> (0, d0 * {rows})>, [{tokens}, {rows}]>] {{
+      ^bb0(%0 : tensor<{tokens}x2048xf32>, %1 : tensor<{rows}x2048xbf16>):
+        %2 = mpk_tensor.linear %0, [%1] : tensor<{tokens}x2048xf32>, [tensor<{rows}x2048xbf16>]
+            to tensor<{tokens}x{rows}xf32>
+        mpk_task.yield %2 : tensor<{tokens}x{rows}xf32>
       }}
       func.return
     }}"""
-    module = schedule(text, "round-robin", 132)
-    played = simulate(module, H100)
+
+
+def test_a_stream_alone_takes_its_bytes_over_the_bandwidth(schedule: Schedule):
+    """138 MB through 132 workers, whose loaders never stop: within a few percent of the floor."""
+    tasks, rows = 132 * 16, 16
+    played = simulate(schedule(product(tasks, rows, 1), "round-robin", 132), H100)
     assert played.floor == pytest.approx(tasks * rows * 4096 / 3.14e6, rel=1e-3)
     assert played.floor <= played.step <= 1.15 * played.floor
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 8, 16])
+def test_what_products_multiply_takes_the_memorys_time(schedule: Schedule, tokens: int):
+    """Every worker reads it, once in a run of tasks, and begins when the first of it has come."""
+    module = schedule(product(132 * 16, 16, tokens), "round-robin", 132)
+    free, shared = (
+        simulate(module, replace(H100, timing=replace(H100.timing, l2_share=share))).step
+        for share in (0.0, 0.5)
+    )
+    of_memory = 0.5 * 132 * tokens * 2048 * 4 / (H100.memory_bandwidth * 1e3)
+    assert of_memory * 0.9 <= shared - free <= of_memory + 2.0
+
+
+def test_attention_asks_for_its_first_rows_before_its_queries_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And for the others behind them; memory and hops are slow here."""
+    config = transformers.LlamaConfig(
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=160,
+    )
+    module = decode_step(model_from_config(config), 2048)
+    hops = replace(H100.hops, flag=5.0)
+    machine = replace(H100, workers=16, memory_bandwidth=100, hops=hops)
+    lower(module, machine)
+    steps: list[float] = []
+    for ahead in (1024, 1 << 20):
+        monkeypatch.setattr(player, "ROWS_AHEAD", ahead)
+        steps.append(simulate(module, machine, position=2000).step)
+    assert steps[0] > steps[1] + 2.5
 
 
 def test_a_module_without_schedule_is_refused(schedule: Schedule):

@@ -65,7 +65,7 @@ def with_slow_bodies(machine: Machine) -> Machine:
 
 
 def with_slow_hops(machine: Machine) -> Machine:
-    return replace(machine, hops=replace(machine.hops, flag=3 * machine.hops.flag))
+    return replace(machine, hops=replace(machine.hops, flag=2 * machine.hops.flag))
 
 
 Change = Callable[[Machine], Machine]

@@ -7,11 +7,23 @@ gets its part of N.
 
 from __future__ import annotations
 
+from enum import Enum
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from mpkir.analysis.plan import Plan
 from mpkir.analysis.task_times import KILO
+
+
+class Reads(Enum):
+    """What a worker reads."""
+
+    STAGES = "stages"
+    """Its loader, a chunk of stages."""
+    OWN = "own"
+    """A task, past the ring, which waits for it."""
+    BESIDE = "beside"
+    """A task, which works meanwhile."""
 
 
 class Stream(NamedTuple):
@@ -22,8 +34,7 @@ class Stream(NamedTuple):
     """Bytes."""
     asked: float
     """Bytes in flight, which the stream's part of the memory goes by."""
-    is_load: bool
-    """A loader's chunk, or what a task reads past the ring."""
+    reads: Reads
 
 
 class Memory:
@@ -47,13 +58,18 @@ class Memory:
         has_ring = plan.machine.streams
         self.own_reads = plan.ring.slot_bytes if has_ring else self.idle_bytes / plan.workers
 
-    def read(self, time: float, worker: int, size: float) -> None:
-        """A task reads so many bytes past the ring, from then on, or from now if that is past."""
-        self.begin(time, Stream(worker, size, min(size, self.own_reads), False))
+    def read(self, time: float, worker: int, size: float, asked: float = 0.0) -> None:
+        """A task reads so many bytes past the ring, from then on, or from now if that is past,
+        with so many `asked` for at once, or as many as usual."""
+        self.begin(time, Stream(worker, size, asked or min(size, self.own_reads), Reads.OWN))
+
+    def read_beside(self, time: float, worker: int, size: float, asked: float) -> None:
+        """The same, beside what the task does."""
+        self.begin(time, Stream(worker, size, asked, Reads.BESIDE))
 
     def load(self, time: float, worker: int, size: float, asked: float) -> None:
         """A loader reads a chunk from then on, or from now if that is past."""
-        self.begin(time, Stream(worker, size, asked, True))
+        self.begin(time, Stream(worker, size, asked, Reads.STAGES))
 
     def guess(self, size: float) -> float:
         """How long a task's reading past the ring takes if the memory goes on as now."""

@@ -7,11 +7,11 @@ from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.plan import Plan, plan_of
 from mpkir.analysis.simulator.events import Events
-from mpkir.analysis.simulator.memory import Memory
+from mpkir.analysis.simulator.memory import Memory, Reads, Stream
 from mpkir.analysis.simulator.simulation import Cause, Simulation
 from mpkir.analysis.simulator.tasks import Tasks
 from mpkir.analysis.simulator.worker import Worker
-from mpkir.analysis.task_times import Floats
+from mpkir.analysis.task_times import ROWS_AHEAD, Floats
 from mpkir.errors import MpkirError
 from mpkir.machine import Machine
 
@@ -72,7 +72,7 @@ class _Player:
             self.load(worker)
             self.advance(worker)
         while (stream := self.memory.next_landed()) is not None:
-            self.landed(stream.worker, stream.is_load)
+            self.landed(stream)
         self.check_done()
 
     def check_done(self) -> None:
@@ -85,15 +85,20 @@ class _Player:
                     hint="mpk-verify-schedule says for what",
                 )
 
-    def landed(self, worker: int, is_load: bool) -> None:
+    def landed(self, stream: Stream) -> None:
         """What a worker asked for has come."""
+        worker = stream.worker
         state = self.workers[worker]
-        if is_load:
-            state.landed.append(self.memory.time)
-            state.loading += 1
-            self.load(worker)
-        else:
-            state.reads_done = self.memory.time
+        match stream.reads:
+            case Reads.STAGES:
+                state.landed.append(self.memory.time)
+                state.loading += 1
+                self.load(worker)
+            case Reads.OWN:
+                state.reads_done = self.memory.time
+                state.reading -= 1
+            case Reads.BESIDE:
+                return
         if state.waiting:
             state.waiting = False
             self.advance(worker)
@@ -137,11 +142,11 @@ class _Player:
             self.raise_counters(each, index, todo)
 
     def ask_early(self, worker: int, each: int) -> None:
-        """A task that only looks for marks asks for its cache's rows before."""
+        """A task that only looks for marks asks for its cache's first rows before."""
         state, tasks = self.workers[worker], self.tasks
         if tasks.dram[each] > 0 and tasks.looks[each] and tasks.wait[each] < 0 and not state.asked:
-            state.asked = True
-            self.memory.read(max(state.now, state.published), worker, tasks.dram[each])
+            state.asked = min(tasks.dram[each], ROWS_AHEAD)
+            self.read(worker, max(state.now, state.published), state.asked, state.asked)
 
     def see_event(self, worker: int, each: int, index: int) -> bool:
         """The dispatcher's part, and looking for flags; False if something has not come."""
@@ -199,10 +204,26 @@ class _Player:
                 and seen == state.ready
                 and tasks.inputs[family] == tasks.inputs[previous]
             )
-            state.now += tasks.again[family] if is_held else tasks.prepare[family]
-        if tasks.dram[each] > 0 and not state.asked:
-            self.memory.read(state.now, worker, tasks.dram[each])
-        state.asked = False
+            state.lead = tasks.again[family] if is_held else tasks.prepare[family]
+            if not is_held:
+                self.read_input(worker, family)
+        if tasks.dram[each] > state.asked:
+            self.read(worker, state.now, tasks.dram[each] - state.asked)
+        state.asked = 0.0
+
+    def read(self, worker: int, time: float, size: float, asked: float = 0.0) -> None:
+        """Let a worker's task read what it waits for."""
+        self.workers[worker].reading += 1
+        self.memory.read(time, worker, size, asked)
+
+    def read_input(self, worker: int, family: int) -> None:
+        """What a streaming task multiplies comes from L2 the way that its weights come."""
+        now, share = self.workers[worker].now, self.timing.l2_share
+        first, rest = self.tasks.input_first[family], self.tasks.input_rest[family]
+        if first:
+            self.read(worker, now, share * first, first)
+        if rest:
+            self.memory.read_beside(now, worker, share * rest, first)
 
     def fetch_code(self, state: Worker, family: int) -> float:
         return state.fetch_code(self.tasks.body[family], self.tasks.code[family], self.timing)
@@ -210,6 +231,12 @@ class _Player:
     def multiply(self, worker: int, each: int, index: int) -> bool:
         """A streaming task's stages and results; False if some stages have not landed."""
         state, chunks = self.workers[worker], self.tasks.chunks[worker]
+        if state.reading:
+            state.waiting = True
+            return False
+        if state.lead is not None:
+            state.now = max(state.now, state.reads_done) + state.lead
+            state.lead = None
         count = self.tasks.chunks_of[each]
         work = (self.tasks.work[each] + state.cold) / count if count else 0.0
         while state.chunk < count:
@@ -230,8 +257,7 @@ class _Player:
         state.chunk = 0
         self.starved[index] = state.starved
         self.busy[index] = state.now - self.start[index] - state.starved
-        publish = self.timing.publish + self.release(each)
-        state.published = max(state.now, state.published) + publish
+        state.published = state.now + self.release(each)
         self.end[index] = state.published
         return True
 
@@ -246,12 +272,11 @@ class _Player:
         merge = self.tasks.merge[self.tasks.family[each]] if self.tasks.joins[each] else 0.0
         done = state.now + state.cold + self.tasks.work[each] - merge
         if self.tasks.dram[each] > 0:
-            if state.reads_done < 0:
+            if state.reading:
                 state.waiting = True
                 return False
             self.starved[index] = max(0.0, state.reads_done - done)
             done = max(done, state.reads_done)
-            state.reads_done = -1.0
         # A task that joins has gone through its own rows meanwhile.
         own = done
         for flag in self.tasks.joins[each]:

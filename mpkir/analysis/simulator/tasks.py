@@ -40,6 +40,8 @@ class Tasks:
         self.look = [each.look for each in times]
         self.prepare = [each.prepare for each in times]
         self.again = [each.again for each in times]
+        self.input_first = [each.input_first for each in times]
+        self.input_rest = [each.input_rest for each in times]
         self.inputs = [each.inputs for each in times]
         self.code = [each.code for each in times]
         self.body = [each.body for each in times]

@@ -33,10 +33,15 @@ class Worker:
     """Fetching instructions, spread over the present task's chunks."""
     starved: float = 0.0
     waiting: bool = False
-    """For weights to land or its own reads from DRAM."""
-    asked: bool = False
-    """It has begun to read from DRAM what its present task needs."""
-    reads_done: float = -1.0
+    """For weights to land or for what its task reads itself."""
+    asked: float = 0.0
+    """Bytes from DRAM that it has asked for before its present task begins."""
+    reading: int = 0
+    """How much of what its task reads itself has not come."""
+    reads_done: float = 0.0
+    """When the last of that came."""
+    lead: float | None = None
+    """What the start of a run of streaming tasks takes once its input has come; None behind it."""
     landed: list[float] = field(default_factory=list[float])
     used: int = 0
     """Chunks multiplied, over all steps."""

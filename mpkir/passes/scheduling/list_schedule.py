@@ -101,7 +101,8 @@ class _Schedule:
             times, cost = self.times[family], self.problem.costs[family]
             each = np.maximum(times.work, cost.bytes / self.share)
             own = float(each.sum()) / self.problem.workers
-            own = max(own, float(each.max(initial=0.0))) + times.prepare + self._handoff()
+            own = max(own, float(each.max(initial=0.0)))
+            own += times.begin(self.machine) + self._handoff()
             result[family] = own + max((result[f] for f in after[family] if f > family), default=0)
         return result
 
@@ -168,7 +169,7 @@ class _Schedule:
         publish = np.where((told == tells) | (told < 0), 0.0, self.machine.timing.release)
         computing = self.computing
         loading = np.maximum(self.loading, computing - self.ahead)
-        begin = np.maximum(ready, computing + publish) + times.prepare * first
+        begin = np.maximum(ready, computing + publish) + times.begin(self.machine) * first
         most = -(-len(group) // count) + 2
         turns = np.arange(1, most + 1)[:, None]
         ends = np.maximum(begin + turns * work, loading + turns * load + work)
