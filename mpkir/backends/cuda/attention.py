@@ -13,13 +13,8 @@ from mpkir.backends.cuda.address import (
     rows_aligned,
     unravel,
 )
-from mpkir.backends.cuda.body_printer import (
-    DEVICE,
-    WORK,
-    BodyPrinter,
-    element_of,
-    float_literal,
-)
+from mpkir.backends.cuda.body_printer import BodyPrinter, element_of
+from mpkir.backends.cuda.operand_printer import DEVICE, WORK, float_literal
 from mpkir.backends.offsets import clipped
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of

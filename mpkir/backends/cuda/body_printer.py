@@ -1,4 +1,4 @@
-"""One body as a C++ struct: addresses of its operands and element functions of its values.
+"""One body as a C++ struct: element functions of its values, and statements that store them.
 
 A value of a body is not an array: it is a function of an element's indices, so whatever is
 pointwise (arithmetic, views, rotary) folds into the one operator that a skeleton computes, and is
@@ -19,18 +19,13 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
-from mpkir.backends.body import Body, Operand
 from mpkir.backends.cuda.address import (
-    affine,
     broadcast,
-    in_panels,
-    is_zero,
     linear_index,
-    operand_type,
     reindex,
     unravel,
 )
-from mpkir.backends.offsets import clipped
+from mpkir.backends.cuda.operand_printer import DEVICE, OperandPrinter, float_literal
 from mpkir.backends.scalar import Spelling, carried_type, literal, print_scalars, storage_type
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
@@ -45,8 +40,6 @@ SPELLING = Spelling(
     functions={"rsqrt": "rsqrtf"},
 )
 _RUN_TIME = (task.IndexOp, tensor.PositionOp)
-DEVICE = "MPK_MEMBER"
-WORK = "const mpk::Work& w"
 
 ElementForm: TypeAlias = "Callable[[BodyPrinter, Any, list[str], list[str]], str]"
 ELEMENTS: Registry[type[Operation], ElementForm] = Registry(
@@ -59,11 +52,9 @@ operators that fold into another's skeleton; statements that it needs are append
 
 
 @dataclass
-class BodyPrinter:
-    """Collects the members of one body's struct; `lines` are those printed so far."""
+class BodyPrinter(OperandPrinter):
+    """Collects the members of one body's struct."""
 
-    body: Body
-    lines: list[str] = field(default_factory=list[str])
     functions: dict[SSAValue, str] = field(default_factory=dict[SSAValue, str])
     aliases: dict[SSAValue, SSAValue] = field(default_factory=dict[SSAValue, SSAValue])
     """Arguments of prologues: what they stand for."""
@@ -71,22 +62,12 @@ class BodyPrinter:
         default_factory=dict[SSAValue, tuple[str, list[str]]]
     )
     """Results that the skeleton hands over: a C++ expression, and the indices of that element."""
-    pointers: set[int] = field(default_factory=set[int])
     sent: dict[tuple[int, tuple[str, ...]], str] | None = None
     """While what `Gathered` computes is printed: marked elements that it has fetched before, by
     operand and indices; what they are called."""
     headers: set[str] = field(default_factory=set[str])
     """Headers of plugins that the skeleton needs, by their paths in an include directory."""
     count: int = 0
-
-    def __post_init__(self) -> None:
-        inner = 1
-        for dim in reversed(range(len(self.body.grid))):
-            quotient = "index" if inner == 1 else f"index / {inner}"
-            value = quotient if dim == 0 else f"{quotient} % {self.body.grid[dim]}"
-            value = "0" if self.body.grid[dim] == 1 else value
-            self.lines.append(f"{DEVICE} int c{dim}(int index) {{ return {value}; }}")
-            inner *= self.body.grid[dim]
 
     # ---- errors ----
 
@@ -140,13 +121,6 @@ class BodyPrinter:
             raise self.refuse(op, f"needs {value.type} row by row in memory, not a strided view")
         return number
 
-    def is_weight(self, number: int) -> bool:
-        """Whether an operand is a parameter, which is never written."""
-        op = self.body.op
-        if number >= len(op.reads):
-            return False
-        return task.buffer_of(op.reads[number]).kind.data is task.BufferKind.WEIGHT
-
     def is_constant(self, value: SSAValue) -> bool:
         """Whether a value is made from parameters and literals only."""
         value = self.source(value)
@@ -157,103 +131,6 @@ class BodyPrinter:
         if not isinstance(owner, Operation) or isinstance(owner, _RUN_TIME):
             return False
         return all(map(self.is_constant, owner.operands))
-
-    def is_updated_in_place(self, read: int, write: int) -> bool:
-        """Whether a read and a written operand (both by number) are one buffer."""
-        op = self.body.op
-        written = op.writes[write - len(self.body.reads)]
-        return task.buffer_of(op.reads[read]) is task.buffer_of(written)
-
-    def pointer(self, number: int, indices: Sequence[str]) -> str:
-        """The address of an element of an operand's box."""
-        if number not in self.pointers:
-            self.pointers.add(number)
-            self._define_pointer(number, self.body.operands[number])
-        return f"p{number}({', '.join(('w', *indices))})"
-
-    def _define_pointer(self, number: int, operand: Operand) -> None:
-        if operand.is_packed:
-            self._define_packed_pointer(number, operand)
-            return
-        terms = [] if operand.row is None else [f"mpk::i64(mpk::own_rank()) * {operand.row}"]
-        terms += [str(operand.origin)] if operand.origin else []
-        places: dict[int, str] = {}
-        for d, (expr, stride, box) in enumerate(
-            zip(operand.offsets.results, operand.strides, operand.sizes, strict=True)
-        ):
-            parts = [] if is_zero(expr) else [affine(expr, "w.index")]
-            parts += [f"i{d}"] if box > 1 else []
-            if parts and stride:
-                scaled = "" if stride == 1 else f" * {stride}"
-                place = " + ".join(parts)
-                if operand.parts is not None and operand.parts.dim == d:
-                    place = f"({place}) % {operand.parts.size}"
-                places[d] = place
-                terms.append(f"mpk::i64({place}){scaled}")
-        element = operand_type(operand)
-        offset = " + ".join(terms) or "0"
-        if operand.apart:
-            offset = f"mpk::apart<{element}, {operand.apart}>({offset})"
-        if operand.panels is not None:
-            offset = in_panels(operand, operand.panels, places, offset)
-        self.lines.append(
-            f"{DEVICE} {element}* p{number}({self._parameters(len(operand.sizes))}) "
-            f"{{ return w.at<{element}>({number}) + ({offset}); }}"
-        )
-
-    def _define_packed_pointer(self, number: int, operand: Operand) -> None:
-        if not operand.is_plain:
-            raise MpkirError(
-                "a packed weight is seen through a view", where=f"family @{self.body.families[0]}"
-            )
-        place = [
-            " + ".join(([] if is_zero(expr) else [affine(expr, "w.index")]) + [f"i{d}"])
-            for d, expr in enumerate(operand.offsets.results)
-        ]
-        element, columns = operand_type(operand), operand.shape[1]
-        self.lines.append(
-            f"{DEVICE} {element}* p{number}({self._parameters(2)}) {{ return "
-            f"w.at<{element}>({number}) + mpk::packed_place<{columns}>({', '.join(place)}); }}"
-        )
-
-    @staticmethod
-    def _parameters(rank: int) -> str:
-        return ", ".join((WORK, *(f"int i{d}" for d in range(rank))))
-
-    def inside(self, number: int, indices: Sequence[str]) -> str | None:
-        """The condition that an element of an operand's box is in the buffer; None: always."""
-        operand = self.body.operands[number]
-        conditions = [
-            f"{affine(expr, 'w.index')} + {index} < {size}"
-            for expr, index, size, over in zip(
-                operand.offsets.results,
-                indices,
-                operand.shape,
-                clipped(operand, self.body.grid),
-                strict=True,
-            )
-            if over
-        ]
-        return " && ".join(conditions) or None
-
-    def store(self, write: int, indices: Sequence[str], value: str) -> str:
-        """The statement that stores an element of written operand number `write` (from 0)."""
-        number = len(self.body.reads) + write
-        place = self.pointer(number, indices)
-        operand = self.body.operands[number]
-        where, to = "" if operand.row is None else f"_all<{operand.row}>", ""
-        if operand.parts is not None:
-            divided = operand.parts
-            where = f"_part<{operand.row}, {divided.count}>"
-            index = f"{affine(operand.offsets.results[divided.dim], 'w.index')} + "
-            to = f", ({index}{indices[divided.dim]}) / {divided.size}"
-        statement = (
-            f"mpk::publish{where}({place}, {value}, w{to});"
-            if operand.is_flagged
-            else f"mpk::store{where}({place}, {value}{to});"
-        )
-        condition = self.inside(number, indices)
-        return statement if condition is None else f"if ({condition}) {statement}"
 
     def stores(self, result: SSAValue, value: str, indices: Sequence[str]) -> list[str]:
         """Statements that store all that is yielded of a result whose element is in `value`."""
@@ -335,8 +212,7 @@ class BodyPrinter:
             if condition is not None:
                 loaded = f"{condition} ? {loaded} : {_cast(carried, '0')}"
             self.lines.append(
-                f"{DEVICE} {carried} {name}({self._parameters(len(indices))}) "
-                f"{{ return {loaded}; }}"
+                f"{DEVICE} {carried} {name}({self.parameters(len(indices))}) {{ return {loaded}; }}"
             )
         return name
 
@@ -412,7 +288,7 @@ class BodyPrinter:
         body = " ".join((*statements, f"return {result};"))
         self.lines.append(
             f"{DEVICE} {carried_type(element_type_of(value))} "
-            f"{name}({self._parameters(len(indices))}) {{ {body} }}"
+            f"{name}({self.parameters(len(indices))}) {{ {body} }}"
         )
         return name
 
@@ -473,20 +349,6 @@ class BodyPrinter:
         self.count += 1
         return self.count
 
-    # ---- members ----
-
-    def constant(self, name: str, value: int | float | bool, type: str = "int") -> None:
-        """A compile-time constant of the struct."""
-        if type == "float":
-            text = float_literal(float(value))
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-        self.lines.append(f"static constexpr {type} {name} = {text};")
-
-    def method(self, signature: str, *statements: str) -> None:
-        """A device function of the struct; `signature` has the return type, name and parameters."""
-        self.lines.append(f"{DEVICE} {signature} {{ {' '.join(statements)} }}")
-
     def lead(self, number: str, shape: Sequence[int]) -> list[str]:
         """Indices of row `number` of a tensor's leading dimensions."""
         return unravel(number, shape)
@@ -499,12 +361,6 @@ class BodyPrinter:
 def _cast(type: str, value: object) -> str:
     """A conversion, which C++ writes like a call for types of one word only."""
     return f"{'mpk::i64' if type == 'long long' else type}({value})"
-
-
-def float_literal(value: float) -> str:
-    """A finite float as a C++ literal."""
-    text = repr(value)
-    return f"{text if '.' in text or 'e' in text else f'{text}.0'}f"
 
 
 def element_of(type: Attribute) -> str:

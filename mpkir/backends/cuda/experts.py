@@ -7,7 +7,8 @@ from math import prod
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
 
 from mpkir.backends.cuda.address import affine, is_zero, rows_aligned
-from mpkir.backends.cuda.body_printer import WORK, BodyPrinter, element_of
+from mpkir.backends.cuda.body_printer import BodyPrinter, element_of
+from mpkir.backends.cuda.operand_printer import WORK
 from mpkir.backends.cuda.streaming import print_epilogue, print_prologue
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of

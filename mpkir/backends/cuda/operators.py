@@ -16,8 +16,9 @@ from mpkir.backends.cuda.attention import (
     print_sdpa,
     vectors_of,
 )
-from mpkir.backends.cuda.body_printer import WORK, BodyPrinter
+from mpkir.backends.cuda.body_printer import BodyPrinter
 from mpkir.backends.cuda.experts import print_expert_linear, print_topk
+from mpkir.backends.cuda.operand_printer import WORK
 from mpkir.backends.cuda.streaming import print_linear
 from mpkir.backends.offsets import clipped
 from mpkir.backends.scalar import carried_type

@@ -17,13 +17,8 @@ from mpkir.backends.cuda.address import (
     operand_type,
     rows_aligned,
 )
-from mpkir.backends.cuda.body_printer import (
-    DEVICE,
-    WORK,
-    BodyPrinter,
-    element_of,
-    float_literal,
-)
+from mpkir.backends.cuda.body_printer import BodyPrinter, element_of
+from mpkir.backends.cuda.operand_printer import DEVICE, WORK, float_literal
 from mpkir.backends.scalar import carried_type
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
