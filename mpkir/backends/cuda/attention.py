@@ -15,6 +15,7 @@ from mpkir.backends.cuda.address import (
 )
 from mpkir.backends.cuda.body_printer import BodyPrinter, element_of
 from mpkir.backends.cuda.operand_printer import DEVICE, WORK, float_literal
+from mpkir.backends.cuda.row_functions import scale_functions
 from mpkir.backends.offsets import clipped
 from mpkir.dialects import tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
@@ -190,7 +191,7 @@ def _prepared(
     lines = [f"static constexpr bool norm = {'true' if norm else 'false'};"]
     if norm is not None:
         lines.append(f"static constexpr float eps = {float_literal(norm.eps.value.data)};")
-        lines += _scale(p, norm.weight)
+        lines += scale_functions(p, norm.weight)
     kind, turned, factor, frequencies = "none", 0, 1.0, "nullptr"
     if rotary is not None:
         kind = "half" if rotary.interleaved is None else "interleaved"
@@ -206,20 +207,6 @@ def _prepared(
     ]
     p.lines += [f"struct {name} {{", *(f"  {line}" for line in lines), "};"]
     return x
-
-
-def _scale(p: BodyPrinter, weight: SSAValue | None) -> list[str]:
-    """A head norm's weight: where it lies, if it is a parameter, or element by element."""
-    number = None if weight is None else p.read_number(weight)
-    if number is not None and p.is_weight(number):
-        kind = vectors_of(p, number, 8)
-        if kind != "void":
-            return [
-                f"using Scale = {kind};",
-                f"{DEVICE} const Scale* scale_row({WORK}) {{ return {p.pointer(number, ['0'])}; }}",
-            ]
-    element = "1.0f" if weight is None else p.element(weight, ["d"])
-    return ["using Scale = void;", f"{DEVICE} float scale({WORK}, int d) {{ return {element}; }}"]
 
 
 def _other_chunks(

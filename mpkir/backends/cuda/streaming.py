@@ -19,6 +19,7 @@ from mpkir.backends.cuda.address import (
 )
 from mpkir.backends.cuda.body_printer import BodyPrinter, element_of
 from mpkir.backends.cuda.operand_printer import DEVICE, WORK, float_literal
+from mpkir.backends.cuda.row_functions import fetch_function, scale_functions
 from mpkir.backends.scalar import carried_type
 from mpkir.dialects import task, tensor
 from mpkir.dialects.tensor import element_type_of, shape_of
@@ -96,30 +97,17 @@ def print_prologue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
     lines = [f"static constexpr mpk::Norm norm = mpk::Norm::{kind};"]
     *lead, _ = shape_of(op.x)
     rows = p.lead("0" if prod(lead) == 1 else "t", lead)
-    lines += _fetch(p, "load", x, rows, f"{WORK}, int t, int k", "x")
+    lines += fetch_function(p, "load", x, rows, f"{WORK}, int t, int k", "x")
     lines += _direct(p, x, rows, prod(lead), norm is not None)
     if norm is not None:
         eps = float_literal(norm.eps.value.data)
         lines.append(f"static constexpr float eps = {eps};")
         constant = norm.weight is None or p.is_constant(norm.weight)
         lines.append(f"static constexpr bool constant_scale = {str(constant).lower()};")
-        lines += _fetch(p, "scale", norm.weight, [], f"{WORK}, int k", "g")
-        lines += _scale_row(p, norm.weight)
+        lines += scale_functions(p, norm.weight)
     if isinstance(norm, tensor.LayerNormOp):
-        lines += _fetch(p, "shift", norm.bias, [], f"{WORK}, int k", "b")
+        lines += fetch_function(p, "shift", norm.bias, [], f"{WORK}, int k", "b")
     p.lines += ["struct prologue {", *(f"  {line}" for line in lines), "};"]
-
-
-def _scale_row(p: BodyPrinter, weight: SSAValue | None) -> list[str]:
-    """Where the norm's weights lie, if they never change and 8 can be read at once."""
-    number = None if weight is None else p.read_number(weight)
-    aligned = number is not None and rows_aligned(p.body.operands[number], 8)
-    if number is None or not aligned or not p.is_weight(number):
-        return ["using Scale = void;"]
-    return [
-        f"using Scale = {operand_type(p.body.operands[number])};",
-        f"{DEVICE} const Scale* scale_row({WORK}) {{ return {p.pointer(number, ['0'])}; }}",
-    ]
 
 
 def _norm_before(p: BodyPrinter, value: SSAValue) -> Operation | None:
@@ -166,32 +154,6 @@ def _is_direct(operand: Operand, tokens: int) -> bool:
     if operand.panels is not None:
         alike = rows_aligned(operand, operand.panels.group)
     return together and (alike or tokens <= task.FEW_TOKENS)
-
-
-def _fetch(
-    p: BodyPrinter, name: str, value: SSAValue | None, rows: list[str], parameters: str, array: str
-) -> list[str]:
-    """A function that fetches E elements of a row from k on: 16 bytes at once where it can be."""
-    lines = ["template <int E>"]
-    signature = f"{DEVICE} void {name}({parameters}, float (&{array})[E])"
-    if value is None:
-        return [*lines, f"{signature} {{ for (int i = 0; i < E; ++i) {array}[i] = 1.0f; }}"]
-    each = f"for (int i = 0; i < E; ++i) {array}[i] = {p.element(value, [*rows, 'k + i'])};"
-    number = p.read_number(value)
-    if number is None or not rows_aligned(p.body.operands[number], 8):
-        return [*lines, f"{signature} {{ {each} }}"]
-    element = operand_type(p.body.operands[number])
-    if element not in ("mpk::bf16", "mpk::f16", "float"):
-        return [*lines, f"{signature} {{ {each} }}"]
-    constant = "constant_" if p.is_weight(number) else ""
-    fetch = f"mpk::load_{constant}vector<{element}, E>({p.pointer(number, [*rows, 'k'])})"
-    return [
-        *lines,
-        f"{signature} {{",
-        f"  if constexpr (E > 1) {fetch}.unpack({array});",
-        f"  else {each}",
-        "}",
-    ]
 
 
 def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) -> None:

@@ -21,12 +21,14 @@ ATTENTION = (
     "attention_step",
     "attention_sums",
     "brief",
+    "norm_scales",
     "reduce",
     "rotary",
 )
 PRODUCTS = (
     "brief",
     "linear_direct",
+    "norm_scales",
     "packed_columns",
     "packed_fragments",
     "packed_linear",

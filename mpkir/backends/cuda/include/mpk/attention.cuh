@@ -23,9 +23,7 @@
 //   static __device__ float v(const Work&, int t, int d);
 //   struct q_prologue, k_prologue {
 //     static constexpr bool norm; static constexpr float eps;      rms over D, then rotary
-//     using Scale;                                                 of the norm weight, or void
-//     static __device__ const Scale* scale_row(const Work&);       D elements, aligned to 8 of them
-//     static __device__ float scale(const Work&, int d);           one by one, for void
+//     using Scale = mpk::bf16;                                     and more of the norm's weights: norm_scales.cuh
 //     static constexpr mpk::Rotary rotary; static constexpr int R; static constexpr float factor;
 //     static __device__ const float* inv_freq(const Work&);
 //   };

@@ -2,48 +2,11 @@
 // head, then rotary, each if the body has it. All that it needs but the row is there before the row is.
 #pragma once
 #include "attention_shape.cuh"
+#include "norm_scales.cuh"
 #include "reduce.cuh"
 #include "rotary.cuh"
 
 namespace mpk {
-
-// 8 of the norm's weights, as they come: who asks for more does not wait for them.
-template <class Scale>
-struct EightScales {
-  Vector<Scale, 8> raw;
-  template <class P>
-  __device__ __forceinline__ void fetch(const Work& work, int d) {
-    raw = load_constant_vector<Scale, 8>(P::scale_row(work) + d);
-  }
-  __device__ __forceinline__ float get(int i) const { return raw.get(i); }
-  __device__ __forceinline__ void take(const EightScales& other, bool takes) {
-#pragma unroll
-    for (int i = 0; i < raw.BYTES / 4; ++i) raw.word[i] = takes ? other.raw.word[i] : raw.word[i];
-  }
-};
-template <>
-struct EightScales<void> {
-  float raw[8];
-  template <class P>
-  __device__ __forceinline__ void fetch(const Work& work, int d) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) raw[i] = P::scale(work, d + i);
-  }
-  __device__ __forceinline__ float get(int i) const { return raw[i]; }
-  __device__ __forceinline__ void take(const EightScales& other, bool takes) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) raw[i] = takes ? other.raw[i] : raw[i];
-  }
-};
-struct NoScales {};
-template <class P, bool NORM>
-struct ScalesOf {
-  using type = NoScales;
-};
-template <class P>
-struct ScalesOf<P, true> {
-  using type = EightScales<typename P::Scale>;
-};
 
 // B: a printed body of attention.cuh; P: its q_prologue or k_prologue.
 template <class B, class P>
@@ -51,7 +14,7 @@ struct HeadPrologue {
   using Lane = typename AttentionShape<B>::Lane;
   static constexpr int D = B::D, LANES = AttentionShape<B>::LANES;
 
-  typename ScalesOf<P, P::norm>::type scale;
+  typename ScalesOf<P, 8, P::norm>::type scale;
   float cosine[8], sine[8];
 
   __device__ __forceinline__ void fetch_scale(const Work& work, const Lane& at) {

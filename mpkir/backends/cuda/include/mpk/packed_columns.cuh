@@ -1,38 +1,10 @@
 // How a warp's part of x of many tokens comes into registers, without shared memory.
 #pragma once
+#include "norm_scales.cuh"
 #include "packed_fragments.cuh"
 #include "tagged.cuh"
 
 namespace mpk {
-
-// N neighbouring weights of a norm, as they come: who asks for more does not wait for them.
-template <class prologue, class Scale, int N>
-struct NormScales {
-  Vector<Scale, N> raw;
-  __device__ __forceinline__ void fetch(const Work& work, int k) {
-    raw = load_constant_vector<Scale, N>(prologue::scale_row(work) + k);
-  }
-  __device__ __forceinline__ float get(int i) const { return raw.get(i); }
-  __device__ __forceinline__ u32 pair(int i) const { return raw.word[i / 2]; }  // of bf16
-};
-template <class prologue, int N>
-struct NormScales<prologue, void, N> {
-  float raw[N];
-  __device__ __forceinline__ void fetch(const Work& work, int k) {
-    prologue::template scale<N>(work, k, raw);
-  }
-  __device__ __forceinline__ float get(int i) const { return raw[i]; }
-};
-template <class prologue, int N, bool NORM>
-struct ScalesOfNorm {
-  using type = NormScales<prologue, typename prologue::Scale, N>;
-  static constexpr bool halves = is_same<typename prologue::Scale, bf16>;
-};
-template <class prologue, int N>
-struct ScalesOfNorm<prologue, N, false> {
-  struct type {};
-  static constexpr bool halves = false;
-};
 
 // A lane's columns of a block are 8 of its token (and of the one 8 further on): 16 bytes, or 32 in words
 // of 4. Of these two lanes together ask for those of one, then for those of the other, so that no sector
@@ -50,7 +22,7 @@ struct PackedHeld {
   static constexpr int AT_ONCE = least(COUNT, most(1, WORDS_TOGETHER / 4 / LOADS) * TOKENS);
   Columns part[PP];
   Fetched<typename prologue::X, EACH> piece[AT_ONCE][LOADS];
-  using Scales = ScalesOfNorm<prologue, EACH, NORM>;
+  using Scales = ScalesOf<prologue, EACH, NORM>;
   typename Scales::type scales[ceil_div(AT_ONCE, TOKENS)][LOADS];  // of them
   // Where x and weights are bf16, products of two need no more bits than a float has: they are rounded
   // once, two at a time, and sums of squares are products of x with itself on tensor cores.
@@ -95,7 +67,8 @@ struct PackedHeld {
     if constexpr (NORM) {
       if (i % TOKENS != 0 || !exists(i, warp)) return;
 #pragma unroll
-      for (int h = 0; h < LOADS; ++h) scales[i % AT_ONCE / TOKENS][h].fetch(work, column(i, h, pass, warp, lane));
+      for (int h = 0; h < LOADS; ++h) 
+        scales[i % AT_ONCE / TOKENS][h].template fetch<prologue>(work, column(i, h, pass, warp, lane));
     }
   }
   // The first of a pass.

@@ -16,8 +16,7 @@
 //     static constexpr bool direct;     x is an operand as it is, neighbours in memory:
 //     using X = mpk::Tagged<mpk::bf16>; static __device__ const X* x(const Work&, int t, int k);
 //     static constexpr bool exact;      x is bf16 without loss
-//     using Scale = mpk::bf16;          of the norm's weight, constant and aligned to 8 elements, else void
-//     static __device__ const Scale* scale_row(const Work&);       K elements; not for void
+//     using Scale = mpk::bf16;          and more of the norm's weights: norm_scales.cuh
 //   };
 #pragma once
 #include "packed_columns.cuh"
