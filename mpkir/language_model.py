@@ -15,7 +15,7 @@ from mpkir.checkpoints import load_checkpoint, open_checkpoint
 from mpkir.collection import rare_collection
 from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
-from mpkir.frontend import export_step, weights_of, without_torch_notes
+from mpkir.frontend import export_step, settle_frequencies, weights_of, without_torch_notes
 from mpkir.machine import machine_named
 from mpkir.pipeline import POLICY
 from mpkir.program_cache import Key
@@ -128,6 +128,7 @@ class LanguageModel(LoadedLanguageModel):
         policy: str = POLICY,
     ) -> LanguageModel:
         """Compile a causal language model that transformers has built; weights stay in place."""
+        settle_frequencies(model)
         weights = weights_of(model)
         artifact = compile_language_model(
             model,

@@ -17,6 +17,7 @@ _HOME = {
     "load_model": "mpkir.frontend.huggingface",
     "open_model": "mpkir.frontend.huggingface",
     "signature_of": "mpkir.frontend.signature",
+    "settle_frequencies": "mpkir.frontend.huggingface",
     "register_lowering": "mpkir.frontend.aten.registry",
     "tensors_of": "mpkir.frontend.signature",
     "weights_of": "mpkir.frontend.huggingface",

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from xdsl.dialects.builtin import ModuleOp, TensorType, i64
@@ -91,17 +92,44 @@ def export_step(
     with _buffers_on(model, device), _gathered_experts(model):
         try:
             step = _DecodeStep(model, capacity, batch).eval()
-            program = torch.export.export(step, example, strict=False)
+            try:
+                program = torch.export.export(step, example, strict=False)
+            except GuardOnDataDependentSymNode as error:
+                program = _exported_with_mask(step, example, error)
+            else:
+                if any(node.target in _NUMBERS for node in program.graph.nodes):
+                    program = _exported_with_mask(step, example)
+        except MpkirError:
+            raise
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise _not_decodable(model, lines[0]) from error
     return ExportedStep(model, program, step.caches, capacity, tokens, batch)
 
 
+_NUMBERS = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
+"""What makes a number, as of a length, of a tensor."""
+
+
+def _exported_with_mask(
+    step: _DecodeStep, example: tuple[torch.Tensor, ...], refused: Exception | None = None
+) -> ExportedProgram:
+    """The program of a model that makes a tensor as long as the text is: told of a mask as long as
+    the cache, it takes that. `refused`, if it does not.
+    """
+    step.masked = True
+    try:
+        return torch.export.export(step, example, strict=False)
+    except Exception as error:
+        raise refused or error from error
+
+
 def _not_decodable(model: PreTrainedModel, reason: str) -> MpkirError:
+    hint = "models with one key-value cache of full length for each layer are supported"
+    if "item()" in reason or "data-dependent" in reason:
+        hint = "its code asks for the value of a tensor, which is known only when a step runs"
     return MpkirError(
-        f"{model.config.model_type} cannot be exported with a static cache: {reason}",
-        hint="models with one key-value cache of full length for each layer are supported",
+        f"{model.config.model_type} cannot be exported with a static cache: {reason}", hint=hint
     )
 
 
@@ -145,18 +173,16 @@ class _DecodeStep(nn.Module):
     def __init__(self, model: PreTrainedModel, capacity: int, batch: int) -> None:
         super().__init__()
         self.model = model
-        config = model.config.get_text_config()
-        self.layers = int(config.num_hidden_layers)
-        # Layers that differ: only newer transformers know them.
-        layers = getattr(config, "per_layer_config", [config] * self.layers)
-        weight = next(model.parameters())
+        self.capacity = capacity
+        self.masked = False
+        """Whether the model is told that it may see the whole cache, up to its position."""
         self.caches: list[str] = []
-        for i, layer in enumerate(layers):
-            heads = layer.num_attention_heads
-            kv = getattr(layer, "num_key_value_heads", None) or heads
-            dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
-            for name in (f"k{i}", f"v{i}"):
-                shape = (batch, kv, capacity, dim)
+        weight = next(model.parameters())
+        kept = _kept_by_layers(model)
+        self.layers = len(kept)
+        for i, shapes in enumerate(kept):
+            for name, (heads, dim) in zip((f"k{i}", f"v{i}"), shapes, strict=True):
+                shape = (batch, heads, capacity, dim)
                 cache = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
                 self.register_buffer(name, cache, persistent=False)
                 self.caches.append(name)
@@ -166,13 +192,53 @@ class _DecodeStep(nn.Module):
             _CacheLayer(getattr(self, f"k{i}"), getattr(self, f"v{i}"), position)
             for i in range(self.layers)
         ]
+        options: dict[str, torch.Tensor] = {}
+        if self.masked:
+            shape = (token.shape[0], self.capacity)
+            options["attention_mask"] = torch.ones(shape, dtype=torch.long, device=token.device)
         result = self.model(
             input_ids=token,
             position_ids=position[None],
             past_key_values=Cache(layers=layers),
             use_cache=True,
+            **options,
         )
         return result.logits.float()
+
+
+def _kept_by_layers(
+    model: PreTrainedModel,
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """(heads, size) of the keys and of the values that each layer keeps.
+
+    The model says it by what it keeps of one token; it runs without values. MpkirError for layers
+    that keep something else.
+    """
+    given = (*model.named_parameters(), *model.named_buffers())
+    values = {name: value.to("meta") for name, value in given}
+    one = torch.zeros(1, 1, dtype=torch.long, device="meta")
+    options = {"input_ids": one, "position_ids": one, "use_cache": True}
+    with torch.no_grad():
+        result = torch.func.functional_call(model, values, kwargs=options)
+    kept: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    layers: Any = getattr(getattr(result, "past_key_values", None), "layers", ())
+    for number, layer in enumerate(layers):
+        shapes = [
+            (int(each.shape[1]), int(each.shape[3]))
+            for each in (getattr(layer, "keys", None), getattr(layer, "values", None))
+            if isinstance(each, torch.Tensor) and each.dim() == 4
+        ]
+        if len(shapes) != 2:
+            kind = type(layer).__name__
+            raise _not_decodable(model, f"layer {number} keeps something else ({kind})")
+        kept.append((shapes[0], shapes[1]))
+    if not kept:
+        raise _not_decodable(model, "its layers keep no keys and values")
+    own = type(model).__module__.startswith("transformers.")
+    if own and not model._can_compile_fullgraph:
+        # It might give wrong numbers: a mask of its own that counts from the end of the text.
+        raise _not_decodable(model, "transformers says that it works with a growing one only")
+    return kept
 
 
 @contextmanager

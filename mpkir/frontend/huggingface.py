@@ -130,6 +130,7 @@ def _load(source: str, options: dict[str, Any], dtype: torch.dtype) -> LoadedMod
                 "hub (which needs the network, or its cache)",
             ) from error
         tokenizer = _load_tokenizer(source, options)
+    settle_frequencies(model)
     return LoadedModel(model, tokenizer, _stop_of(model, tokenizer))
 
 
@@ -192,7 +193,30 @@ def model_from_config(
             f"'{config.model_type}' from this configuration: {_first_line(error)}",
             hint="mpkir loads what transformers' AutoModelForCausalLM knows",
         ) from error
+    settle_frequencies(model)
     return model.eval()
+
+
+def settle_frequencies(model: nn.Module) -> None:
+    """Let rotary frequencies for long texts be a buffer, as those for short ones are.
+
+    transformers computes them when a model first runs, on the device where it then runs: too late
+    for one whose parameters have no values.
+    """
+    for module in model.modules():
+        kinds: Any = getattr(module, "rope_type", None)
+        for layer_type, kind in kinds.items() if isinstance(kinds, dict) else ((None, kinds),):
+            if kind != "longrope":
+                continue
+            device = next(module.buffers()).device
+            position = torch.zeros(1, 1, dtype=torch.long, device=device)
+            module(torch.zeros(1, device=device), position, *filter(None, [layer_type]))
+        if kinds is None:
+            continue
+        for name, value in list(vars(module).items()):
+            if isinstance(value, torch.Tensor):
+                delattr(module, name)
+                module.register_buffer(name, value, persistent=False)
 
 
 def weights_of(model: nn.Module | ExportedProgram) -> dict[str, torch.Tensor]:

@@ -241,6 +241,45 @@ def test_embedding():
     check(_Function(lambda w, i: w[i]), floats(7, 3, 2), torch.tensor([6, 0]))
 
 
+def test_powers_of_tensors():
+    def function(x, i):
+        return 2.0**x, x.abs() ** x, torch.tensor(3.0) ** i
+
+    check(_Function(function), floats(3, 4), torch.tensor([1, -2, 0], dtype=torch.int32))
+
+
+INDEXING = {
+    "gather_last": lambda x, i: x.gather(2, i % 4),
+    "gather_middle": lambda x, i: x.gather(1, i % 3),
+    "gather_first_of_few": lambda x, i: x.gather(0, i[:1, :2] % 2),
+    "gather_broadcast": lambda x, i: x.gather(1, (i[:, :1, :1] % 3).expand(2, 1, 4)),
+    "scatter": lambda x, i: x.scatter(2, i[..., :2] % 4, 7.0),
+    "scatter_all": lambda x, i: torch.zeros_like(x).scatter_(-1, i % 4, 1),
+    "last_of_dimension": lambda x, i: x[:, :, [-1]],
+    "vector": lambda x, i: x[:, i[0, 0] % 3],
+    "select_columns": lambda x, i: x.index_select(-1, i[0, 0] % 4),
+    "of_the_same_everywhere": lambda x, i: torch.ones(5, 6).to(torch.bool)[i % 5, i % 6],
+    "cumsum_of_ones": lambda x, i: (torch.ones(2, 5, dtype=torch.long).cumsum(1) - 1) * i[0, 0, 0],
+    "concat": lambda x, i: torch.concat([x, torch.multiply(x, x)], dim=1),
+}
+
+
+def test_indexing():
+    x = floats(2, 3, 4)
+    check_all(INDEXING, x, torch.randint(0, 60, (2, 3, 4)))
+
+
+@pytest.mark.parametrize("mask", [None, torch.bool, torch.float32])
+def test_attention_with_values_of_another_size(mask):
+    def function(q, k, v):
+        seen = torch.arange(5) <= torch.arange(5)[:, None]
+        given = None if mask is None else seen if mask == torch.bool else seen * 3.0
+        return F.scaled_dot_product_attention(q, k, v, given)
+
+    q, k = floats(1, 4, 5, 8), floats(1, 4, 5, 8, seed=1)
+    check(_Function(function), q, k, floats(1, 4, 5, 6, seed=2), tolerance=1e-5)
+
+
 @pytest.mark.parametrize("form", ["plain", "causal", "bool", "float", "grouped"])
 def test_scaled_dot_product_attention(form):
     def function(q, k, v):

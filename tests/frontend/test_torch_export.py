@@ -21,7 +21,7 @@ class Inner(nn.Module):
         self.weight = nn.Parameter(torch.ones(4))
 
     def forward(self, x):
-        return torch.cumsum(x * self.weight, dim=-1)
+        return torch.cumprod(x * self.weight, dim=-1)
 
 
 class Outer(nn.Module):
@@ -33,7 +33,7 @@ class Outer(nn.Module):
         return self.inner(x) + 1
 
 
-CUMSUM_LINE = inspect.getsourcelines(Inner.forward)[1] + 1
+CUMPROD_LINE = inspect.getsourcelines(Inner.forward)[1] + 1
 
 
 def exported(module: nn.Module, *args: torch.Tensor, **options) -> torch.export.ExportedProgram:
@@ -45,16 +45,16 @@ def test_an_unsupported_operator_is_named_with_shapes_line_and_way_out():
         import_program(exported(Outer(), torch.ones(2, 4)))
     message = str(caught.value)
     assert "\n" not in message
-    assert f"test_torch_export.py:{CUMSUM_LINE} (inner): " in message
-    assert "aten.cumsum.default(float32[2, 4]) has no lowering" in message
-    assert "@mpkir.frontend.register_lowering(torch.ops.aten.cumsum.default)" in message
+    assert f"test_torch_export.py:{CUMPROD_LINE} (inner): " in message
+    assert "aten.cumprod.default(float32[2, 4]) has no lowering" in message
+    assert "@mpkir.frontend.register_lowering(torch.ops.aten.cumprod.default)" in message
 
 
 def test_a_registered_lowering_is_used():
-    overload = torch.ops.aten.cumsum.default
+    overload = torch.ops.aten.cumprod.default
 
     @register_lowering(overload)
-    def cumsum(low, x, dim):
+    def cumprod(low, x, dim):
         return low.pointwise([x], lambda scalars, a: scalars.add(a, a))
 
     try:

@@ -2,6 +2,7 @@
 
 from mpkir.frontend.aten import (
     creation,
+    indexing,
     pointwise,
     products,
     reductions,
@@ -11,6 +12,6 @@ from mpkir.frontend.aten import (
 )
 from mpkir.frontend.aten.registry import LOWERINGS, Lowering, register_lowering, tensor_type
 
-FAMILIES = (creation, pointwise, products, reductions, selection, states, views)
+FAMILIES = (creation, indexing, pointwise, products, reductions, selection, states, views)
 
 __all__ = ["FAMILIES", "LOWERINGS", "Lowering", "register_lowering", "tensor_type"]

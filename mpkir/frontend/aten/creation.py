@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from xdsl.dialects.builtin import TensorType, i64
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, TensorType, i1, i64
 from xdsl.ir import SSAValue
 
 from mpkir.dialects import tensor
@@ -44,12 +44,39 @@ def fill(low: Lowering, value: float) -> SSAValue:
     return low.emit(tensor.FullOp(number(value, low.element), low.type))
 
 
+def uniform(value: SSAValue) -> float | None:
+    """The number that a tensor has everywhere, if it is a literal's."""
+    op = value.owner
+    match op:
+        case tensor.FullOp(value=FloatAttr() | IntegerAttr() as literal):
+            known = literal.value.data
+            return bool(known) if literal.type == i1 else known
+        case tensor.ReshapeOp() | tensor.BroadcastOp() | tensor.SliceOp() | tensor.TransposeOp():
+            return uniform(op.source)
+        case _:
+            return None
+
+
 @register_lowering(aten.full.default, aten.full_like.default, aten.new_full.default)
 def full(low: Lowering, *args: Any, **_: Any) -> SSAValue:
     value = args[-1]
     if isinstance(value, SSAValue):
         low.fail("fills with a value that is not a literal")
     return fill(low, value)
+
+
+@register_lowering(aten.cumsum.default)
+def cumsum(low: Lowering, x: SSAValue, dim: int, **_: Any) -> SSAValue:
+    number = uniform(x)
+    if number is None:
+        low.fail("adds up something else than the same number again and again")
+    dim %= len(low.shape)
+    sums = low.emit(tensor.IotaOp(TensorType(i64, [low.shape[dim]]), 1, 1))
+    unit = [size if d == dim else 1 for d, size in enumerate(low.shape)]
+    sums = low.reshape(sums, unit)
+    if tensor.shape_of(sums) != low.shape:
+        sums = low.emit(tensor.BroadcastOp(sums, low.shape))
+    return low.pointwise([sums, number], lambda s, a, b: s.mul(a, b))
 
 
 @register_lowering(aten.scalar_tensor.default)
@@ -63,6 +90,7 @@ def scalar_tensor(low: Lowering, value: float, **_: Any) -> SSAValue:
     aten.new_zeros.default,
     aten.empty.memory_format,
     aten.empty_like.default,
+    aten.new_empty.default,
 )
 def zeros(low: Lowering, *_: Any, **__: Any) -> SSAValue:
     return fill(low, 0)
@@ -73,4 +101,4 @@ def ones(low: Lowering, *_: Any, **__: Any) -> SSAValue:
     return fill(low, 1)
 
 
-__all__ = ["fill"]
+__all__ = ["fill", "uniform"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from xdsl.dialects import arith
+from xdsl.dialects import arith, math
 from xdsl.dialects.builtin import AnyFloat, i1
 from xdsl.ir import Attribute, SSAValue
 
@@ -56,7 +56,7 @@ def add(low: Lowering, a: Operand, b: Operand, alpha: float = 1) -> SSAValue:
     return low.pointwise([a, b, alpha], lambda s, x, y, f: s.add(x, s.mul(y, f)))
 
 
-@register_lowering(aten.sub.Tensor, aten.sub.Scalar)
+@register_lowering(aten.sub.Tensor, aten.sub.Scalar, aten.subtract.Tensor, aten.subtract.Scalar)
 def sub(low: Lowering, a: Operand, b: Operand, alpha: float = 1) -> SSAValue:
     if alpha == 1:
         return low.pointwise([a, b], Scalars.sub)
@@ -68,12 +68,12 @@ def rsub(low: Lowering, a: SSAValue, b: Operand, alpha: float = 1) -> SSAValue:
     return low.pointwise([b, a, alpha], lambda s, x, y, f: s.sub(x, s.mul(y, f)))
 
 
-@register_lowering(aten.mul.Tensor, aten.mul.Scalar)
+@register_lowering(aten.mul.Tensor, aten.mul.Scalar, aten.multiply.Tensor, aten.multiply.Scalar)
 def mul(low: Lowering, a: Operand, b: Operand) -> SSAValue:
     return low.pointwise([a, b], Scalars.mul)
 
 
-@register_lowering(aten.div.Tensor, aten.div.Scalar)
+@register_lowering(aten.div.Tensor, aten.div.Scalar, aten.divide.Tensor, aten.divide.Scalar)
 def div(low: Lowering, a: Operand, b: Operand) -> SSAValue:
     return low.pointwise([a, b], Scalars.div)
 
@@ -111,7 +111,14 @@ def pow_scalar(low: Lowering, a: SSAValue, exponent: float) -> SSAValue:
     return low.pointwise([a], lambda s, x: s.power(x, exponent))
 
 
-@register_lowering(aten.neg.default)
+@register_lowering(aten.pow.Scalar, aten.pow.Tensor_Tensor)
+def pow_tensor(low: Lowering, a: Operand, exponent: SSAValue) -> SSAValue:
+    if not isinstance(low.element, AnyFloat):
+        low.fail("has integers with a tensor of exponents")
+    return low.pointwise([a, exponent], lambda s, x, y: s.emit(math.PowFOp(x, y)))
+
+
+@register_lowering(aten.neg.default, aten.negative.default)
 def neg(low: Lowering, a: SSAValue) -> SSAValue:
     return low.pointwise([a], Scalars.neg)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from math import prod, sqrt
+from math import sqrt
 
 import torch
-from xdsl.dialects.builtin import f32
+from xdsl.dialects.builtin import TensorType, f32, i1
 from xdsl.ir import Block, Region, SSAValue
 
 from mpkir.dialects import tensor
@@ -66,21 +66,6 @@ def embedding(
     return low.emit(tensor.EmbeddingOp(weight, indices))
 
 
-@register_lowering(aten.index_select.default)
-def index_select(low: Lowering, x: SSAValue, dim: int, index: SSAValue) -> SSAValue:
-    if dim != 0 or len(shape_of(x)) < 2:
-        low.fail("selects along another dimension than the first of a matrix")
-    rows = low.reshape(x, (shape_of(x)[0], prod(shape_of(x)[1:])))
-    return low.reshape(low.emit(tensor.EmbeddingOp(rows, index)), low.shape)
-
-
-@register_lowering(aten.index.Tensor)
-def index_tensor(low: Lowering, x: SSAValue, indices: list[SSAValue | None]) -> SSAValue:
-    if len(indices) != 1 or indices[0] is None:
-        low.fail("indexes with several tensors, or not the first dimension")
-    return index_select(low, x, 0, indices[0])
-
-
 @register_lowering(aten.scaled_dot_product_attention.default)
 def attention(
     low: Lowering,
@@ -97,7 +82,7 @@ def attention(
     if dropout_p:
         low.fail("drops elements at random", "export the model in eval() mode")
     if shape_of(k) != shape_of(v):
-        low.fail("has keys and values of different shapes")
+        return _attention_by_products(low, q, k, v, attn_mask, is_causal, scale)
     if not 2 <= len(shape_of(q)) <= 4 or len(shape_of(q)) != len(shape_of(k)):
         low.fail("is supported for ranks 2 to 4")
     lead = (1,) * (4 - len(shape_of(q)))
@@ -105,3 +90,39 @@ def attention(
     scale = 1 / sqrt(shape_of(q)[-1]) if scale is None else scale
     op = tensor.SdpaOp(q, k, v, attn_mask, scale, is_causal)
     return low.reshape(low.emit(op), low.shape)
+
+
+def _attention_by_products(
+    low: Lowering,
+    q: SSAValue,
+    k: SSAValue,
+    v: SSAValue,
+    mask: SSAValue | None,
+    causal: bool,
+    scale: float | None,
+) -> SSAValue:
+    """Attention with keys and values of different sizes (of latents): softmax(q k^T + mask) v."""
+    *lead, rows, size = shape_of(q)
+    if shape_of(k)[:-1] != shape_of(v)[:-1] or list(shape_of(k)[:-2]) != lead or causal:
+        low.fail("has keys and values of different shapes")
+    *order, i, j = range(len(shape_of(k)))
+    turned = low.emit(tensor.TransposeOp(k, [*order, j, i]))
+    product = low.emit(tensor.MatmulOp(q, turned))
+    factor = 1 / sqrt(size) if scale is None else scale
+
+    def score(s: Scalars, x: SSAValue, y: SSAValue | None = None) -> SSAValue:
+        x = s.mul(s.convert(x, f32), s.constant(factor, f32))
+        if y is None:
+            return x
+        if y.type == i1:
+            return s.select(y, x, s.constant(float("-inf"), f32))
+        return s.add(x, s.convert(y, f32))
+
+    operands = [product] if mask is None else [product, mask]
+    block = Block(arg_types=[element_type_of(value) for value in operands])
+    scalars = Scalars(block)
+    block.add_op(tensor.YieldOp(score(scalars, *block.args)))
+    type = TensorType(f32, [*lead, rows, shape_of(k)[-2]])
+    scores = low.emit(tensor.ElementwiseOp(operands, Region(block), type))
+    weights = low.emit(tensor.SoftmaxOp(scores, low.element))
+    return low.emit(tensor.MatmulOp(weights, v))

@@ -24,6 +24,8 @@ def _reduce(
     rank = len(shape_of(x))
     chosen = sorted({d % rank for d in dims}) if dims else list(range(rank))
     x = low.convert(x, low.element)
+    if all(shape_of(x)[d] == 1 for d in chosen):
+        return low.reshape(x, low.shape)
     return low.reshape(low.emit(tensor.ReduceOp(kind, x, chosen)), low.shape)
 
 

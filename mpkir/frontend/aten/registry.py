@@ -8,12 +8,12 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import fx
-from xdsl.dialects.builtin import LocationAttr, TensorType
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, LocationAttr, TensorType, i1
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
-from mpkir.frontend.aten.scalars import TYPES, Scalars, arithmetic_type
+from mpkir.frontend.aten.scalars import TYPES, Scalars, arithmetic_type, number
 from mpkir.registry import Registry
 
 Value = SSAValue | tuple[SSAValue, ...]
@@ -148,6 +148,12 @@ class Lowering:
         """The tensor with another element type; itself if it has that type."""
         if tensor.element_type_of(value) == element:
             return value
+        if isinstance(full := value.owner, tensor.FullOp):
+            literal = full.value
+            assert isinstance(literal, FloatAttr | IntegerAttr)
+            known = bool(literal.value.data) if literal.type == i1 else literal.value.data
+            type = TensorType(element, tensor.shape_of(value))
+            return self.emit(tensor.FullOp(number(known, element), type))
         block = Block(arg_types=[tensor.element_type_of(value)])
         block.add_op(tensor.YieldOp(Scalars(block).convert(block.args[0], element)))
         type = TensorType(element, tensor.shape_of(value))

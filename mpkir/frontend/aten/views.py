@@ -156,7 +156,7 @@ def getitem(low: Lowering, values: tuple[SSAValue, ...], index: int) -> SSAValue
     return values[index]
 
 
-@register_lowering(aten.cat.default)
+@register_lowering(aten.cat.default, aten.concat.default, aten.concatenate.default)
 def cat(low: Lowering, tensors: Sequence[SSAValue], dim: int = 0) -> SSAValue:
     sources = [low.convert(t, low.element) for t in tensors if 0 not in shape_of(t)]
     if len(sources) == 1:

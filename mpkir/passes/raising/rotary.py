@@ -118,10 +118,9 @@ class Tables:
                 return _times(self.element(op.lhs, lhs), self.element(op.rhs, rhs))
             case tensor.ElementwiseOp():
                 operands = [self.element(v, _clip(index, v)) for v in op.inputs]
-                return _evaluate(form_of(op), operands)
+                return _evaluate(form_of(op), operands) or _itself(value, index)
             case tensor.WeightOp():
-                flat = int(np.ravel_multi_index(index, shape)) if shape else 0
-                return Product(1.0, source=value, index=flat)
+                return _itself(value, index)
             case _:
                 return None
 
@@ -134,6 +133,14 @@ class Tables:
                 return self.element(source, (*index[:dim], offset, *index[dim + 1 :]))
             offset -= size
         return None
+
+
+def _itself(value: SSAValue, index: tuple[int, ...]) -> Product:
+    """An element as what it is: frequencies may be weights, or computed (for short and long texts
+    others)."""
+    shape = shape_of(value)
+    flat = int(np.ravel_multi_index(index, shape)) if shape else 0
+    return Product(1.0, source=value, index=flat)
 
 
 def _clip(index: tuple[int, ...], source: SSAValue) -> tuple[int, ...]:
