@@ -144,7 +144,7 @@ class _Run:
         counters of its own behind the schedule's, as if there were any."""
         self.buffers: list[str] = []
         self.readers: dict[int, Ints] = {}
-        """Of each task of whose flagged elements nobody sees all, but some do together: they."""
+        """Of each task of whose flagged elements some readers see all together: they."""
         self.seen_parts_of: dict[int, list[int]] = {}
         """For each of those readers such tasks."""
         self.seen_everywhere: set[int] = set()
@@ -219,11 +219,9 @@ class _Run:
         by_writer: dict[Family, list[FlagEdge]] = {}
         for flag in schedule.flags:
             by_writer.setdefault(flag.earlier, []).append(flag)
-        for family, flags in by_writer.items():
-            alone = np.zeros(family.size, bool)
-            for flag in flags:
-                alone[flag.groups.source[flag.groups.whole]] = True
-            if alone.all():
+        for family, all_flags in by_writer.items():
+            flags = [flag for flag in all_flags if not flag.groups.whole.all()]
+            if not flags:
                 continue
             begin = schedule.tasks_of(family).start
             on_one = [flag for flag in flags if not flag.is_scattered]
@@ -234,7 +232,7 @@ class _Run:
             seen = seen_in_parts(family, flags)
             together = seen & ~seen_in_parts(family, on_one)
             self.seen_together |= set((np.flatnonzero(together) + begin).tolist())
-            for task in np.flatnonzero(seen & ~alone).tolist():
+            for task in np.flatnonzero(seen).tolist():
                 readers = np.unique(np.concatenate([_readers(schedule, f, task) for f in flags]))
                 self.readers[begin + task] = readers
                 for reader in readers.tolist():
@@ -254,7 +252,7 @@ class _Run:
         clock = self.fired[step, counter]
         open: set[int] = set()
         while frontier:
-            open |= self.partly_seen(step, frontier)
+            open = self.not_known(step, open | self.partly_seen(step, frontier), clock)
             frontier = [
                 task
                 for task in sorted(open)
@@ -272,6 +270,13 @@ class _Run:
         found = {task for reader in tasks for task in self.seen_parts_of.get(reader, ())}
         counters = {counter for task in tasks for counter, lag in self.waits[task] if not lag}
         return found.union(*(self.open.get((step, counter), ()) for counter in counters))
+
+    def not_known(self, step: int, tasks: set[int], clock: Clocks) -> set[int]:
+        """Of some tasks those that a clock, of one rank, does not count as done."""
+        if self.parts > 1 or not tasks:
+            return tasks
+        each = np.fromiter(tasks, np.int64, len(tasks))
+        return set(each[clock[self.component[step, each]] < self.position[step, each]].tolist())
 
     def is_before(self, step: int, task: int, clock: Clocks, part: int) -> bool:
         """Whether all who have seen a part of what a task flags are done by then: says a part of

@@ -98,6 +98,8 @@ class _Importer:
                 continue
             target = self.relative(spec.target or node.name)
             ranked = tensor_type(value, f"input '{target}'")
+            if spec.kind is InputKind.CONSTANT_TENSOR and node.users:
+                self.check_value(spec.target or "")
             match spec.kind:
                 case InputKind.CONSTANT_TENSOR if value.numel() == 1:
                     literal = self.program.constants[spec.target or ""]
@@ -117,6 +119,16 @@ class _Importer:
             if node.users or isinstance(op, tensor.InputOp | tensor.StateOp):
                 self.block.add_op(op)
                 self.values[node] = op.results[0]
+
+    def check_value(self, constant: str) -> None:
+        """Raise MpkirError for a constant of a model without values."""
+        value: Any = self.program.constants[constant]
+        if value.device.type == "meta":
+            raise MpkirError(
+                f"the constant '{self.relative(constant)}' has no value",
+                hint="what the model's code makes of literals has values only where its weights "
+                "have: load the checkpoint, not the configuration alone",
+            )
 
     def import_calls(self, graph: fx.Graph) -> None:
         for node in graph.nodes:

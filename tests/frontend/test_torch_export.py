@@ -144,3 +144,14 @@ def test_a_model_without_key_value_cache_is_refused():
     )
     with pytest.raises(MpkirError, match="mamba"):
         decode_step(model_from_config(config), 32)
+
+
+class Literals(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, [-1, 0]]
+
+
+def test_a_constant_without_a_value_is_refused():
+    program = exported(Literals(), torch.zeros(2, 4, device="meta"))
+    with pytest.raises(MpkirError, match="has no value"):
+        import_program(program)

@@ -1,4 +1,4 @@
-"""Norms and rotary embeddings of queries and keys move into the attention that reads them."""
+"""RMSNorms and rotary embeddings of queries and keys move into the attention that reads them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mpkir.dialects.tensor import shape_of
 
 
 def _chain(value: SSAValue) -> tuple[SSAValue, list[Operation]]:
-    """Norms and rotary embeddings that lead to a value and serve nothing else, in order."""
+    """RMSNorms and rotary embeddings that lead to a value and serve nothing else, in order."""
     ops: list[Operation] = []
     while True:
         op = value.owner
-        if not isinstance(op, tensor.RotaryOp | tensor.RmsNormOp | tensor.LayerNormOp):
+        if not isinstance(op, tensor.RotaryOp | tensor.RmsNormOp):
             break
         if not value.has_one_use():
             break
