@@ -10,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from mpkir.errors import MpkirError
 from mpkir.frontend import LoadedModel, arrangements_of, load_model, open_model, weights_of
+from mpkir.runtime.arrangement import Arrangement
 from mpkir.runtime.cache import cache_directory
 from mpkir.runtime.weights import TensorFiles
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ROOM = 4
 """An expanded model is kept if the disk has room for this many of its size."""
@@ -91,25 +95,14 @@ def _in_hub_cache(name: str) -> Path | None:
 def _files_of(loaded: LoadedModel, directory: Path) -> TensorFiles | None:
     """The weights of a model without values, from the files of its directory; None if it consists
     of other tensors than they hold."""
-    if getattr(loaded.model.config, "quantization_config", None) is not None:
-        return None
     paths = sorted(directory.glob("*.safetensors"))
     try:
-        arranged = arrangements_of(loaded.model, TensorFiles(paths))
+        called = made_weights(loaded.model, paths)
     except MpkirError:
         return None  # Loading it says what is wrong.
-    if arranged is None:
+    if called is None:
         return None
-    model = loaded.model
-    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    saved = model.state_dict().keys()
-    parameters |= {name: each for name, each in model.named_buffers() if name in saved}
-    of_tied = {id(parameters[name]): made for name, made in arranged.items() if name in parameters}
-    called = {
-        name: arranged[name] if name in arranged else of_tied[id(parameter)]
-        for name, parameter in parameters.items()
-        if name in arranged or id(parameter) in of_tied
-    }
+    parameters = _saved_tensors(loaded.model)
     dtypes = {name: parameter.dtype for name, parameter in parameters.items()}
     files = TensorFiles(paths, called, dtypes)
     try:
@@ -117,6 +110,34 @@ def _files_of(loaded: LoadedModel, directory: Path) -> TensorFiles | None:
     except (KeyError, ValueError):
         return None  # Some are missing, or do not fit together.
     return files if fit else None
+
+
+def made_weights(model: PreTrainedModel, paths: Sequence[Path]) -> dict[str, Arrangement] | None:
+    """How each tensor of a model is made of those that safetensors files hold; what they lack is
+    left out. None if its tensors are no values of the model's: quantized, or converted by
+    transformers in other ways than `runtime.arrangement` knows.
+
+    Raises MpkirError for a file that cannot be read.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
+        return None
+    arranged = arrangements_of(model, TensorFiles(paths))
+    if arranged is None:
+        return None
+    tensors = _saved_tensors(model)
+    of_tied = {id(tensors[name]): made for name, made in arranged.items() if name in tensors}
+    return {
+        name: arranged[name] if name in arranged else of_tied[id(tensor)]
+        for name, tensor in tensors.items()
+        if name in arranged or id(tensor) in of_tied
+    }
+
+
+def _saved_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Parameters, tied ones under each of their names, and buffers that checkpoints hold."""
+    tensors: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    saved = model.state_dict().keys()
+    return tensors | {name: each for name, each in model.named_buffers() if name in saved}
 
 
 def _place_of(path: Path) -> Path:

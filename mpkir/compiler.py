@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from math import prod
 from pathlib import Path
@@ -38,6 +39,7 @@ from mpkir.pipeline import POLICY, lower
 from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
 from mpkir.registry import include_directories, named
+from mpkir.runtime.arrangement import Arrangement
 from mpkir.runtime.artifact import Artifact, check_replaceable, write_artifact
 from mpkir.runtime.manifest import (
     Buffer,
@@ -66,6 +68,7 @@ def compile_module(
     constants: Mapping[str, torch.Tensor] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
     weight_files: Sequence[str | Path] = (),
+    made_weights: Mapping[str, Arrangement] | None = None,
     signature: Signature | None = None,
     language: LanguageRoles | None = None,
     extra_files: Mapping[str, bytes] | None = None,
@@ -81,9 +84,10 @@ def compile_module(
     `output` is the artifact's directory. By default it is one in the cache, named by all that goes
     into the compilation; what lies there already, whole and unchanged, is taken as it is.
     `constants` are small tensors kept in the artifact; `weights` are stored with it, `weight_files`
-    referred to; with neither the loader brings them. `dump` is a directory that gets the IR after
-    every pass; `policy` schedules the tasks; `variant` is what is done otherwise than by default;
-    `tp` is how many ranks run the program together. Raises MpkirError.
+    referred to, with `made_weights` made of what they hold; with neither the loader brings them.
+    `dump` is a directory that gets the IR after every pass; `policy` schedules the tasks; `variant`
+    is what is done otherwise than by default; `tp` is how many ranks run the program together.
+    Raises MpkirError.
     """
     if output is not None:
         check_replaceable(output)
@@ -96,7 +100,18 @@ def compile_module(
             known = program_cache.environment()
             # Where code has no file, an artifact is made each time, in a place of its own.
             key = Key(uuid4().hex if known is None else known, text_of(module, generic=True))
-            parts = (machine, signature, language, tokens_per_step, policy, variant, tp, files)
+            made = sorted((made_weights or {}).items())
+            parts = (
+                machine,
+                signature,
+                language,
+                tokens_per_step,
+                policy,
+                variant,
+                tp,
+                files,
+                made,
+            )
             program_cache.add_artifact_parts(key, parts, constants, extra_files)
             output = program_cache.place_of(key)
             held = program_cache.artifact_at(output)
@@ -132,15 +147,17 @@ def compile_module(
                 **({"undivided": "; ".join(remarks)} if (remarks := remarks_of(module)) else {}),
             },
         )
+        # A tied weight has several names, of which a program uses one.
+        used = {
+            name
+            for buffer in manifest.buffers
+            if buffer.kind == "weight"
+            for name in buffer.sources
+        }
         if weights is not None:
-            # A tied weight has several names, of which a program uses one.
-            used = {
-                name
-                for buffer in manifest.buffers
-                if buffer.kind == "weight"
-                for name in buffer.sources
-            }
             weights = {name: tensor for name, tensor in weights.items() if name in used}
+        found = {name: each for name, each in (made_weights or {}).items() if name in used}
+        manifest = replace(manifest, made_weights=found)
         return write_artifact(
             output,
             manifest,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mpkir import program_cache
-from mpkir.checkpoints import load_checkpoint, open_checkpoint
+from mpkir.checkpoints import load_checkpoint, made_weights, open_checkpoint
 from mpkir.collection import rare_collection
 from mpkir.compiler import compile_module
 from mpkir.errors import MpkirError
@@ -20,6 +20,7 @@ from mpkir.machine import machine_named
 from mpkir.pipeline import POLICY
 from mpkir.program_cache import Key
 from mpkir.progress import SILENT, Progress
+from mpkir.runtime.arrangement import Arrangement
 from mpkir.runtime.artifact import Artifact, check_replaceable, load_artifact
 from mpkir.runtime.generation import TOKENIZER, LoadedLanguageModel
 from mpkir.runtime.manifest import LanguageRoles
@@ -210,6 +211,7 @@ def compile_language_model(
         constants=constants,
         weights=weights,
         weight_files=weight_files,
+        made_weights=_made_weights(model, weight_files),
         language=LanguageRoles(
             tokens="tokens",
             logits="logits",
@@ -228,6 +230,12 @@ def compile_language_model(
     if key is not None:
         program_cache.remember(key, artifact)
     return artifact
+
+
+def _made_weights(model: Any, files: Sequence[str | Path]) -> dict[str, Arrangement]:
+    """The weights of a model that its files hold under other names or in pieces."""
+    made = made_weights(model, [Path(file) for file in files]) if files else None
+    return {name: each for name, each in (made or {}).items() if each != name}
 
 
 def capacity_for(model: Any, wanted: int | None) -> int:

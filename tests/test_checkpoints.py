@@ -13,7 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from mpkir import checkpoints
 from mpkir.errors import MpkirError
-from mpkir.frontend import LoadedModel, load_model, weights_of
+from mpkir.frontend import LoadedModel, load_model, model_from_config, weights_of
+from mpkir.language_model import compile_language_model
+from mpkir.runtime.arrangement import Stacked
+from mpkir.runtime.artifact import load_artifact
+from mpkir.runtime.generation import LoadedLanguageModel
 from mpkir.runtime.weights import TensorFiles
 
 
@@ -172,6 +176,31 @@ def test_experts_are_read_from_their_files(
     save_file(held, tmp_path / "model.safetensors")
     with pytest.raises(MpkirError, match="cannot load a causal language model"):
         checkpoints.open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_compiled_mixture_refers_to_its_files(tied: bool, tmp_path: Path):
+    """What an artifact is told is how to make stacks of the files' experts, not the stacks."""
+    torch.manual_seed(0)
+    config = transformers.Qwen3MoeConfig(
+        **_MIXTURE, **_HEADS, num_experts=4, num_experts_per_tok=2, tie_word_embeddings=tied
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    LoadedModel(model, None, ()).save(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    output = tmp_path / "compiled"
+    empty = model_from_config(config)
+    artifact = compile_language_model(
+        empty, capacity=16, workers=2, output=output, weight_files=[file]
+    )
+    stack = "model.layers.0.mlp.experts.down_proj"
+    parts = tuple(f"model.layers.0.mlp.experts.{i}.down_proj.weight" for i in range(4))
+    assert artifact.manifest.made_weights[stack] == Stacked(parts, 0)
+    assert load_artifact(output).manifest == artifact.manifest
+    tokens = [3, 1, 4, 1, 5]
+    found = LoadedLanguageModel.load(output).logits(tokens)
+    wanted = model.float()(torch.tensor([tokens])).logits[0].detach()
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
 def test_files_that_hold_other_tensors_are_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch):

@@ -85,7 +85,6 @@ def open_model(directory: Path, dtype: torch.dtype = torch.bfloat16) -> LoadedMo
                 where=source,
             ) from error
         model = model_from_config(config, dtype)
-        model.tie_weights()
         try:
             model.generation_config = GenerationConfig.from_pretrained(source)
         except OSError:
@@ -187,6 +186,7 @@ def model_from_config(
     try:
         with _quiet(), init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.tie_weights()  # which came apart as they were moved
     except Exception as error:
         raise MpkirError(
             f"transformers builds no causal language model of the architecture "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 Shape = tuple[int, ...]
 T = TypeVar("T")
@@ -20,6 +20,7 @@ class Stacked:
 
     parts: tuple[Arrangement, ...]
     dim: int
+    kind: Literal["stacked"] = "stacked"
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,23 @@ class Joined:
 
     parts: tuple[Arrangement, ...]
     dim: int
+    kind: Literal["joined"] = "joined"
 
 
 @dataclass(frozen=True)
 class Swapped:
-    """A tensor with two dimensions exchanged."""
+    """A tensor with two dimensions, `dims`, exchanged."""
 
     whole: Arrangement
-    dims: tuple[int, int]
+    dims: tuple[int, ...]
+    kind: Literal["swapped"] = "swapped"
 
 
 Arrangement = str | Stacked | Joined | Swapped
 """The name of a tensor of a file, or what is made of some."""
 
 
-def swapped(items: tuple[T, ...], dims: tuple[int, int]) -> tuple[T, ...]:
+def swapped(items: tuple[T, ...], dims: tuple[int, ...]) -> tuple[T, ...]:
     """Something for each dimension, two of them exchanged."""
     order = list(range(len(items)))
     order[dims[0]], order[dims[1]] = dims[1], dims[0]

@@ -50,7 +50,8 @@ class Artifact:
 
     def weights(self) -> TensorFiles:
         """The weights that the artifact holds or refers to, by name; none if it has none."""
-        return TensorFiles(self.path / name for name in self.manifest.weight_files)
+        files = (self.path / name for name in self.manifest.weight_files)
+        return TensorFiles(files, self.manifest.made_weights)
 
 
 def write_artifact(

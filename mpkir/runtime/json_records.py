@@ -29,7 +29,8 @@ def decode(kind: type[T], value: object, where: str) -> T:
     """Build a `kind` from what the json module read. Raises MpkirError at the first misfit.
 
     kind: a dataclass whose fields are str, int, float, bool, None, Literal, tuple[X, ...],
-    dict[str, X], unions of these, or such dataclasses
+    dict[str, X], unions of these, or such dataclasses; of several dataclasses in a union each has a
+    field `kind`, a Literal, that tells it from the others
     """
     return _decode(kind, value, where)
 
@@ -81,6 +82,10 @@ def _decode_union(kinds: tuple[Any, ...], value: object, where: str) -> Any:
     rest = [kind for kind in kinds if kind is not type(None)]
     if len(rest) == 1:
         return _decode(rest[0], value, where)
+    if isinstance(value, dict) and "kind" in value:
+        for kind in filter(dataclasses.is_dataclass, rest):
+            if value["kind"] in get_args(get_type_hints(kind)["kind"]):
+                return _decode(kind, value, where)
     return _expect(tuple(rest), value, where)
 
 

@@ -9,6 +9,7 @@ from math import prod
 from typing import Literal, TypeAlias
 
 from mpkir.errors import MpkirError
+from mpkir.runtime.arrangement import Arrangement
 from mpkir.runtime.json_records import decode, encode
 from mpkir.runtime.table import TableNames
 from mpkir.version import VERSION
@@ -279,6 +280,8 @@ class Manifest:
     files                     each other file of the artifact; filled in by `write_artifact`
     weight_files              safetensors with the weights: relative to the artifact or absolute;
                               empty: whoever loads the artifact hands them over
+    made_weights              weights that the files hold under other names or in pieces, and how to
+                              make each of what they hold
     """
 
     target: Target
@@ -296,6 +299,7 @@ class Manifest:
     info: dict[str, str | int | float] = field(default_factory=dict[str, str | int | float])
     files: dict[str, FileRecord] = field(default_factory=dict[str, FileRecord])
     weight_files: dict[str, FileRecord] = field(default_factory=dict[str, FileRecord])
+    made_weights: dict[str, Arrangement] = field(default_factory=dict[str, Arrangement])
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
     mpkir_version: str = VERSION
