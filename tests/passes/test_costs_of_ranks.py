@@ -77,7 +77,7 @@ Change = Callable[[Machine], Machine]
 )
 def test_a_token_is_summed_up_at_once(shapes: str, tp: int, change: Change) -> None:
     """Two sums a layer, as has been measured with two ranks (two shots took 3.6 % more of Qwen3-8B)
-    and as the simulator has it with eight, where gathers in their place take 20 and 9 % more: each
+    and as the simulator has it with eight, where gathers in their place take 6 and 2 % more: each
     worker would read all that the output and down projections multiply. Nothing hinges on a
     constant that only tasks with barriers have, nor on how a hop's time is told from a task's."""
     machine = change(machine_named("h200"))
