@@ -166,6 +166,12 @@ def test_a_missing_program_is_told(artifacts: Path):
     assert "with --tp 4" in message
 
 
+def test_a_program_of_several_ranks_is_not_measured_on_one(artifacts: Path, tmp_path: Path):
+    mine = shutil.copytree(artifacts / "tiny+tp=2", tmp_path / "mine")
+    with pytest.raises(SystemExit, match="is for 2 ranks; measure it with --tp 2"):
+        mpk.main(["bench", str(mine), "--no-peers"])
+
+
 def test_an_artifact_of_several_ranks_may_have_any_name(artifacts: Path, tmp_path: Path):
     mine = shutil.copytree(artifacts / "tiny+tp=2", tmp_path / "mine")
     assert find_programs(mine, "mine", 1, 2, False).many.path == mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,15 +35,22 @@ class LeanReference(Reference):
         shared: dict[int, Any] = {id(each): each for each in bf16.parameters()}
         self.fp32 = deepcopy(bf16, shared)
         for module in self.fp32.modules():
-            if isinstance(module, nn.Linear):
-                module.forward = partial(_wide_linear, module)
-            elif isinstance(module, nn.Embedding):
+            if isinstance(module, nn.Embedding):
                 module.forward = partial(_wide_embedding, module)
+            elif module._parameters:
+                module.forward = partial(_widened, module, module.forward)
 
 
-def _wide_linear(module: nn.Linear, input: torch.Tensor) -> torch.Tensor:
-    bias = None if module.bias is None else module.bias.float()  # pyright: ignore[reportUnnecessaryComparison]
-    return nn.functional.linear(input.float(), module.weight.float(), bias)
+def _widened(module: nn.Module, forward: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """A module's forward on its own parameters in fp32, which go when it is over."""
+    held = dict(module._parameters)
+    for name, parameter in held.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.float(), requires_grad=False)
+    try:
+        return forward(*args, **named)
+    finally:
+        module._parameters.update(held)
 
 
 def _wide_embedding(module: nn.Embedding, input: torch.Tensor) -> torch.Tensor:

@@ -96,6 +96,13 @@ def measure(
             artifacts=artifacts,
             progress=progress,
         )
+        for each in programs:
+            if (ranks := each.artifact.manifest.ranks) > 1:
+                raise MpkirError(
+                    f"this program is for {ranks} ranks",
+                    where=str(each.artifact.path),
+                    hint=f"measure it with --tp {ranks}",
+                )
         check_capacity([each.artifact for each in programs], settings)
         yield measure_programs(model, programs, batch, settings, device, say, progress)
         release(device)
