@@ -24,6 +24,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from mpkir.dialects import tensor
 from mpkir.errors import MpkirError
+from mpkir.frontend.huggingface import settle_frequencies
 from mpkir.frontend.torch_export import import_program
 
 SEQUENCE = "tokens"
@@ -84,6 +85,7 @@ def export_step(
     if batch < 1:
         raise MpkirError(f"a batch of {batch} sequences")
     capacity = -(-capacity // ROUND) * ROUND
+    settle_frequencies(model)
     device = next(model.parameters()).device
     example = (
         torch.zeros(batch, tokens, dtype=torch.long, device=device),
@@ -217,9 +219,13 @@ def _kept_by_layers(
     given = (*model.named_parameters(), *model.named_buffers())
     values = {name: value.to("meta") for name, value in given}
     one = torch.zeros(1, 1, dtype=torch.long, device="meta")
-    options = {"input_ids": one, "position_ids": one, "use_cache": True}
-    with torch.no_grad():
-        result = torch.func.functional_call(model, values, kwargs=options)
+    options = {"input_ids": one, "use_cache": True}
+    try:
+        with torch.no_grad():
+            result = torch.func.functional_call(model, values, kwargs=options)
+    except Exception:
+        # It asks for values. An export, which is told positions, may do without.
+        return _kept_by_configuration(model)
     kept: list[tuple[tuple[int, int], tuple[int, int]]] = []
     layers: Any = getattr(getattr(result, "past_key_values", None), "layers", ())
     for number, layer in enumerate(layers):
@@ -238,6 +244,22 @@ def _kept_by_layers(
     if own and not model._can_compile_fullgraph:
         # It might give wrong numbers: a mask of its own that counts from the end of the text.
         raise _not_decodable(model, "transformers says that it works with a growing one only")
+    return kept
+
+
+def _kept_by_configuration(
+    model: PreTrainedModel,
+) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The same by what configurations usually call it."""
+    config = model.config.get_text_config()
+    # Layers that differ: only newer transformers know them.
+    layers = getattr(config, "per_layer_config", [config] * int(config.num_hidden_layers))
+    kept: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    for layer in layers:
+        heads = layer.num_attention_heads
+        kv = getattr(layer, "num_key_value_heads", None) or heads
+        dim = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+        kept.append(((kv, dim), (kv, dim)))
     return kept
 
 

@@ -57,6 +57,25 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", _TWO_KINDS | dict(head_dim=16, query_pre_attn_scalar=16)),
     # Rotary frequencies that differ by layer.
     "gemma3": ("Gemma3TextConfig", _TWO_KINDS | dict(head_dim=16, query_pre_attn_scalar=16)),
+    # The text's part of a model that also takes images.
+    "gemma3-images": (
+        "Gemma3Config",
+        dict(
+            text_config=_TWO_KINDS | dict(head_dim=16, query_pre_attn_scalar=16, vocab_size=300),
+            vision_config=dict(
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=28,
+                patch_size=14,
+            ),
+            image_token_index=299,
+            boi_token_index=298,
+            eoi_token_index=297,
+            mm_tokens_per_image=4,
+        ),
+    ),
     "phi3-longrope": ("Phi3Config", _SHAPE | dict(rope_parameters=_LONG_ROPE)),
     # Products with weights that lie the other way, learned positions.
     "gpt2": ("GPT2Config", _GPT),
@@ -64,6 +83,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "gptj": ("GPTJConfig", _GPT | dict(rotary_dim=8)),
     # Asks how long the text is.
     "opt": ("OPTConfig", _OLD | dict(ffn_dim=96, word_embed_proj_dim=64)),
+    # Asks for values of its mask.
+    "biogpt": ("BioGptConfig", _OLD | dict(intermediate_size=96)),
     # One key head by another name; then attention with linear biases.
     "falcon": ("FalconConfig", _OLD),
     "bloom": ("BloomConfig", dict(vocab_size=256, hidden_size=64, n_layer=1, n_head=4)),
