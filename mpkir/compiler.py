@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from math import prod
@@ -54,6 +54,7 @@ from mpkir.runtime.manifest import (
 from mpkir.runtime.origins import ORIGINS
 from mpkir.runtime.origins import to_json as origins_to_json
 from mpkir.runtime.program import Program
+from mpkir.runtime.weights import TensorFiles
 from mpkir.source_keys import exported_program_key
 from mpkir.tuned import choices, with_tuned
 from mpkir.variant import DEFAULT, Variant
@@ -158,6 +159,8 @@ def compile_module(
             weights = {name: tensor for name, tensor in weights.items() if name in used}
         found = {name: each for name, each in (made_weights or {}).items() if name in used}
         manifest = replace(manifest, made_weights=found)
+        if weight_files:
+            _check_held(used, TensorFiles(map(Path, weight_files), found))
         return write_artifact(
             output,
             manifest,
@@ -168,6 +171,17 @@ def compile_module(
             weights=weights,
             weight_files=weight_files,
             extra_files={**extra_files, ORIGINS: origins_to_json(origins_in(module, bodies))},
+        )
+
+
+def _check_held(names: Collection[str], files: TensorFiles) -> None:
+    """MpkirError unless weights of these names are in files that an artifact is to refer to."""
+    missing = [name for name in sorted(names) if not files.can_make(name)]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise MpkirError(
+            f"weight {missing[0]!r}{more} not in the files, which hold {len(files)} tensors",
+            hint="give all files of the checkpoint, each with --weights, or none",
         )
 
 

@@ -203,6 +203,23 @@ def test_a_compiled_mixture_refers_to_its_files(tied: bool, tmp_path: Path):
     assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
+def test_files_that_lack_weights_are_told_before_anything_is_written(
+    expanded: list[Path], tmp_path: Path
+):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF one")
+    model = checkpoints.load_checkpoint(tmp_path / "model.gguf").model
+    held = {k: v.clone() for k, v in weights_of(model).items() if "self_attn" not in k}
+    save_file(held, tmp_path / "part.safetensors")
+    with pytest.raises(MpkirError, match=r"self_attn.* and \d more not in the files.*--weights"):
+        compile_language_model(
+            model_from_config(model.config),
+            workers=2,
+            output=tmp_path / "compiled",
+            weight_files=[tmp_path / "part.safetensors"],
+        )
+    assert not (tmp_path / "compiled").exists()
+
+
 def test_files_that_hold_other_tensors_are_loaded(directory: Path, monkeypatch: pytest.MonkeyPatch):
     file = directory / "model.safetensors"
     held = load_file(file)

@@ -134,6 +134,14 @@ class TensorFiles(Mapping[str, torch.Tensor]):
         not fit together."""
         return shape_of(self._arrangement(name), self._shape_in_file)
 
+    def can_make(self, name: str) -> bool:
+        """Whether the files hold a tensor, or all that it is made of."""
+        try:
+            self.shape_of(name)
+        except (KeyError, ValueError):
+            return False
+        return True
+
     def rows_of(self, name: str, first: int, end: int) -> torch.Tensor:
         """Some rows (indices of dimension 0) of a tensor."""
         return self.box_of(name, ((first, end), *((0, n) for n in self.shape_of(name)[1:])))
