@@ -88,3 +88,43 @@ func.func @parts() {
   mpk_tensor.output "s", %s : tensor<1x1xbf16>
   func.return
 }
+
+// -----
+
+// Both argmaxes see @elementwise.1 in parts; who writes over what @elementwise has read knows of the
+// first only.
+
+// CHECK-LABEL: func.func @apart
+// CHECK: mpk_task.buffer scratch "activations.2" : memref<1xi64>
+// CHECK: mpk_task.grid @argmax_merge.1 [1]
+func.func @apart() {
+  %x = mpk_tensor.state "x" : tensor<1x4xbf16>
+  %m = mpk_tensor.argmax %x : tensor<1x4xbf16> to tensor<1xi64>
+  %1 = mpk_tensor.reshape %m : tensor<1xi64> to tensor<1x1xi64>
+  %i = mpk_tensor.iota : tensor<4xi64>
+  %h = mpk_tensor.elementwise %1, %i {
+  ^bb0(%a : i64, %b : i64):
+    %2 = arith.cmpi eq, %a, %b : i64
+    %3 = arith.uitofp %2 : i1 to f32
+    mpk_tensor.yield %3 : f32
+  } : (tensor<1x1xi64>, tensor<4xi64>) -> tensor<1x4xf32>
+  %r = mpk_tensor.reduce max %h dims [1] : tensor<1x4xf32> to tensor<1x1xf32>
+  %y = mpk_tensor.elementwise %h, %x, %r {
+  ^bb0(%a : f32, %b : bf16, %c : f32):
+    %4 = arith.extf %b : bf16 to f32
+    %5 = arith.subf %4, %a : f32
+    %6 = arith.subf %5, %c : f32
+    %7 = arith.truncf %6 : f32 to bf16
+    mpk_tensor.yield %7 : bf16
+  } : (tensor<1x4xf32>, tensor<1x4xbf16>, tensor<1x1xf32>) -> tensor<1x4xbf16>
+  %n = mpk_tensor.argmax %y : tensor<1x4xbf16> to tensor<1xi64>
+  %s = mpk_tensor.argmax %y : tensor<1x4xbf16> to tensor<1xi64>
+  %k = mpk_tensor.elementwise %n {
+  ^bb0(%a : i64):
+    %8 = arith.addi %a, %a : i64
+    mpk_tensor.yield %8 : i64
+  } : (tensor<1xi64>) -> tensor<1xi64>
+  mpk_tensor.output "k", %k : tensor<1xi64>
+  mpk_tensor.output "s", %s : tensor<1xi64>
+  func.return
+}

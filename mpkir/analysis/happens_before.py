@@ -143,8 +143,9 @@ class _Run:
         """Who writes what each group of readers of a flagged buffer looks at: such a group has two
         counters of its own behind the schedule's, as if there were any."""
         self.buffers: list[str] = []
-        self.readers: dict[int, Ints] = {}
-        """Of each task of whose flagged elements some readers see all together: they."""
+        self.readers: dict[int, list[Ints]] = {}
+        """Of each task of whose flagged elements some readers see all together: they, in each way
+        that is known."""
         self.seen_parts_of: dict[int, list[int]] = {}
         """For each of those readers such tasks."""
         self.seen_everywhere: set[int] = set()
@@ -232,11 +233,20 @@ class _Run:
             seen = seen_in_parts(family, flags)
             together = seen & ~seen_in_parts(family, on_one)
             self.seen_together |= set((np.flatnonzero(together) + begin).tolist())
-            for task in np.flatnonzero(seen).tolist():
-                readers = np.unique(np.concatenate([_readers(schedule, f, task) for f in flags]))
-                self.readers[begin + task] = readers
-                for reader in readers.tolist():
-                    self.seen_parts_of.setdefault(reader, []).append(begin + task)
+            ways = [(flags, seen)]
+            if not any(flag.crosses_ranks or flag.is_scattered for flag in flags):
+                # The readers of one family may be done long before those of another.
+                by_reader: dict[Family, list[FlagEdge]] = {}
+                for flag in flags:
+                    by_reader.setdefault(flag.later, []).append(flag)
+                alone = [(each, seen_in_parts(family, each)) for each in by_reader.values()]
+                ways = [*alone, *ways] if len(alone) > 1 else ways
+            for some, enough in ways:
+                for task in np.flatnonzero(enough).tolist():
+                    each = np.unique(np.concatenate([_readers(schedule, f, task) for f in some]))
+                    self.readers.setdefault(begin + task, []).append(each)
+                    for reader in each.tolist():
+                        self.seen_parts_of.setdefault(reader, []).append(begin + task)
 
     def add_seen_in_parts(self, step: int, counter: int) -> None:
         """Who waits for a counter knows the tasks to be done of which those before it have seen all
@@ -283,9 +293,11 @@ class _Run:
         the clock."""
         if part >= self.parts:
             return False
-        readers = self.readers[task]
-        places = self.component[step, readers] + part * self.schedule.workers
-        return bool((clock[places] >= self.position[step, readers]).all())
+        counted = clock[part * self.schedule.workers :]
+        return any(
+            bool((counted[self.component[step, each]] >= self.position[step, each]).all())
+            for each in self.readers[task]
+        )
 
     def learnt(self, step: int, task: int, clock: Clocks) -> Clocks:
         """What follows if those are done who have seen a part of what a task flags, where a clock
