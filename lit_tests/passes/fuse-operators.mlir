@@ -60,6 +60,29 @@ func.func @prologue() {
 
 // -----
 
+// So is one whose fp32 result is rounded first.
+
+// CHECK-LABEL: func.func @rounded_norm_into_linear
+// CHECK:       mpk_tensor.linear %x, [%w] prologue
+// CHECK:       mpk_tensor.rms_norm {{.*}} -> tensor<1x8xf32>
+// CHECK-NOT:   mpk_tensor.elementwise
+func.func @rounded_norm_into_linear() {
+  %x = mpk_tensor.input "x" : tensor<1x8xbf16>
+  %g = mpk_tensor.weight "g" : tensor<8xf32>
+  %w = mpk_tensor.weight "w" : tensor<16x8xbf16>
+  %n = mpk_tensor.rms_norm %x, %g eps 1.0e-5 : (tensor<1x8xbf16>, tensor<8xf32>) -> tensor<1x8xf32>
+  %r = mpk_tensor.elementwise %n {
+  ^bb0(%v: f32):
+    %t = arith.truncf %v : f32 to bf16
+    mpk_tensor.yield %t : bf16
+  } : (tensor<1x8xf32>) -> tensor<1x8xbf16>
+  %y = mpk_tensor.linear %r, [%w] : tensor<1x8xbf16>, [tensor<16x8xbf16>] to tensor<1x16xbf16>
+  mpk_tensor.output "y", %y : tensor<1x16xbf16>
+  func.return
+}
+
+// -----
+
 // A norm that is also added stays an operator: its value exists anyway.
 
 // CHECK-LABEL: func.func @norm_stays

@@ -27,6 +27,7 @@ from xdsl.rewriter import Rewriter
 from xdsl.transforms.dead_code_elimination import dce
 
 from mpkir.dialects import tensor
+from mpkir.passes.raising.scalar_forms import form_of
 from mpkir.passes.scalar_regions import drop_roundings, inline_scalars
 
 _PRODUCTS = (tensor.LinearOp, tensor.ExpertLinearOp)
@@ -113,8 +114,18 @@ class FoldElementwiseIntoEpilogue(RewritePattern):
         return fused
 
 
+def _conversion_of(value: SSAValue) -> tensor.ElementwiseOp | None:
+    """What only converts a value between float types, if nobody else reads the value."""
+    user = _only_user(value)
+    if not isinstance(user, tensor.ElementwiseOp) or form_of(user) != ("arg", 0):
+        return None
+    is_float = isinstance(tensor.element_type_of(user.result), AnyFloat)
+    return user if len(user.inputs) == 1 and is_float else None
+
+
 class FoldNormIntoPrologue(RewritePattern):
-    """A norm read by linears only is computed by each of them: they hold all of x anyway."""
+    """A norm read by linears only, rounded or not, is computed by each of them: they hold all of x
+    anyway."""
 
     @op_type_rewrite_pattern
     def match_and_rewrite(
@@ -122,7 +133,8 @@ class FoldNormIntoPrologue(RewritePattern):
     ) -> None:
         if not _is_in_step(op):
             return
-        uses = tuple(op.result.uses)
+        rounding = _conversion_of(op.result)
+        uses = tuple(op.result.uses if rounding is None else rounding.result.uses)
         linears = [
             use.operation
             for use in uses
@@ -144,6 +156,8 @@ class FoldNormIntoPrologue(RewritePattern):
             )
             fused.location = linear.location
             rewriter.replace(linear, fused)
+        if rounding is not None:
+            rewriter.erase(rounding)
         rewriter.erase(op)
 
     @staticmethod

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from mpkir.frontend import decode_step, weights_of
 from mpkir.machine import machine_named
@@ -28,6 +35,9 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaConfig(head_dim=16, **_SMALL),
     "qwen2": lambda: Qwen2Config(head_dim=24, tie_word_embeddings=True, **_SMALL),
     "qwen3": lambda: Qwen3Config(head_dim=8, attention_bias=True, **_SMALL),
+    "gemma2": lambda: Gemma2Config(
+        head_dim=16, query_pre_attn_scalar=16, sliding_window=48, **_SMALL
+    ),
     "first chunks join the others": lambda: Qwen3Config(head_dim=32, **_SMALL),
     "qwen3-moe": lambda: Qwen3MoeConfig(
         head_dim=16,
