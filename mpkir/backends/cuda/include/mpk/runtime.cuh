@@ -38,7 +38,9 @@ constexpr int DISPATCHER_WARP = COMPUTE_WARPS + 2;
 #ifdef MPK_MOVE_REGISTERS
 // Registers are moved between groups of four warps, so one warp more, which ends at once.
 constexpr int THREADS = 32 * (DISPATCHER_WARP + 2);
-constexpr int COMPUTE_REGISTERS = 208, OTHER_REGISTERS = 96;  // two and one of them share 512
+constexpr int COMPUTE_REGISTERS = 208, OTHER_REGISTERS = 88;
+// So many threads are launched with 168 registers each: who asked for more in all would wait for ever.
+static_assert(2 * COMPUTE_REGISTERS + OTHER_REGISTERS <= 3 * 168, "two groups compute, one does not");
 #else
 constexpr int THREADS = 32 * (DISPATCHER_WARP + 1);
 #endif
