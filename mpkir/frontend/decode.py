@@ -225,9 +225,20 @@ def _kept_by_layers(
             result = torch.func.functional_call(model, values, kwargs=options)
     except Exception:
         # It asks for values. An export, which is told positions, may do without.
-        return _kept_by_configuration(model)
+        kept = _kept_by_configuration(model)
+    else:
+        kept = _kept_of(model, getattr(result, "past_key_values", None))
+    own = type(model).__module__.startswith("transformers.")
+    if own and not model._can_compile_fullgraph:
+        # It might give wrong numbers: a mask of its own that counts from the end of the text.
+        raise _not_decodable(model, "transformers says that it works with a growing one only")
+    return kept
+
+
+def _kept_of(model: PreTrainedModel, cache: Any) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The same of what a model has kept."""
     kept: list[tuple[tuple[int, int], tuple[int, int]]] = []
-    layers: Any = getattr(getattr(result, "past_key_values", None), "layers", ())
+    layers: Any = getattr(cache, "layers", ())
     for number, layer in enumerate(layers):
         shapes = [
             (int(each.shape[1]), int(each.shape[3]))
@@ -240,10 +251,6 @@ def _kept_by_layers(
         kept.append((shapes[0], shapes[1]))
     if not kept:
         raise _not_decodable(model, "its layers keep no keys and values")
-    own = type(model).__module__.startswith("transformers.")
-    if own and not model._can_compile_fullgraph:
-        # It might give wrong numbers: a mask of its own that counts from the end of the text.
-        raise _not_decodable(model, "transformers says that it works with a growing one only")
     return kept
 
 

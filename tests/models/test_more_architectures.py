@@ -171,3 +171,15 @@ def test_what_cannot_be_right_is_refused(config: str, values: dict[str, Any], me
     model = model_from_config(getattr(transformers, config)(**small, **values))
     with pytest.raises(MpkirError, match=message):
         decode_step(model, CAPACITY)
+
+
+def test_one_that_does_not_run_without_values_is_refused_as_well(monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("values are asked for")
+
+    monkeypatch.setattr(torch.func, "functional_call", fail)
+    config = transformers.GPTNeoConfig(
+        vocab_size=256, hidden_size=64, num_layers=1, num_heads=4, attention_types=[[["local"], 1]]
+    )
+    with pytest.raises(MpkirError, match="works with a growing one only"):
+        decode_step(model_from_config(config), CAPACITY)
