@@ -136,7 +136,8 @@ def examine(artifact: Path, nvdisasm: str, defines: list[str]) -> dict[str, Any]
     loaded = load_artifact(artifact)
     with TemporaryDirectory() as folder:
         binary = Path(folder) / "kernel.cubin"
-        options = ["-std=c++17", "-O3", "-arch=sm_90a", "-cubin", "-Xptxas", "-v"]
+        arch = f"-arch={loaded.manifest.target.arch}"
+        options = ["-std=c++17", "-O3", arch, "-cubin", "-Xptxas", "-v"]
         options += [f"-D{define}" for define in defines]
         report = _run(
             ["nvcc", *options, f"-I{INCLUDE}", str(loaded.source_path), "-o", str(binary)]
