@@ -35,10 +35,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from mpkir.analysis.families import Family, Ints
-from mpkir.analysis.flag_closure import seen_in_parts
-from mpkir.analysis.flag_edges import FlagEdge
+from mpkir.analysis.families import Ints
 from mpkir.analysis.schedule import Edge, Schedule, schedule_error
+from mpkir.analysis.seen_parts import SeenInParts, seen_in_parts_of
 from mpkir.dialects.event import Handoff
 
 Clocks = npt.NDArray[np.int32]
@@ -143,15 +142,8 @@ class _Run:
         """Who writes what each group of readers of a flagged buffer looks at: such a group has two
         counters of its own behind the schedule's, as if there were any."""
         self.buffers: list[str] = []
-        self.readers: dict[int, list[Ints]] = {}
-        """Of each task of whose flagged elements some readers see all together: they, in each way
-        that is known."""
-        self.seen_parts_of: dict[int, list[int]] = {}
-        """For each of those readers such tasks."""
-        self.seen_everywhere: set[int] = set()
-        """Those of these tasks whose elements are in every rank's memory: of all ranks."""
-        self.seen_together: set[int] = set()
-        """Those of which the readers of all ranks see all, but not those of one."""
+        self.seen = SeenInParts()
+        """Whose flagged elements several readers see together."""
         self.open: dict[tuple[int, int], set[int]] = {}
         """For (step, counter): tasks of which those before it have seen a part, not yet all."""
         self.add_flags(through_flags)
@@ -212,47 +204,13 @@ class _Run:
                         self.waits[task] = [*self.waits[task], (counters[group], 0)]
 
         if joins:
-            self.find_parts()
-
-    def find_parts(self) -> None:
-        """Fill in `readers` and `seen_parts_of`."""
-        schedule = self.schedule
-        by_writer: dict[Family, list[FlagEdge]] = {}
-        for flag in schedule.flags:
-            by_writer.setdefault(flag.earlier, []).append(flag)
-        for family, all_flags in by_writer.items():
-            flags = [flag for flag in all_flags if not flag.groups.whole.all()]
-            if not flags:
-                continue
-            begin = schedule.tasks_of(family).start
-            on_one = [flag for flag in flags if not flag.is_scattered]
-            across = [flag for flag in on_one if flag.crosses_ranks]
-            self.seen_everywhere |= set(
-                (np.flatnonzero(seen_in_parts(family, across)) + begin).tolist()
-            )
-            seen = seen_in_parts(family, flags)
-            together = seen & ~seen_in_parts(family, on_one)
-            self.seen_together |= set((np.flatnonzero(together) + begin).tolist())
-            ways = [(flags, seen)]
-            if not any(flag.crosses_ranks or flag.is_scattered for flag in flags):
-                # The readers of one family may be done long before those of another.
-                by_reader: dict[Family, list[FlagEdge]] = {}
-                for flag in flags:
-                    by_reader.setdefault(flag.later, []).append(flag)
-                alone = [(each, seen_in_parts(family, each)) for each in by_reader.values()]
-                ways = [*alone, *ways] if len(alone) > 1 else ways
-            for some, enough in ways:
-                for task in np.flatnonzero(enough).tolist():
-                    each = np.unique(np.concatenate([_readers(schedule, f, task) for f in some]))
-                    self.readers.setdefault(begin + task, []).append(each)
-                    for reader in each.tolist():
-                        self.seen_parts_of.setdefault(reader, []).append(begin + task)
+            self.seen = seen_in_parts_of(schedule)
 
     def add_seen_in_parts(self, step: int, counter: int) -> None:
         """Who waits for a counter knows the tasks to be done of which those before it have seen all
         together.
         """
-        if not self.readers or not self.joins[counter]:
+        if not self.seen.readers or not self.joins[counter]:
             return
         own = len(self.schedule.counters)
         if counter < own:
@@ -277,7 +235,7 @@ class _Run:
     def partly_seen(self, step: int, tasks: Sequence[int]) -> set[int]:
         """The tasks of whose flagged elements these, or who signalled what these waited for, have
         seen a part."""
-        found = {task for reader in tasks for task in self.seen_parts_of.get(reader, ())}
+        found = {task for reader in tasks for task in self.seen.parts_of.get(reader, ())}
         counters = {counter for task in tasks for counter, lag in self.waits[task] if not lag}
         return found.union(*(self.open.get((step, counter), ()) for counter in counters))
 
@@ -296,7 +254,7 @@ class _Run:
         counted = clock[part * self.schedule.workers :]
         return any(
             bool((counted[self.component[step, each]] >= self.position[step, each]).all())
-            for each in self.readers[task]
+            for each in self.seen.readers[task]
         )
 
     def learnt(self, step: int, task: int, clock: Clocks) -> Clocks:
@@ -305,9 +263,9 @@ class _Run:
         """
         known = self.clocks[step, task]
         own = self.is_before(step, task, clock, 0)
-        if self.is_before(step, task, clock, 1) or (own and task in self.seen_everywhere):
+        if self.is_before(step, task, clock, 1) or (own and task in self.seen.everywhere):
             return self.on_all_ranks(known)
-        return known if own and task not in self.seen_together else self.on_all_together(known)
+        return known if own and task not in self.seen.together else self.on_all_together(known)
 
     def on_all_ranks(self, clock: Clocks) -> Clocks:
         """What is known to be done when a task with this clock is, on every rank."""
@@ -501,13 +459,6 @@ class _Run:
             return step, task
         at, slot = divmod(self.place[worker], len(self.lists[worker]))
         return at, self.lists[worker][slot]
-
-
-def _readers(schedule: Schedule, flag: FlagEdge, task: int) -> Ints:
-    """The tasks that read something that a task of the edge's earlier family writes."""
-    groups = flag.groups
-    mine = np.isin(groups.target_group, groups.source_group[groups.source == task])
-    return groups.target[mine] + schedule.tasks_of(flag.later).start
 
 
 def _per_task(schedule: Schedule, edges: list[list[Edge]]) -> list[list[tuple[int, int]]]:
