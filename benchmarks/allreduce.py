@@ -59,7 +59,16 @@ class Arguments(ctypes.Structure):
 @cache
 def hosts() -> dist.ProcessGroup:
     """The ranks' processes, without their GPUs."""
-    return dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)
+    return group
+
+
+def world() -> dist.ProcessGroup:
+    """All ranks, with their GPUs."""
+    group = dist.group.WORLD
+    assert group is not None
+    return group
 
 
 def meet() -> None:
@@ -94,7 +103,7 @@ class Kernels:
         words = 2 * ranks * max(PLACES)
         exchange = symm_mem.empty(words, dtype=torch.int64, device=device)
         exchange.zero_()
-        handle = symm_mem.rendezvous(exchange, dist.group.WORLD)
+        handle = symm_mem.rendezvous(exchange, world())
         places = [int(place) for place in handle.buffer_ptrs]
         peers = Peers(rank, ranks)
         peers.delta[:ranks] = [place - places[rank] for place in places]
@@ -199,10 +208,10 @@ def by_nccl(columns: int, launches: int, device: torch.device) -> list[float]:
 def by_symmetric_memory(columns: int, launches: int, device: torch.device) -> list[float]:
     """Of torch's one-shot all-reduce, in bf16."""
     values = symm_mem.empty(columns, dtype=torch.bfloat16, device=device)
-    symm_mem.rendezvous(values, dist.group.WORLD)
+    symm_mem.rendezvous(values, world())
     values.fill_(float(dist.get_rank() + 1))
     result = torch.empty_like(values)
-    group = dist.group.WORLD.group_name  # pyright: ignore[reportOptionalMemberAccess]
+    group = world().group_name
 
     def call() -> None:
         torch.ops.symm_mem.one_shot_all_reduce_out(values, "sum", group, result)

@@ -45,20 +45,17 @@ def main() -> None:
 
 def load(paths: list[Path]) -> dict[str, Compiled]:
     """The programs by the names of their folders, all on the weights of the first."""
-    first: Program | None = None
-    systems: dict[str, Compiled] = {}
-    for path in paths:
-        artifact = load_artifact(path)
-        if first is None:
-            weights = dict(random_weights(artifact))
-            for tensor in weights.values():
-                if tensor.dim() == 1:
-                    tensor.fill_(1.0)  # norms
-            program = first = Program(artifact, weights)
-        else:
-            program = Program(artifact, weights, beside=first)
-        systems[path.name] = Compiled(LoadedLanguageModel(program))
-    return systems
+    artifacts = [load_artifact(path) for path in paths]
+    weights = dict(random_weights(artifacts[0]))
+    for tensor in weights.values():
+        if tensor.dim() == 1:
+            tensor.fill_(1.0)  # norms
+    first = Program(artifacts[0], weights)
+    programs = [first, *(Program(each, weights, beside=first) for each in artifacts[1:])]
+    return {
+        path.name: Compiled(LoadedLanguageModel(program))
+        for path, program in zip(paths, programs, strict=True)
+    }
 
 
 def compare(
@@ -93,10 +90,10 @@ def compare(
     records: list[dict[str, Any]] = []
     for name, each in times.items():
         model, _, variant = name.partition("+")
-        launch_us = systems[name].launch_us(position)
+        costs = systems[name].launch_costs(position)
         print(
             f"{name:40s} at {position}: {median(each):.4f} ms ({min(each):.4f}-{max(each):.4f}), "
-            f"launch {launch_us:.0f} us, {facts[name]}",
+            f"{costs}, {facts[name]}",
             flush=True,
         )
         records.append(
@@ -113,7 +110,7 @@ def compare(
                 "ms_min": round(min(each), 5),
                 "ms_max": round(max(each), 5),
                 "runs": repeats,
-                "launch_us": round(launch_us, 1),
+                **costs,
                 **facts[name],
                 **provenance(),
             }

@@ -120,7 +120,8 @@ def step_from(jacobian: Floats, residuals: Floats, damping: float = 1e-4) -> Flo
     """A damped Gauss-Newton step (Levenberg-Marquardt), no constant by more than a factor of 2."""
     square = jacobian.T @ jacobian
     matrix = square + damping * np.diag(np.diag(square))
-    return np.clip(np.linalg.solve(matrix, -jacobian.T @ residuals), -0.7, 0.7)
+    step = np.linalg.solve(matrix, -jacobian.T @ residuals)
+    return np.clip(step, -0.7, 0.7).astype(np.float64)
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def microseconds_by_kernel(
     with torch.profiler.profile(activities=activities) as profile:
         decode(program, launcher, 8)
     found: dict[str, list[float]] = defaultdict(list)
-    for event in profile.events():
+    for event in profile.events() or ():
         if event.name.startswith("mpk_run_"):
             body = program.manifest.bodies[int(event.name.removeprefix("mpk_run_"))]
             found[body].append(event.device_time)

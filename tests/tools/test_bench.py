@@ -272,3 +272,20 @@ def test_a_peer_that_fails_is_told_and_the_others_have_their_times(
     message = bench("--artifacts", str(artifacts / "tiny"), *options)
     assert message == "mpk: error: torch.eager: PyTorch failed: no such operator"
     assert [r["system"] for r in json.loads(Path("r.json").read_text())] == ["mpkir-cpu"]
+
+
+def test_artifacts_beside_each_other(artifacts: Path, here: Path) -> None:
+    """`benchmarks/compare_artifacts.py`, on what a CPU can run."""
+    script = Path(__file__).parents[2] / "benchmarks" / "compare_artifacts.py"
+    other = artifacts / artifact_name("tiny", CHUNKS, 1)
+    command = [sys.executable, str(script), str(artifacts / "tiny"), str(other)]
+    command += ["--positions", "8", "--steps", "8", "--repeats", "3", "--json", "records.json"]
+    subprocess.run(command, check=True, timeout=120)
+    first, second = json.loads(Path("records.json").read_text())
+    assert (first["model"], first["variant"]) == ("tiny", "")
+    assert second["variant"] == "attention-chunk=16"
+    assert first["same_tokens"] == second["same_tokens"] == 8
+    assert first["logits_apart"] == 0.0
+    assert second["logits_apart"] < 1e-3
+    assert first["ms"] > 0.0
+    assert "launch_us" in first
