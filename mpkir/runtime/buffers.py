@@ -222,12 +222,12 @@ def _given(
 
 
 def packed(matrix: torch.Tensor) -> torch.Tensor:
-    """A matrix [N, K] as it lies packed, [N / 8][K / 32][8][32], still called [N, K]."""
+    """A matrix [N, K] as it lies packed, still called [N, K]: blocks [N / 8][K / 32][8][32], of 8
+    neighbours of a row the pairs 0, 2, 1 and 3."""
     rows, columns = matrix.shape
-    blocks = matrix.view(
-        rows // PACKED_ROWS, PACKED_ROWS, columns // PACKED_COLUMNS, PACKED_COLUMNS
-    )
-    return blocks.transpose(1, 2).reshape(rows, columns)
+    pairs = (PACKED_COLUMNS // 8, 2, 2, 2)  # eights, their halves, pairs of a half, elements
+    blocks = matrix.view(rows // PACKED_ROWS, PACKED_ROWS, columns // PACKED_COLUMNS, *pairs)
+    return blocks.permute(0, 2, 1, 3, 5, 4, 6).reshape(rows, columns)
 
 
 def check_fits(buffer: Buffer, tensor: torch.Tensor, what: str) -> None:

@@ -15,7 +15,7 @@ from mpkir.runtime.table import TableNames
 from mpkir.version import VERSION
 
 FORMAT = "mpkir-artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 BufferKind: TypeAlias = Literal["weight", "constant", "state", "input", "output", "scratch"]
@@ -49,7 +49,8 @@ MAX_RANKS = 16
 """Ranks that a program can be compiled for: places in `struct Peers` of include/mpk/abi.*."""
 
 PACKED_ROWS, PACKED_COLUMNS = 8, 32
-"""A packed matrix [N, K] lies as [N / 8][K / 32][8][32]."""
+"""A packed matrix [N, K] lies as [N / 8][K / 32][8][32], of 8 neighbours of a row the pairs 0, 2, 1
+and 3."""
 
 
 def is_packable(shape: tuple[int, ...]) -> bool:

@@ -75,8 +75,8 @@ def test_no_artifact(tmp_path: Path):
 
 
 def test_newer_format(artifact: Artifact):
-    edit_manifest(artifact, format_version=2, mpkir_version="9.9")
-    with pytest.raises(MpkirError, match=r"format version 2 \(written by mpkir 9\.9\)"):
+    edit_manifest(artifact, format_version=9, mpkir_version="9.9")
+    with pytest.raises(MpkirError, match=r"format version 9 \(written by mpkir 9\.9\)"):
         load_artifact(artifact.path)
 
 

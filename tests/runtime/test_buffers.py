@@ -108,3 +108,14 @@ def test_parts_that_misfit(rows: int | None, message: str):
     with pytest.raises(MpkirError) as caught:
         bind(JOINED, tensors, CPU)
     assert message in str(caught.value)
+
+
+def test_where_elements_of_a_packed_matrix_lie():
+    """Blocks of 8 rows by 32 columns, row after row; of 8 neighbours the pairs 0, 2, 1 and 3."""
+    rows, columns = 16, 96
+    flat = packed(torch.arange(rows * columns).view(rows, columns)).flatten().tolist()
+    for place, element in enumerate(flat):
+        row, column = divmod(element, columns)
+        block = row // 8 * (columns // 32) + column // 32
+        among = [0, 1, 4, 5, 2, 3, 6, 7][column % 8]
+        assert place == block * 256 + row % 8 * 32 + column % 32 // 8 * 8 + among

@@ -188,6 +188,7 @@ def _embedding(p: BodyPrinter, op: tensor.EmbeddingOp) -> str:
     else:
         place = p.pointer(table, ["int(id)", "column"])
         p.method(f"const Element* eight({WORK}, mpk::i64 id, int column)", f"return {place};")
+        p.constant("packed", p.body.operands[table].is_packed, "bool")
     stores = p.stores(op.result, "value", [*rows, "column"])
     p.method(f"void store({WORK}, int t, int column, float value)", *stores)
     eight = _store_of_eight(p, op, rows)

@@ -284,7 +284,9 @@ void statistics(int count, float eps, Load load, float& mean, float& factor) {
 
 template <int K>
 i64 packed_place(int row, int column) {
-  return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32;
+  const int among[] = {0, 1, 4, 5, 2, 3, 6, 7};
+  return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32 / 8 * 8 +
+         among[column % 8];
 }
 
 template <class B, int E, bool PACKED = false>
@@ -571,7 +573,7 @@ struct Embedding {
   static float element(const Work& w, int t, int c) {
     const i64 id = std::clamp<i64>(A::id(w, t), 0, A::LIMIT - 1);
     if constexpr (std::is_void_v<typename A::Element>) return A::element(w, id, c);
-    else return to_float(A::eight(w, id, c / 8 * 8)[c % 8]);
+    else return to_float(A::eight(w, id, c / 8 * 8)[A::packed ? packed_place<32>(0, c % 8) : c % 8]);
   }
 };
 

@@ -6,6 +6,7 @@
 //   using Element;                              of the table; void: elements one by one
 //   static __device__ const Element* eight(const Work&, i64 id, int column);   aligned to 8 elements,
 //                                               which is what lies there, for a column that 8 divides
+//   static constexpr bool packed;               whether they lie in a packed matrix's order
 //   static __device__ float element(const Work&, i64 id, int column);  for void
 //   static __device__ void store(const Work&, int t, int column, float value);
 //   static constexpr bool stores_eight;         whether 8 neighbours can be stored at once, from a
@@ -27,6 +28,7 @@ struct Embedding {
     const i64 id = B::id(work, t);
     return id < 0 ? 0 : id >= B::LIMIT ? B::LIMIT - 1 : id;
   }
+  static __device__ __forceinline__ constexpr int place(int e) { return B::packed ? packed_among(e) : e; }
   static __device__ void run(const Work& work, const LaunchArgs&, char*) {
     if constexpr (is_same<typename B::Element, void>) {
       for (int t = 0; t < B::T; ++t) {
@@ -56,11 +58,12 @@ struct Embedding {
           if (i >= COUNT) break;
           if constexpr (B::stores_eight) {
             float value[8];
-            vector[j].unpack(value);
+#pragma unroll
+            for (int e = 0; e < 8; ++e) value[e] = vector[j].get(place(e));
             B::store_eight(work, i / EACH, i % EACH * 8, value);
           } else {
 #pragma unroll
-            for (int e = 0; e < 8; ++e) B::store(work, i / EACH, i % EACH * 8 + e, vector[j].get(e));
+            for (int e = 0; e < 8; ++e) B::store(work, i / EACH, i % EACH * 8 + e, vector[j].get(place(e)));
           }
         }
       }

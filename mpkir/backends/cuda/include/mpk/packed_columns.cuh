@@ -138,8 +138,8 @@ struct PackedHeld {
     uint4& v = columns.first[b];
     uint4& u = columns.second[TWO ? b : 0];
     const u32 none = 0;
-    add_product(square[0], v.x, none, v.z, none, v.x, v.z);
-    add_product(square[0], v.y, none, v.w, none, v.y, v.w);
+    add_product(square[0], v.x, none, v.y, none, v.x, v.y);
+    add_product(square[0], v.z, none, v.w, none, v.z, v.w);
     scale(v, i, warp);
     if constexpr (TWO) {
       add_product(square[TOKENS - 1], none, u.x, none, u.y, u.x, u.y);

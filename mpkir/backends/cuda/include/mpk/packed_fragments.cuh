@@ -1,9 +1,9 @@
 // A warp's columns of a part of x as fragments, and their product with a stage's blocks.
 //
-// A lane's 16 bytes of a block are 8 neighbours of a feature's row: four words of two. Weights are the
+// A lane's 16 bytes of a block are 8 neighbours of a feature's row: pairs 0, 2, 1 and 3. Weights are the
 // large operand of mma.m16n8k16, whose registers these words are as they were loaded, so that no product
-// waits for moves: its rows 0 to 7 are the features on words 0 and 2, its rows 8 to 15 the same features on
-// words 1 and 3, a half of the columns each. Of few tokens x has a column for either half, and two more
+// waits for moves: its rows 0 to 7 are the features on the first four columns, its rows 8 to 15 the same
+// features on the other four. Of few tokens x has a column for either half, and two more
 // for what rounding it to bf16 lost, so that one product takes the block; the quarters of the result in which
 // features met the other half are nothing. Of up to 8 tokens each has a column, and a block takes a product
 // for either half of x; half of each result is nothing. Of more tokens x is the large operand, a row for
@@ -29,12 +29,10 @@ struct FewTokens {
     const int column = lane / 4, t = column / (2 * LEVELS), half = column % 2, level = column / 2 % LEVELS;
     // As they were put: what four elements lost behind them, then the next four.
     const char* place = own + t * S::ROW + part * (BW * S::BLOCK_X) + lane % 4 * (S::BLOCK_X / 4) +
-                        level * 8 + half * 4;
+                        half * (8 * LEVELS) + level * 8;
 #pragma unroll
-    for (int b = 0; b < BW; ++b) {
-      const u32* words = reinterpret_cast<const u32*>(place + b * S::BLOCK_X);
-      x[b] = t < T ? make_uint2(words[0], words[2 * LEVELS]) : make_uint2(0, 0);
-    }
+    for (int b = 0; b < BW; ++b)
+      x[b] = t < T ? *reinterpret_cast<const uint2*>(place + b * S::BLOCK_X) : make_uint2(0, 0);
   }
   __device__ __forceinline__ void multiply(const uint4 (&w)[BW], int warp, PackedSum& sum) const {
 #pragma unroll
@@ -83,11 +81,11 @@ struct ManyTokens {
       const uint4 v = first[b];
       if constexpr (TWO) {
         const uint4 u = second[b];
-        add_product(sum[2 * b % CHAINS], v.x, u.x, v.y, u.y, w[b].x, w[b].y);
-        add_product(sum[(2 * b + 1) % CHAINS], v.z, u.z, v.w, u.w, w[b].z, w[b].w);
+        add_product(sum[2 * b % CHAINS], v.x, u.x, v.z, u.z, w[b].x, w[b].y);
+        add_product(sum[(2 * b + 1) % CHAINS], v.y, u.y, v.w, u.w, w[b].z, w[b].w);
       } else {
-        add_product(sum[2 * b % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, v.x, v.z);
-        add_product(sum[(2 * b + 1) % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, v.y, v.w);
+        add_product(sum[2 * b % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, v.x, v.y);
+        add_product(sum[(2 * b + 1) % CHAINS], w[b].x, w[b].y, w[b].z, w[b].w, v.z, v.w);
       }
     }
   }

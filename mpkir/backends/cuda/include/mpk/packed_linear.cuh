@@ -2,7 +2,7 @@
 //
 // A packed weight [N, K] lies as [N/8][K/32][8][32]: blocks of 8 rows by 32 columns, 512 bytes. A
 // stage of the ring is 8 rows by K / PARTS columns, one copy. A lane's 16 bytes of a block are 8
-// neighbours of a row, and the columns of x are taken in the same order (packed_fragments.cuh). What
+// neighbours of a row, pairs 0, 2, 1 and 3, which x meets in their order (packed_fragments.cuh). What
 // rounding x to bf16 lost is multiplied, too, so x counts as 16 bits more (of two tokens only if that
 // fits, of more not).
 //

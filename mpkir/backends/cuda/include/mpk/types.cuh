@@ -172,10 +172,16 @@ __device__ __forceinline__ void load_vector(const T* p, float (&v)[N]) {
   load_vector<T, N>(p).unpack(v);
 }
 
+// Where one of 8 neighbours in a row of a packed matrix is among them: pairs 0, 2, 1 and 3, as the
+// large operand of a product takes them (packed_fragments.cuh).
+__device__ __forceinline__ constexpr int packed_among(int column) {
+  return column % 2 + column / 2 % 2 * 4 + column / 4 * 2;
+}
 // Where element (row, column) of a packed matrix of K columns is: blocks of 8 rows by 32 columns.
 template <int K>
 __device__ __forceinline__ i64 packed_place(int row, int column) {
-  return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32;
+  return (i64(row / 8) * (K / 32) + column / 32) * 256 + row % 8 * 32 + column % 32 / 8 * 8 +
+         packed_among(column % 8);
 }
 
 // Asks for memory that will be read soon, as far as L2: a hint, which orders nothing and so may come
