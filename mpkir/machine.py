@@ -102,6 +102,9 @@ class Tiles:
     """Most bytes of weights for each worker of linears that become one; 0: none do."""
     row_multiple: int = 1
     """Output features of a linear's task are a multiple of this: a tensor core takes as many."""
+    max_sums: int = 0
+    """Most output features times rows of x of such a task, whose sums take shared memory from the
+    ring; 0: any number."""
     attention_joins: bool = False
     """Whether who has the first chunk of an attention joins the others to it."""
 

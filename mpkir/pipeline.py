@@ -80,6 +80,7 @@ def stages(
             task_overhead=tiles.task_overhead,
             min_elements=tiles.min_elements,
             row_multiple=tiles.row_multiple,
+            max_sums=tiles.max_sums,
         ),
         # What a value can say itself needs no event.
         *((ChooseHandoffsPass(),) if _has_flags(machine, policy, variant) else ()),

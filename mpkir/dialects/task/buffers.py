@@ -71,8 +71,8 @@ def layout_of(type: MemRefType[Attribute]) -> tuple[tuple[int, ...], int]:
 
 
 PACKED_ROWS, PACKED_COLUMNS = 8, 32
-"""A packed matrix [N, K] lies in memory as [N / 8][K / 32][8][32], of 8 neighbours of a row the pairs
-0, 2, 1 and 3: as tensor cores take it."""
+"""A packed matrix [N, K] lies in memory as [N / 8][K / 32][8][32], of 8 neighbours of a row the
+pairs 0, 2, 1 and 3: as tensor cores take it."""
 
 
 FEW_TOKENS = 2

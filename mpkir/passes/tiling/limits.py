@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from xdsl.dialects.builtin import FixedBitwidthType
@@ -24,6 +24,14 @@ class Limits:
     """Fewest elements worth a task of a pointwise operator."""
     row_multiple: int = 1
     """Output features of a linear's task come in multiples of this, where they divide by it."""
+    max_sums: int = 0
+    """Most output features times rows of x of a linear's task; 0: any number."""
+
+    def of_rows(self, rows: int) -> Limits:
+        """The limits of linears of so many rows of x."""
+        if not self.max_sums:
+            return self
+        return replace(self, max_rows=min(self.max_rows, max(1, self.max_sums // rows)))
 
 
 SAVES = 1 / 40

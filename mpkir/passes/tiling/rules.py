@@ -25,7 +25,8 @@ MERGED_COLUMNS = 32
 def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
     shape = tensor.shape_of(op.result)
     features, depth = tensor.shape_of(op.weights[0])
-    size = features_per_task(features, depth * bytes_of(op.weights[0]), len(op.weights), limits)
+    row_bytes, few = depth * bytes_of(op.weights[0]), limits.of_rows(prod(shape[:-1]))
+    size = features_per_task(features, row_bytes, len(op.weights), few)
     last = {len(shape) - 1: Cut(0, size)}
     return Tiling(
         (ceil(features / size),),
