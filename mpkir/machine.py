@@ -67,6 +67,9 @@ class Ring:
     clock_mhz: int = 0
     packed: bool = False
     """Whether weights are packed at load into blocks for tensor cores."""
+    registers_from: int = 0
+    """With so many rows of x and more the warps that compute take registers over from the others;
+    0: never."""
 
     @property
     def bytes(self) -> int:
@@ -89,7 +92,7 @@ class Tiles:
     """What sizes of tasks pay on a machine."""
 
     attention_chunk: int
-    """Most neighbouring cache rows that one task of a split attention takes."""
+    """Most neighbouring cache rows that one task of a split attention takes at once."""
     argmax_chunks: int
     """Parts that an argmax over the vocabulary is cut in."""
     max_rows: int
@@ -105,6 +108,8 @@ class Tiles:
     max_sums: int = 0
     """Most output features times rows of x of such a task, whose sums take shared memory from the
     ring; 0: any number."""
+    attention_bytes: int = 0
+    """Bytes of keys of such rows: of short ones more are taken, as many as are so many bytes."""
     attention_joins: bool = False
     """Whether who has the first chunk of an attention joins the others to it."""
 

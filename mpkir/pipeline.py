@@ -69,6 +69,7 @@ def stages(
         # One worker must not do alone what many can share.
         SplitReductionsPass(
             attention_chunk=tiles.attention_chunk,
+            attention_bytes=tiles.attention_bytes,
             attention_joins=tiles.attention_joins,
             attention_tasks=workers if machine.streams else 4 * workers,
             argmax_chunks=tiles.argmax_chunks,

@@ -24,6 +24,7 @@ from xdsl.pattern_rewriter import (
 from xdsl.transforms.dead_code_elimination import dce
 
 from mpkir.dialects import tensor
+from mpkir.passes.tiling.limits import bytes_of
 
 LEAST_BLOCK = 16
 """Neighbouring cache rows that are worth a task of their own."""
@@ -58,11 +59,12 @@ class SplitAttention(RewritePattern):
     """attention over a cache of more than one block -> attention_split, attention_merge; or, if
     `joins`, attention_split, attention_join.
 
-    Blocks of at most `block` neighbouring rows are dealt out to so many chunks that all heads
-    together make at most `tasks` tasks.
+    Blocks of at most `rows` neighbouring rows, or as many as have `key_bytes` bytes of keys, are
+    dealt out to so many chunks that all heads together make at most `tasks` tasks.
     """
 
-    block: int
+    rows: int
+    key_bytes: int
     tasks: int
     joins: bool
 
@@ -70,12 +72,13 @@ class SplitAttention(RewritePattern):
     def match_and_rewrite(self, op: tensor.AttentionOp, rewriter: PatternRewriter, /) -> None:
         batch, heads, capacity, depth = tensor.shape_of(op.k_cache)
         joins = self.joins and tensor.shape_of(op.position)[0] == 1 and depth % LEAST_JOINED == 0
+        most = max(self.rows, self.key_bytes // (depth * bytes_of(op.k_cache)))
         # Who joins has no other to wait for while all rows are in its first block.
-        least = max(LEAST_BLOCK, self.block // 2 + 1) if joins else LEAST_BLOCK
+        least = max(LEAST_BLOCK, most // 2 + 1) if joins else LEAST_BLOCK
         tasks = max(1, self.tasks // (batch * heads))
-        block, chunks = blocks_of(capacity, self.block, tasks, least)
-        if chunks == 1 and capacity > self.block:
-            block, chunks = blocks_of(capacity, self.block, tasks)
+        block, chunks = blocks_of(capacity, most, tasks, least)
+        if chunks == 1 and capacity > most:
+            block, chunks = blocks_of(capacity, most, tasks)
         if chunks == 1:
             return
         shape = (batch, heads, capacity // (block * chunks), chunks, block, depth)
@@ -167,21 +170,28 @@ def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:
 @dataclass(frozen=True)
 class SplitReductionsPass(ModulePass):
     """Split attention into at most `attention_tasks` tasks that take blocks of at most
-    `attention_chunk` cache rows in turn, and argmax into `argmax_chunks` parts. The parts of
-    attention are joined by tasks of their own, or, with `attention_joins`, where it is for one
-    token, by those that have the first chunk: they wait for the others only where these have rows.
+    `attention_chunk` cache rows in turn, or as many as have `attention_bytes` bytes of keys, and
+    argmax into `argmax_chunks` parts. The parts of attention are joined by tasks of their own, or,
+    with `attention_joins`, where it is for one token, by those that have the first chunk: they wait
+    for the others only where these have rows.
     """
 
     name = "mpk-split-reductions"
 
     attention_chunk: int = 32
+    attention_bytes: int = 0
     attention_tasks: int = 132
     attention_joins: bool = False
     argmax_chunks: int = 64
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         patterns: list[RewritePattern] = [
-            SplitAttention(self.attention_chunk, self.attention_tasks, self.attention_joins),
+            SplitAttention(
+                self.attention_chunk,
+                self.attention_bytes,
+                self.attention_tasks,
+                self.attention_joins,
+            ),
             SplitArgmax(self.argmax_chunks),
         ]
         PatternRewriteWalker(GreedyRewritePatternApplier(patterns, ctx=ctx)).rewrite_module(op)

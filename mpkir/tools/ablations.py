@@ -95,13 +95,21 @@ TABLE: tuple[Switch, ...] = (
         "attention-chunk",
         "cache rows that one task of a split attention reads",
         "smaller is better at long context until merging costs more; little at short context",
-        _machine("tiles.attention_chunk"),
+        lambda number: Variant(
+            machine=(("tiles.attention_chunk", number), ("tiles.attention_bytes", 0))
+        ),
     ),
     Switch(
         "argmax-chunks",
         "parts that the argmax over the vocabulary is cut in",
         "one end of a step, a microsecond or two",
         _machine("tiles.argmax_chunks"),
+    ),
+    Switch(
+        "task-overhead",
+        "one more task of a linear counts as N bytes of weights: fewer make smaller tasks",
+        "smaller tasks end together, larger ones begin less often: half a per cent either way",
+        _machine("tiles.task_overhead"),
     ),
     Switch(
         "max-rows",
@@ -159,18 +167,22 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
-        "registers-moved",
-        "compute warps have 208 registers instead of 168, which the others give them at the start",
+        "registers-from",
+        "of N rows of x on compute warps have 208 registers instead of 168, which the others give "
+        "them at the start; 0: never",
         "nothing where a kernel does not spill; Qwen3-32B and Qwen3-8B with 8 sequences do",
-        _fixed(Variant(macros=("MPK_MOVE_REGISTERS",))),
-        takes_number=False,
+        _machine("ring.registers_from"),
     ),
     Switch(
         "attention-merges",
         "blocks of N cache rows; tasks of their own join a head's chunks, not the first chunk's",
         "one hop more a layer, 2 us; with small blocks at long positions nothing",
         lambda number: Variant(
-            machine=(("tiles.attention_joins", False), ("tiles.attention_chunk", number))
+            machine=(
+                ("tiles.attention_joins", False),
+                ("tiles.attention_chunk", number),
+                ("tiles.attention_bytes", 0),
+            )
         ),
     ),
     Switch(

@@ -180,7 +180,10 @@ def test_what_is_sent_takes_a_link_and_over_hosts_a_network():
 
 def test_attention_costs_its_chunks_with_rows_and_a_merge_every_part(step: Path):
     h100 = machine_named("h100")
-    machine = replace(h100, tiles=replace(h100.tiles, attention_chunk=32, attention_joins=False))
+    machine = replace(
+        h100,
+        tiles=replace(h100.tiles, attention_chunk=32, attention_bytes=0, attention_joins=False),
+    )
     module = module_of(str(step), None).module
     lower(module, machine)
     costs = plan_of(module, machine, 79).costs

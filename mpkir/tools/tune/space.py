@@ -30,6 +30,7 @@ DIMENSIONS = (
     Dimension("tiles.row_multiple", (8, 16, 32), on_gpu=True),
     Dimension("handoffs", (("counter",), ("counter", "flag")), on_gpu=True),
     Dimension("tiles.attention_chunk", (16, 32, 64, 128, 256, 512)),
+    Dimension("tiles.attention_bytes", (0, 1 << 14, 1 << 15, 1 << 16), on_gpu=True),
     Dimension("ring.in_flight", (1, 2, 3, 4, 6), on_gpu=True),
     Dimension("ring.slots", (4, 6, 8, 10, 12), on_gpu=True),
     Dimension("ring.ease", (5, 7, 9), on_gpu=True),

@@ -44,6 +44,7 @@ struct body_embed {
   static constexpr int T = 1, COLUMNS = HIDDEN, LIMIT = VOCABULARY;
   static __device__ i64 id(const Work& w, int t) { return mpk::load(w.at<i64>(0) + w.position + t); }
   using Element = bf16;
+  static constexpr bool packed = false;
   static __device__ const bf16* eight(const Work& w, i64 id, int column) {
     return w.at<bf16>(1) + id * HIDDEN + column;
   }

@@ -65,7 +65,7 @@ def test_logits_and_tokens(
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     machine = machine_named("h100", workers=5)
-    tiles = replace(machine.tiles, attention_chunk=32)
+    tiles = replace(machine.tiles, attention_chunk=32, attention_bytes=0)
     machine = replace(machine, tiles=tiles, handoffs=handoffs)
     module = decode_step(model, 80)
     joins = ("mpk-split-reductions", "attention_joins", name.startswith("first chunks"))

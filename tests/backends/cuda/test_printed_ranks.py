@@ -139,7 +139,7 @@ def test_logits_and_tokens(
     for parameter in model.parameters():
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     machine = machine_named("h200", workers=5)
-    tiles = replace(machine.tiles, attention_chunk=32)
+    tiles = replace(machine.tiles, attention_chunk=32, attention_bytes=0)
     machine = replace(machine, tiles=tiles, handoffs=handoffs)
     module = decode_step(model, CAPACITY)
     options = (("mpk-shard", "exchange_us", 0.0005), ("mpk-shard", "shots", shots))
