@@ -87,7 +87,7 @@ struct PackedLinear {
   // ---- compute ----
 
   // Whether x stays in registers, for all stages.
-  static constexpr bool HOLDS = B::PARTS % PP == 0 && PP * Columns::REGISTERS <= 96;
+  static constexpr bool HOLDS = B::PARTS % PP == 0 && PP * Columns::REGISTERS <= 64;
 
   // The warp's columns of the stage that comes next.
   struct Weights {
