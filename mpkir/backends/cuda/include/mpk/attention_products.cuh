@@ -6,8 +6,7 @@
 // V^T * P^T; there the 16 rows of A are elements of values, 8 apart, so that a lane has what it loaded
 // as 16 bytes. The order of elements in a dot is free, so keys are taken as they are loaded, too.
 //
-// A warp has every eighth row of a go: 16 of 128, of short rows 32 of 256, so that lanes have as many bytes
-// on their way before q is there. Its numbers of them are i = 0 .. 15 or 31, eight by eight.
+// A warp has every eighth row: 16 of the 128 in a go. Its numbers of them are i = 0 .. 15.
 #pragma once
 #include "abi.cuh"
 #include "attention_shape.cuh"
@@ -25,14 +24,13 @@ struct AttentionProducts {
   using Range = typename Shape::Range;
   using Row = Vector<bf16, 8>;
   static constexpr int D = B::D, G = B::G;
-  static constexpr int EIGHTS = 256 / D;                // of a warp's rows, in a go
-  static constexpr int ROWS = 8 * EIGHTS * COMPUTE_WARPS;
+  static constexpr int ROWS = 16 * COMPUTE_WARPS;       // of a go
   static constexpr int KEYS = D / 32, VALUES = D / 64;  // vectors of a lane for a row
   static constexpr int PITCH = D + 4;                   // words of a row of q, so that heads differ in banks
   static_assert(D % 64 == 0 && G <= 8, "whole fragments");
 
   struct Rows {
-    Row k[EIGHTS][KEYS], v[VALUES][2 * EIGHTS];
+    Row k[2][KEYS], v[VALUES][4];
     const bf16 *k_cache, *v_cache;  // the lane's part of the task's first row
   };
   static __device__ __forceinline__ int key_row(const Lane& at, int base, int n) {
@@ -48,7 +46,7 @@ struct AttentionProducts {
   static __device__ __forceinline__ int offset(int row, int cached) { return B::offset(least(row, cached - 1)); }
   static __device__ __forceinline__ void fetch_keys(const Lane& at, int base, int cached, Rows& rows) {
 #pragma unroll
-    for (int n = 0; n < EIGHTS; ++n) {
+    for (int n = 0; n < 2; ++n) {
       if (base + 64 * n + at.warp >= cached) break;
       const bf16* const k = rows.k_cache + offset(key_row(at, base, n), cached);
 #pragma unroll
@@ -57,7 +55,7 @@ struct AttentionProducts {
   }
   static __device__ __forceinline__ void fetch_values(const Lane& at, int base, int cached, Rows& rows) {
 #pragma unroll
-    for (int n = 0; n < EIGHTS; ++n) {
+    for (int n = 0; n < 2; ++n) {
       if (base + 64 * n + at.warp >= cached) break;
 #pragma unroll
       for (int i = 2 * n; i < 2 * n + 2; ++i) {
@@ -79,13 +77,13 @@ struct AttentionProducts {
   static __device__ __forceinline__ void take_own(const Lane& at, const Scratch& scratch, int base, int own,
                                                   Rows& rows) {
 #pragma unroll
-    for (int n = 0; n < EIGHTS; ++n)
+    for (int n = 0; n < 2; ++n)
       if (key_row(at, base, n) == own) {
 #pragma unroll
         for (int j = 0; j < KEYS; ++j) Shape::get(scratch.new_row(0, key_element(at, j)), rows.k[n][j]);
       }
 #pragma unroll
-    for (int i = 0; i < 2 * EIGHTS; ++i)
+    for (int i = 0; i < 4; ++i)
       if (value_row(at, base, i) == own) {
 #pragma unroll
         for (int j = 0; j < VALUES; ++j) Shape::get(scratch.new_row(1, value_element(at, j)), rows.v[j][i]);
@@ -117,12 +115,12 @@ struct AttentionProducts {
 
   // ---- products ----
 
-  // Scores of head lane / 4 at rows i = 8 n + 2 (lane % 4) + {0, 1}, of `count` rows in all of the warp's.
+  // Scores of head lane / 4 at rows i = 8 n + 2 (lane % 4) + {0, 1}.
   static __device__ __forceinline__ void scores(const Lane& at, const Scratch& scratch, const Rows& rows,
-                                                int count, float (&s)[EIGHTS][2]) {
+                                                bool both, float (&s)[2][2]) {
     const int head = at.lane / 4;
     constexpr int CHAINS = D == 64 ? 2 : 1;  // of products that wait for each other; no registers for more
-    float sum[EIGHTS][CHAINS][4] = {};
+    float sum[2][CHAINS][4] = {};
 #pragma unroll
     for (int j = 0; j < KEYS; ++j) {
       uint4 q[2] = {};
@@ -131,8 +129,8 @@ struct AttentionProducts {
         q[1] = query(scratch, head, key_element(at, j))[1];
       }
 #pragma unroll
-      for (int n = 0; n < EIGHTS; ++n) {
-        if (n > 0 && 8 * n >= count) break;
+      for (int n = 0; n < 2; ++n) {
+        if (n == 1 && !both) break;
         const u32(&k)[4] = rows.k[n][j].word;
 #pragma unroll
         for (int i = 0; i < 2; ++i)
@@ -140,7 +138,7 @@ struct AttentionProducts {
       }
     }
 #pragma unroll
-    for (int n = 0; n < EIGHTS; ++n)
+    for (int n = 0; n < 2; ++n)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         s[n][e] = sum[n][0][e] + sum[n][0][2 + e];
@@ -155,28 +153,22 @@ struct AttentionProducts {
   // Adds p * v: heads 2 (lane % 4) + {0, 1} at elements 64 j + 8 (lane / 4) + 2 f + {0, 1}, of which a
   // fragment's sums are {first element: both heads, second: both heads}.
   using Sums = float[VALUES][4][4];
-  static __device__ __forceinline__ void weigh(const float (&p)[EIGHTS][2], const Rows& rows, int count,
-                                               Sums& sum) {
+  static __device__ __forceinline__ void weigh(const float (&p)[2][2], const Rows& rows, Sums& sum) {
+    const u32 high[2] = {bf16_pair(p[0][0], p[0][1]), bf16_pair(p[1][0], p[1][1])};
+    const u32 low[2] = {left_over(high[0], p[0][0], p[0][1]), left_over(high[1], p[1][0], p[1][1])};
 #pragma unroll
-    for (int m = 0; m < EIGHTS; m += 2) {
-      if (m > 0 && 8 * m >= count) break;
-      const u32 high[2] = {bf16_pair(p[m][0], p[m][1]), bf16_pair(p[m + 1][0], p[m + 1][1])};
-      const u32 low[2] = {left_over(high[0], p[m][0], p[m][1]),
-                          left_over(high[1], p[m + 1][0], p[m + 1][1])};
+    for (int j = 0; j < VALUES; ++j)
 #pragma unroll
-      for (int j = 0; j < VALUES; ++j)
+      for (int f = 0; f < 4; ++f) {
+        u32 a[2][2];  // by rows 8 apart, by element
 #pragma unroll
-        for (int f = 0; f < 4; ++f) {
-          u32 a[2][2];  // by rows 8 apart, by element
+        for (int n = 0; n < 2; ++n)
 #pragma unroll
-          for (int n = 0; n < 2; ++n)
-#pragma unroll
-            for (int e = 0; e < 2; ++e)
-              a[n][e] = halves(rows.v[j][2 * (m + n)].word[f], rows.v[j][2 * (m + n) + 1].word[f], e);
-          add_product(sum[j][f], a[0][0], a[0][1], a[1][0], a[1][1], high[0], high[1]);
-          add_product(sum[j][f], a[0][0], a[0][1], a[1][0], a[1][1], low[0], low[1]);
-        }
-    }
+          for (int e = 0; e < 2; ++e)
+            a[n][e] = halves(rows.v[j][2 * n].word[f], rows.v[j][2 * n + 1].word[f], e);
+        add_product(sum[j][f], a[0][0], a[0][1], a[1][0], a[1][1], high[0], high[1]);
+        add_product(sum[j][f], a[0][0], a[0][1], a[1][0], a[1][1], low[0], low[1]);
+      }
   }
 
   // All rows of the range into the warps' sums; `rows` has the first.
@@ -191,13 +183,12 @@ struct AttentionProducts {
       const bool more = base + ROWS < range.to;
       if (range.cached < range.to && range.cached >= base && (range.cached - base) % 8 == at.warp)
         take_own(at, scratch, base, range.cached, rows);
-      float s[EIGHTS][2];
-      const int count = ceil_div(range.to - base - at.warp, COMPUTE_WARPS);  // the warp's in this go and after
-      scores(at, scratch, rows, count, s);
+      float s[2][2];
+      scores(at, scratch, rows, base + 64 + at.warp < range.to, s);
       if (more) fetch_keys(at, base + ROWS, range.cached, rows);
       float largest = top;
 #pragma unroll
-      for (int n = 0; n < EIGHTS; ++n)
+      for (int n = 0; n < 2; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           const int row = base + 8 * (8 * n + at.lane % 4 * 2 + e) + at.warp;
@@ -220,13 +211,13 @@ struct AttentionProducts {
       }
       top = largest;
 #pragma unroll
-      for (int n = 0; n < EIGHTS; ++n)
+      for (int n = 0; n < 2; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           s[n][e] = exponential(s[n][e] - top);
           weight += s[n][e];
         }
-      weigh(s, rows, count, sum);
+      weigh(s, rows, sum);
       if (more) fetch_values(at, base + ROWS, range.cached, rows);
     }
     weight += __shfl_xor_sync(0xffffffffu, weight, 1);
