@@ -168,9 +168,9 @@ TABLE: tuple[Switch, ...] = (
     ),
     Switch(
         "registers-from",
-        "of N rows of x on compute warps have 208 registers instead of 168, which the others give "
-        "them at the start; 0: never",
-        "nothing where a kernel does not spill; Qwen3-32B and Qwen3-8B with 8 sequences do",
+        "of N rows of x on, or where x comes in passes, compute warps have 208 registers, not 168, "
+        "which the others give them at the start; 0: never",
+        "1 % where a kernel would spill: Qwen3-32B, 8 sequences; slower where it would not",
         _machine("ring.registers_from"),
     ),
     Switch(

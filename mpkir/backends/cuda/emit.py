@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
@@ -12,7 +11,7 @@ from mpkir.backends.body import Body
 from mpkir.backends.cuda.body_printer import BodyPrinter
 from mpkir.backends.cuda.operators import print_members
 from mpkir.backends.cuda.pace import pace_of
-from mpkir.dialects import task, tensor
+from mpkir.dialects import task
 from mpkir.dialects.mesh import ranks_of
 from mpkir.machine import Machine
 
@@ -50,9 +49,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     in_flight = rings[0].in_flight.value.data if rings else 1
     printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
-    moves = machine.ring.registers_from
     lines = [
-        *(["#define MPK_MOVE_REGISTERS"] if 0 < moves <= _rows(bodies) else []),
         *([f"#define MPK_RANKS {ranks}"] if ranks > 1 else []),
         *(["#define MPK_NVSHMEM"] if ranks > 1 and machine.transport == "nvshmem" else []),
         *printed,
@@ -62,6 +59,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int ring_slots = {machine.ring.slots};",
         f"  static constexpr int in_flight = {in_flight};",
         f"  static constexpr int ease = {machine.ring.ease}, pace = {pace_of(module, machine)};",
+        f"  static constexpr int registers_from = {machine.ring.registers_from};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",
         "",
@@ -79,12 +77,6 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         "MPK_KERNEL(program)",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _rows(bodies: Sequence[Body]) -> int:
-    """Rows of x of the products, at most."""
-    linears = (op for body in bodies for op in body.op.walk() if isinstance(op, tensor.LinearOp))
-    return max((prod(tensor.shape_of(op.result)[:-1]) for op in linears), default=0)
 
 
 def _module_of(op: Operation) -> ModuleOp:

@@ -30,7 +30,7 @@ needs_nvcc = pytest.mark.skipif(find_nvcc() is None, reason="no nvcc")
         ("80", 166912, ["ANY_DYNAMIC=false"]),
         ("90a", 232448, ["ANY_DYNAMIC=false"]),
         ("90a", 232448, ["ANY_DYNAMIC=true"]),
-        ("90a", 232448, ["ANY_DYNAMIC=false", "MPK_MOVE_REGISTERS"]),
+        ("90a", 232448, ["ANY_DYNAMIC=false", "REGISTERS_FROM=1"]),
     ],
 )
 def test_skeletons_do_not_spill(

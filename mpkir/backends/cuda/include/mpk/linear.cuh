@@ -75,6 +75,7 @@ struct RingLinear {
   static constexpr int scratch_bytes = 8 * T;  // mean and factor of each row of x
   static constexpr int partial_bytes = S::PARTIAL;
   static constexpr bool publisher_sums = true;
+  static constexpr bool in_passes = false;
   static constexpr bool NORM = prologue::norm != Norm::none;
   // Norm weights come from DRAM every step; where registers allow they are fetched before the wait.
   static constexpr bool early_scale() {

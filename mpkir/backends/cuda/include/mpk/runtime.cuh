@@ -35,15 +35,10 @@ namespace mpk {
 constexpr int LOADER_WARP = COMPUTE_WARPS;
 constexpr int PUBLISHER_WARP = COMPUTE_WARPS + 1;
 constexpr int DISPATCHER_WARP = COMPUTE_WARPS + 2;
-#ifdef MPK_MOVE_REGISTERS
-// Registers are moved between groups of four warps, so one warp more, which ends at once.
-constexpr int THREADS = 32 * (DISPATCHER_WARP + 2);
-constexpr int COMPUTE_REGISTERS = 208, OTHER_REGISTERS = 88;
+constexpr int THREADS = 32 * (DISPATCHER_WARP + 1);
+constexpr int COMPUTE_REGISTERS = 208, OTHER_REGISTERS = 88;  // where they are moved
 // So many threads are launched with 168 registers each: who asked for more in all would wait for ever.
 static_assert(2 * COMPUTE_REGISTERS + OTHER_REGISTERS <= 3 * 168, "two groups compute, one does not");
-#else
-constexpr int THREADS = 32 * (DISPATCHER_WARP + 1);
-#endif
 
 // Whether a streaming body's publisher reads sums.
 template <class B, class = void>
@@ -51,9 +46,21 @@ inline constexpr bool publisher_sums = false;
 template <class B>
 inline constexpr bool publisher_sums<B, typename Always<decltype(&B::publisher_sums)>::type> = B::publisher_sums;
 
-// What the bodies of a program need of shared memory at most.
+// Whether a streaming body's compute warps need more registers than a block's warps have alike: of so many
+// rows of x, and where x comes in passes, with the words of the next on their way.
+template <class B, class = void>
+struct Registers {
+  static constexpr bool are_moved(int) { return false; }
+};
+template <class B>
+struct Registers<B, typename Always<decltype(&B::in_passes)>::type> {
+  static constexpr bool are_moved(int from) { return B::in_passes || B::T >= from; }
+};
+
+// What the bodies of a program need of shared memory at most, and of registers.
 template <class... B>
 struct Bodies {
+  static constexpr bool move_registers(int from) { return from > 0 && (Registers<B>::are_moved(from) || ...); }
   static constexpr bool published_sums = (publisher_sums<B> || ...);
 
   static constexpr int largest(const int* sizes, int count) {
@@ -440,9 +447,17 @@ __device__ __forceinline__ void set_up(Shared<P>& s, int first = 0, int threads 
   publish_barriers();
 }
 
+template <class P>
+inline constexpr bool moves_registers = P::bodies::move_registers(P::registers_from);
+// Registers are moved between groups of four warps, so one warp more then, which ends at once.
+template <class P>
+inline constexpr int threads_of = moves_registers<P> ? THREADS + WARP : THREADS;
+
+template <class P>
 __device__ __forceinline__ void move_registers(int warp) {
-#if defined(MPK_MOVE_REGISTERS) && __CUDA_ARCH__ >= 900
-  if (warp < COMPUTE_WARPS) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COMPUTE_REGISTERS));
+#if __CUDA_ARCH__ >= 900
+  if constexpr (!moves_registers<P>) return;
+  else if (warp < COMPUTE_WARPS) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COMPUTE_REGISTERS));
   else asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(OTHER_REGISTERS));
 #endif
 }
@@ -467,7 +482,7 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   if (warp == 0) set_up<P>(s, lane, WARP);
   __syncthreads();
-  move_registers(warp);
+  move_registers<P>(warp);
   play_role<P>(s, args, warp, lane);
   if constexpr (TRACED) {
     __syncthreads();
@@ -482,10 +497,10 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
 // host to check and launch by.
 #define MPK_KERNEL(program)                                                                \
   extern "C" __device__ const int mpk_facts[8] = {                                         \
-      0, mpk::THREADS, int(sizeof(mpk::Shared<program>)), program::tokens,                 \
+      0, mpk::threads_of<program>, int(sizeof(mpk::Shared<program>)), program::tokens,     \
       mpk::Layout<program>::SLOTS, program::in_flight, program::dynamic, 2};               \
   static_assert(sizeof(mpk::Shared<program>) <= program::shared_bytes, "shared memory");    \
-  extern "C" __global__ void __launch_bounds__(mpk::THREADS, 1)                            \
+  extern "C" __global__ void __launch_bounds__(mpk::threads_of<program>, 1)                \
       mpk_run(const __grid_constant__ mpk::LaunchArgs args) {                              \
     mpk::run<program>(args);                                                               \
   }
