@@ -47,7 +47,7 @@ struct PackedLinear {
   static constexpr bool streams = true;
   static constexpr int T = B::T, ROWS = B::ROWS, J = B::J, BW = S::BW, PP = S::PP;
   static constexpr bool NORM = S::NORM;
-  static constexpr bool in_passes = S::PASSES > 1;
+  static constexpr bool in_passes = S::PASSES > 1 && !S::STRAIGHT;  // through shared memory
   static constexpr int scratch_bytes = COMPUTE_WARPS * (S::X + 16 * ceil_div(T, 4));
   static constexpr int partial_bytes = S::PARTIAL;
 

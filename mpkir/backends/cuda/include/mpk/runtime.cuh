@@ -47,7 +47,7 @@ template <class B>
 inline constexpr bool publisher_sums<B, typename Always<decltype(&B::publisher_sums)>::type> = B::publisher_sums;
 
 // Whether a streaming body's compute warps need more registers than a block's warps have alike: of so many
-// rows of x, and where x comes in passes, with the words of the next on their way.
+// rows of x, and where x comes in passes through shared memory, with the words of the next on their way.
 template <class B, class = void>
 struct Registers {
   static constexpr bool are_moved(int) { return false; }

@@ -307,6 +307,10 @@ struct Plain : Marked {
   static void put(X* p, bf16 v, const Work&) { *p = v; }
 };
 
+// Whose compute warps take over registers.
+static_assert(mpk::PackedLinear<Body<OneLongest>>::in_passes && mpk::PackedLinear<Body<OneLongNorm>>::in_passes);
+static_assert(!mpk::PackedLinear<Body<One>>::in_passes && !mpk::PackedLinear<Body<SixteenLong>>::in_passes);
+
 int main() {
   check<One>("one token");
   check<Two>("two");
