@@ -169,7 +169,7 @@ class Buffer:
              is. `columns` is how many a token has then
     planes   of a brief float32 in panels: it lies as two of bfloat16, the first what rounding
              leaves, the second what it loses
-    packed   a weight [N, K] that lies as [N / 8][K / 32][8][32]
+    packed   a weight [N, K] that lies in blocks, see PACKED_ROWS
     parts    what fills a joined weight or constant instead of one source, row after row
     shard    unless it is scratch or an input: which part of the tensor every rank has
     exchange scratch at the same place of every rank's heap: ranks write it for each other, row r

@@ -193,3 +193,10 @@ func.func @step() {
     names = [op.sym.data for op in tiled.walk() if isinstance(op, task.BufferOp)]
     assert len(set(names)) == len(names) == 3
     assert_same_numbers(run(text, ""), tiled)
+
+
+def test_sums_of_several_rows_bound_a_task() -> None:
+    limits = Limits(132, 64, 8192, 2048, row_multiple=8, max_sums=512)
+    assert [limits.of_rows(rows).max_rows for rows in (1, 8, 12, 16, 1024)] == [64, 64, 42, 32, 1]
+    assert features_per_task(128256, 4096, 1, limits.of_rows(12)) == 32
+    assert Limits(132, 64, 8192, 2048).of_rows(16).max_rows == 64
