@@ -167,7 +167,7 @@ class Running:
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Net], Running]:
     folder = tmp_path_factory.mktemp("roles")
-    for name in ("abi", "dispatcher", "dynamic", "peers", "queue", "runtime", "trace"):
+    for name in ("abi", "bodies", "dispatcher", "dynamic", "peers", "queue", "runtime", "trace"):
         text = (INCLUDE / "mpk" / f"{name}.cuh").read_text()
         if name == "queue":  # a batch is looked up by as many lanes, and here a warp has one
             assert "constexpr int BATCH = 16;" in text
