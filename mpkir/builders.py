@@ -65,14 +65,12 @@ class CudaBuilder:
 
     def build(self, source: str, machine: Machine, include: Sequence[Path]) -> tuple[bytes, Target]:
         from mpkir.runtime.build_cuda import build_cuda, uses_nvshmem
-        from mpkir.runtime.cuda import THREADS
 
         target = Target(
             kind="cuda",
             name=machine.name,
             arch=machine.arch,
             workers=machine.workers,
-            threads=THREADS,
             shared_bytes=machine.block_memory,
             launch="per-operator" if machine.launch == "per-operator" else "persistent",
             transport="nvshmem" if uses_nvshmem(source) else "direct",

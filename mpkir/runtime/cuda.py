@@ -23,9 +23,6 @@ from mpkir.runtime.ranks.memory import PeerMemory
 from mpkir.runtime.table import Ints, Table
 from mpkir.runtime.told import Told
 
-THREADS = 352
-"""Of one worker: the warps of include/mpk/runtime.cuh."""
-
 _NEVER = 2**31 - 1
 
 

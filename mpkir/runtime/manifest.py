@@ -68,7 +68,7 @@ class Target:
     arch      cpu: the machine as `uname -m` says it; cuda: "sm_90a", "sm_80"
     features  cpu flags that the code may use
     workers   threads, or CTAs that must all be resident at once
-    threads   of one worker; shared_bytes: dynamic shared memory of one worker (cuda)
+    shared_bytes dynamic shared memory of one worker (cuda)
     launch    one kernel that stays for all steps, or one for each family, in the order of
               `Manifest.families` (cuda)
     transport of several ranks: they map each other's memory, or by NVSHMEM also where only a
@@ -80,7 +80,6 @@ class Target:
     arch: str
     workers: int
     features: tuple[str, ...] = ()
-    threads: int = 1
     shared_bytes: int = 0
     launch: Literal["persistent", "per-operator"] = "persistent"
     transport: Literal["direct", "nvshmem"] = "direct"

@@ -13,7 +13,7 @@ from mpkir.runtime.host import check_host, cpu_arch, cpu_features
 from mpkir.runtime.manifest import Target
 
 CPU = Target("cpu", "cpu", cpu_arch(), workers=2, features=tuple(cpu_features()))
-H100 = Target("cuda", "h100", "sm_90a", workers=132, threads=320, shared_bytes=200_000)
+H100 = Target("cuda", "h100", "sm_90a", workers=132, shared_bytes=200_000)
 
 
 def gpu(name: str, major: int, minor: int, sms: int, shared: int) -> SimpleNamespace:

@@ -116,7 +116,7 @@ def made_up() -> Timeline:
         ),
     )
     manifest = Manifest(
-        Target("cuda", "h100", "sm_90a", workers=2, threads=352),
+        Target("cuda", "h100", "sm_90a", workers=2),
         tuple(
             Buffer(name, "scratch", "float32", (64,), flagged=name == "h")
             for name in table.names.buffers
@@ -188,7 +188,7 @@ def test_chunks_beyond_the_position_are_nobodys_cause():
         ),
     )
     manifest = Manifest(
-        Target("cuda", "h100", "sm_90a", workers=3, threads=352),
+        Target("cuda", "h100", "sm_90a", workers=3),
         tuple(Buffer(name, "scratch", "float32", (64,), flagged=name != "y") for name in "qsy"),
         *(table.names.bodies, table.names.families, table.names.events),
         source="kernel.cu",
