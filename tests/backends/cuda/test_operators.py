@@ -37,7 +37,8 @@ class Kernel(ctypes.Structure):
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     folder = tmp_path_factory.mktemp("operators")
-    names = ("abi", "dispatcher", "dynamic", "peers", "per_operator", "queue", "runtime", "trace")
+    names = ("abi", "bodies", "dispatcher", "dynamic", "peers", "per_operator")
+    names += ("queue", "runtime", "trace")
     for name in names:
         text = (INCLUDE / "mpk" / f"{name}.cuh").read_text()
         if name == "per_operator":  # the stand-in orders the threads of kernels
