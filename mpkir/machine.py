@@ -68,8 +68,8 @@ class Ring:
     packed: bool = False
     """Whether weights are packed at load into blocks for tensor cores."""
     registers_from: int = 0
-    """With so many rows of x and more, or where x comes in passes, the warps that compute take
-    registers over from the others; 0: never."""
+    """With so many rows of x and more, or where x comes in passes through shared memory, the warps
+    that compute take registers over from the others; 0: never."""
 
     @property
     def bytes(self) -> int:
