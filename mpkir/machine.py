@@ -110,6 +110,9 @@ class Tiles:
     ring; 0: any number."""
     attention_bytes: int = 0
     """Bytes of keys of such rows: of short ones more are taken, as many as are so many bytes."""
+    argmax_best_of: int = 0
+    """Neighbouring features of which a linear keeps the best for an argmax, which then does not
+    read them all again; 0: it does."""
     attention_joins: bool = False
     """Whether who has the first chunk of an attention joins the others to it."""
 

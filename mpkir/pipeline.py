@@ -73,6 +73,7 @@ def stages(
             attention_joins=tiles.attention_joins,
             attention_tasks=workers if machine.streams else 4 * workers,
             argmax_chunks=tiles.argmax_chunks,
+            argmax_best_of=tiles.argmax_best_of,
         ),
         # Task level: grids of tasks on buffers.
         PartitionTilesPass(

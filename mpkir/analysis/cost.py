@@ -58,6 +58,7 @@ _REDUCE = (
     tensor.ReduceOp,
     tensor.ArgmaxOp,
     tensor.ArgmaxPartialOp,
+    tensor.ArgmaxJoinOp,
     tensor.ArgmaxMergeOp,
 )
 
@@ -396,7 +397,8 @@ def flops_of(op: Operation, cache_rows: int | None = None) -> int:
             columns, k = tensor.shape_of(op.weights[0])
             definition = define(tensor.LinearOp.NOTATION)
             products = definition.arithmetic({"r": rows, "n": columns, "k": k}) * len(op.weights)
-            return products + _inside(op, rows * columns)
+            compared = 0 if op.best is None else rows * columns
+            return products + _inside(op, rows * columns) + compared
         case tensor.ExpertLinearOp():
             _, columns, k = tensor.shape_of(op.weights[0])
             definition = define(tensor.ExpertLinearOp.NOTATION)

@@ -146,7 +146,8 @@ def _comes_from(value: SSAValue, product: Operation) -> bool:
     """Whether a value is a product's result, or a function of its corresponding elements."""
     owner = value.owner
     if owner is product:
-        return True
+        # The best of several results is none of its own: it comes when all of them are there.
+        return not isinstance(product, tensor.LinearOp) or value is product.result
     return isinstance(owner, POINTWISE) and any(_comes_from(v, product) for v in owner.operands)
 
 

@@ -2,8 +2,9 @@
 
 Attention over a long cache becomes attention over chunks of it and a merge (flash decoding); argmax
 over the vocabulary becomes partial argmaxes and a merge, to which appending the chosen token is
-folded. Where ranks gather their parts of a row for an argmax, each finds candidates in its own and
-they gather only those.
+folded. Where the row is a linear's result, the linear keeps the best of every few features itself,
+and nobody reads the row again. Where ranks gather their parts of a row for an argmax, each finds
+candidates in its own and they gather only those.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, ModuleOp
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.pattern_rewriter import (
     GreedyRewritePatternApplier,
@@ -34,6 +35,9 @@ LEAST_JOINED = 32
 
 ARGMAX_ALIGNMENT = 64
 """Parts of a long row begin at multiples of so many elements: readers use vectors."""
+
+JOINED_AT_ONCE = 32
+"""Of many candidates a task joins a multiple of this: a warp looks at as many at once."""
 
 
 def blocks_of(capacity: int, block: int, chunks: int, least: int = LEAST_BLOCK) -> tuple[int, int]:
@@ -100,9 +104,13 @@ class SplitAttention(RewritePattern):
 
 @dataclass(frozen=True)
 class SplitArgmax(RewritePattern):
-    """argmax of a long row -> argmax_partial, argmax_merge, with the append of its result."""
+    """argmax of a long row -> argmax_partial, argmax_merge, with the append of its result; if the
+    row is a linear's result of a multiple of `best_of` features, linear with the best of as many,
+    argmax_join where these are more than `chunks`, argmax_merge.
+    """
 
     chunks: int
+    best_of: int
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.ArgmaxOp, rewriter: PatternRewriter, /) -> None:
@@ -112,16 +120,17 @@ class SplitArgmax(RewritePattern):
         chunks = self.chunks
         if gather is not None:
             own, chunks = gather.x, -(-chunks // gather.of.value.data)
-        chunk = -(-tensor.shape_of(own)[-1] // chunks)
-        if chunk > ARGMAX_ALIGNMENT:
-            chunk = -(-chunk // ARGMAX_ALIGNMENT) * ARGMAX_ALIGNMENT
-        partial = tensor.ArgmaxPartialOp(own, chunk)
-        ops: list[Operation] = [partial]
-        value, index, parts = partial.value, partial.index, None
+        linear = _linear_of(own, self.best_of)
+        if linear is None:
+            found = _in_parts(own, chunks)
+        else:
+            found = _kept(linear, self.best_of, chunks, rewriter)
+            own = found.row
+        ops, value, index, parts = list(found.ops), found.value, found.index, found.parts
         if gather is not None:
-            ops += (gathered := _gathered(partial, gather.of.value.data))
+            ops += (gathered := _gathered(value, index, gather.of.value.data))
             value, index = gathered[-2].results[0], gathered[-1].results[0]
-            parts = tensor.shape_of(partial.value)[-1], tensor.shape_of(own)[-1]
+            parts = parts or (tensor.shape_of(found.value)[-1], tensor.shape_of(own)[-1])
         append = _append_of(op)
         if append is None:
             merge = tensor.ArgmaxMergeOp(value, index, parts=parts)
@@ -141,6 +150,66 @@ class SplitArgmax(RewritePattern):
         rewriter.erase(op)
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """The largest elements of the parts of a row, and where they are."""
+
+    row: SSAValue
+    value: SSAValue
+    index: SSAValue
+    parts: tuple[int, int] | None
+    """As of argmax_merge."""
+    ops: tuple[Operation, ...]
+    """Operators that find them, to be put in front of who reads them."""
+
+
+def _in_parts(row: SSAValue, chunks: int) -> _Candidates:
+    """Those of at most so many parts of a row, all of which is read for it."""
+    chunk = -(-tensor.shape_of(row)[-1] // chunks)
+    if chunk > ARGMAX_ALIGNMENT:
+        chunk = -(-chunk // ARGMAX_ALIGNMENT) * ARGMAX_ALIGNMENT
+    partial = tensor.ArgmaxPartialOp(row, chunk)
+    return _Candidates(row, partial.value, partial.index, None, (partial,))
+
+
+def _linear_of(row: SSAValue, best_of: int) -> tensor.LinearOp | None:
+    """The linear whose result a row is, if it can keep the best of every so many features."""
+    linear = row.owner
+    if not best_of or not isinstance(linear, tensor.LinearOp):
+        return None
+    if linear.best is not None and linear.best.value.data != best_of:
+        return None
+    return None if tensor.shape_of(row)[-1] % best_of else linear
+
+
+def _kept(
+    linear: tensor.LinearOp, best_of: int, chunks: int, rewriter: PatternRewriter
+) -> _Candidates:
+    """Those that a linear keeps, joined to at most so many of a row."""
+    if linear.best is None:
+        keeping = linear.like(
+            linear.x,
+            tensor.element_type_of(linear.result),
+            prologue=None if linear.prologue is None else linear.prologue.clone(),
+            prologue_args=linear.prologue_args,
+            epilogue=None if linear.epilogue is None else linear.epilogue.clone(),
+            epilogue_args=linear.epilogue_args,
+            best=best_of,
+        )
+        keeping.location = linear.location
+        rewriter.replace(linear, keeping, [keeping.result])
+        linear = keeping
+    value, index = linear.candidates
+    count = tensor.shape_of(value)[-1]
+    if count <= chunks:
+        return _Candidates(linear.result, value, index, (1, best_of), ())
+    each = -(-count // chunks)
+    if each > JOINED_AT_ONCE // 2:
+        each = -(-each // JOINED_AT_ONCE) * JOINED_AT_ONCE
+    join = tensor.ArgmaxJoinOp(value, index, each, best_of)
+    return _Candidates(linear.result, join.value_result, join.index_result, None, (join,))
+
+
 def _gather_of(op: tensor.ArgmaxOp) -> tensor.AllGatherOp | None:
     """The gather that makes an argmax's row of the parts that ranks have."""
     gather = op.x.owner
@@ -149,11 +218,11 @@ def _gather_of(op: tensor.ArgmaxOp) -> tensor.AllGatherOp | None:
     return gather if gather.dim.value.data == len(tensor.shape_of(op.x)) - 1 else None
 
 
-def _gathered(partial: tensor.ArgmaxPartialOp, of: int) -> list[Operation]:
+def _gathered(value: SSAValue, index: SSAValue, of: int) -> list[Operation]:
     """Every rank's candidates in the order of ranks: the last two operators have the values and the
     indices, each in its rank's part."""
-    *rows, chunks = tensor.shape_of(partial.value)
-    own = [tensor.ReshapeOp(v, [*rows, 1, chunks]) for v in partial.results]
+    *rows, chunks = tensor.shape_of(value)
+    own = [tensor.ReshapeOp(v, [*rows, 1, chunks]) for v in (value, index)]
     gathers = [tensor.AllGatherOp(each.result, len(rows), of) for each in own]
     return [*own, *gathers, *(tensor.ReshapeOp(g.result, [*rows, of * chunks]) for g in gathers)]
 
@@ -171,9 +240,11 @@ def _append_of(op: tensor.ArgmaxOp) -> tensor.SequenceAppendOp | None:
 class SplitReductionsPass(ModulePass):
     """Split attention into at most `attention_tasks` tasks that take blocks of at most
     `attention_chunk` cache rows in turn, or as many as have `attention_bytes` bytes of keys, and
-    argmax into `argmax_chunks` parts. The parts of attention are joined by tasks of their own, or,
-    with `attention_joins`, where it is for one token, by those that have the first chunk: they wait
-    for the others only where these have rows.
+    argmax into `argmax_chunks` parts; with `argmax_best_of`, where a linear makes the row, these
+    are not of the row but of the best of so many of its features each, which the linear keeps. The
+    parts of attention are joined by tasks of their own, or, with `attention_joins`, where it is for
+    one token, by those that have the first chunk: they wait for the others only where these have
+    rows.
     """
 
     name = "mpk-split-reductions"
@@ -183,6 +254,7 @@ class SplitReductionsPass(ModulePass):
     attention_tasks: int = 132
     attention_joins: bool = False
     argmax_chunks: int = 64
+    argmax_best_of: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         patterns: list[RewritePattern] = [
@@ -192,7 +264,7 @@ class SplitReductionsPass(ModulePass):
                 self.attention_tasks,
                 self.attention_joins,
             ),
-            SplitArgmax(self.argmax_chunks),
+            SplitArgmax(self.argmax_chunks, self.argmax_best_of),
         ]
         PatternRewriteWalker(GreedyRewritePatternApplier(patterns, ctx=ctx)).rewrite_module(op)
         dce(op)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mpkir.backends.interpreter import task_level, tensor_level
 from mpkir.dialects import tensor
@@ -120,3 +122,42 @@ func.func @step() {{
         x = rng.integers(0, high, (2, vocabulary)).astype(np.float32)
         found = tensor_level.run_step(split, {}, {}, {"x": x}, 0)["i"]
         np.testing.assert_array_equal(found, x.argmax(axis=1))
+
+
+def argmax_of_linear(rows: int, features: int, result: str = "f32") -> str:
+    """Of x [rows, 4] and features, whose rows are small whole numbers: many are equal."""
+    y = f"tensor<{rows}x{features}x{result}>"
+    return f"""
+func.func @step() {{
+  %x = mpk_tensor.input "x" : tensor<{rows}x4xf32>
+  %w = mpk_tensor.weight "w" : tensor<{features}x4xf32>
+  %y = mpk_tensor.linear %x, [%w] : tensor<{rows}x4xf32>, [tensor<{features}x4xf32>] to {y}
+  %i = mpk_tensor.argmax %y : {y} to tensor<{rows}xi64>
+  mpk_tensor.output "y", %y : {y}
+  mpk_tensor.output "i", %i : tensor<{rows}xi64>
+  func.return
+}}
+"""
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_argmax_of_what_a_linear_keeps(run, data: st.DataObject) -> None:
+    """Before and after it is in tiles: the lowest of equals, NaNs above all, rows of any length."""
+    rows, features = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 60))
+    best, chunks = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6))
+    result = data.draw(st.sampled_from(["f32", "bf16"]))
+    text = argmax_of_linear(rows, features, result)
+    split = f"mpk-split-reductions{{argmax_chunks={chunks} argmax_best_of={best}}}"
+    workers, most = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 30))
+    multiple = data.draw(st.sampled_from([1, 8]))
+    tiles = f"mpk-partition-tiles{{workers={workers} max_rows={most} row_multiple={multiple}}}"
+    kept, tiled = run(text, split), run(text, f"{split},{tiles}")
+    assert ("best of" in str(kept)) == (features % best == 0)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    x, w = (rng.integers(-2, 3, (n, 4)).astype(np.float32) for n in (rows, features))
+    w[rng.random(features) < data.draw(st.sampled_from([0, 0.1]))] = np.nan
+    for step, module in ((tensor_level.run_step, kept), (task_level.run_step, tiled)):
+        found = step(module, {"w": w}, {}, {"x": x}, 0)
+        np.testing.assert_array_equal(found["i"], found["y"].astype(np.float32).argmax(axis=1))
+        np.testing.assert_array_equal(found["y"].astype(np.float32), x @ w.T)

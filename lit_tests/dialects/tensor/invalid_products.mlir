@@ -117,3 +117,20 @@
 %t, %i = "test.op"() : () -> (tensor<4x8xf32>, tensor<2xi64>)
 %y = mpk_tensor.embedding %t, %i : (tensor<4x8xf32>, tensor<2xi64>) -> tensor<2x8xbf16>
 // CHECK: embedding from tensor<4x8xf32> does not give bf16
+
+// -----
+%x, %w = "test.op"() : () -> (tensor<1x8xbf16>, tensor<12x8xbf16>)
+%y, %v, %i = mpk_tensor.linear %x, [%w] : tensor<1x8xbf16>, [tensor<12x8xbf16>] to tensor<1x12xbf16> best of 8 to tensor<1x1xf32>, tensor<1x1xi64>
+// CHECK: tensor<1x12xbf16> is not cut in parts of 8 elements
+
+// -----
+%x, %w = "test.op"() : () -> (tensor<1x8xbf16>, tensor<12x8xbf16>)
+%y, %v, %i = mpk_tensor.linear %x, [%w] : tensor<1x8xbf16>, [tensor<12x8xbf16>] to tensor<1x12xbf16> best of 4 to tensor<1x3xbf16>, tensor<1x3xi64>
+// CHECK: the best of tensor<1x12xbf16> are tensor<1x3xf32>, tensor<1x3xi64>, got tensor<1x3xbf16>, tensor<1x3xi64>
+
+// -----
+%x, %w = "test.op"() : () -> (tensor<1x8xbf16>, tensor<12x8xbf16>)
+%y, %v, %i = "mpk_tensor.linear"(%x, %w) <{operandSegmentSizes = array<i32: 1, 1, 0, 0>,
+  regionSegmentSizes = array<i32: 0, 0>}>
+  : (tensor<1x8xbf16>, tensor<12x8xbf16>) -> (tensor<1x12xbf16>, tensor<1x3xf32>, tensor<1x3xi64>)
+// CHECK: the best of tensor<1x12xbf16> are not asked for, got tensor<1x3xf32>, tensor<1x3xi64>

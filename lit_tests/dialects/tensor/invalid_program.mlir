@@ -92,3 +92,13 @@
   operandSegmentSizes = array<i32: 1, 1, 1, 0>, resultSegmentSizes = array<i32: 1, 0>}>
   : (tensor<1x2xf32>, tensor<1x2xi64>, tensor<9xi64>) -> tensor<1xi64>
 // CHECK: sequence, position and the sequence's result go together
+
+// -----
+%v, %i = "test.op"() : () -> (tensor<1x4xf32>, tensor<1x3xi64>)
+%w, %j = mpk_tensor.argmax_join chunk 2 part 8 %v, %i : (tensor<1x4xf32>, tensor<1x3xi64>) -> (tensor<1x2xf32>, tensor<1x2xi64>)
+// CHECK: cannot join tensor<1x4xf32> and tensor<1x3xi64>
+
+// -----
+%v, %i = "test.op"() : () -> (tensor<1x5xf32>, tensor<1x5xi64>)
+%w, %j = mpk_tensor.argmax_join chunk 2 part 8 %v, %i : (tensor<1x5xf32>, tensor<1x5xi64>) -> (tensor<1x2xf32>, tensor<1x2xi64>)
+// CHECK: chunks of 2 of tensor<1x5xf32> do not give tensor<1x2xf32> and tensor<1x2xi64>

@@ -70,6 +70,10 @@ func.func @step() {
   %v, %i = mpk_tensor.argmax_partial chunk 10 %full : (tensor<1x100xf32>) -> (tensor<1x10xf32>, tensor<1x10xi64>)
   // CHECK-NEXT: %v2, %i2 = mpk_tensor.argmax_partial chunk 10 %full origin %pos
   %v2, %i2 = mpk_tensor.argmax_partial chunk 10 %full origin %pos : (tensor<1x100xf32>, tensor<1xi64>) -> (tensor<1x10xf32>, tensor<1x10xi64>)
+  // CHECK-NEXT: %v3, %i3 = mpk_tensor.argmax_join chunk 4 part 10 %v, %i : (tensor<1x10xf32>, tensor<1x10xi64>) -> (tensor<1x3xf32>, tensor<1x3xi64>)
+  %v3, %i3 = mpk_tensor.argmax_join chunk 4 part 10 %v, %i : (tensor<1x10xf32>, tensor<1x10xi64>) -> (tensor<1x3xf32>, tensor<1x3xi64>)
+  // CHECK-NEXT: %v4, %i4 = mpk_tensor.argmax_join chunk 4 part 0 %v, %i origin %pos
+  %v4, %i4 = mpk_tensor.argmax_join chunk 4 part 0 %v, %i origin %pos : (tensor<1x10xf32>, tensor<1x10xi64>, tensor<1xi64>) -> (tensor<1x3xf32>, tensor<1x3xi64>)
   // CHECK-NEXT: %k = mpk_tensor.argmax_merge %v, %i : tensor<1x10xf32>, tensor<1x10xi64> to tensor<1xi64>
   %k = mpk_tensor.argmax_merge %v, %i : tensor<1x10xf32>, tensor<1x10xi64> to tensor<1xi64>
   // CHECK-NEXT: %k2, %seq2 = mpk_tensor.argmax_merge %v, %i : tensor<1x10xf32>, tensor<1x10xi64> to tensor<1xi64> append %seq at %pos : tensor<513xi64>, tensor<1xi64> to tensor<513xi64> stop [2]

@@ -7,6 +7,8 @@ func.func @step() {
   %x, %w, %g, %bias = "test.op"() : () -> (tensor<1x1x8xbf16>, tensor<16x8xbf16>, tensor<8xbf16>, tensor<16xbf16>)
   // CHECK: %plain = mpk_tensor.linear %x, [%w] : tensor<1x1x8xbf16>, [tensor<16x8xbf16>] to tensor<1x1x16xbf16>
   %plain = mpk_tensor.linear %x, [%w] : tensor<1x1x8xbf16>, [tensor<16x8xbf16>] to tensor<1x1x16xbf16>
+  // CHECK-NEXT: %kept, %v, %i = mpk_tensor.linear %x, [%w] : tensor<1x1x8xbf16>, [tensor<16x8xbf16>] to tensor<1x1x16xbf16> best of 8 to tensor<1x1x2xf32>, tensor<1x1x2xi64>
+  %kept, %v, %i = mpk_tensor.linear %x, [%w] : tensor<1x1x8xbf16>, [tensor<16x8xbf16>] to tensor<1x1x16xbf16> best of 8 to tensor<1x1x2xf32>, tensor<1x1x2xi64>
 
   // CHECK-NEXT: %gated = mpk_tensor.linear %x, [%w, %w] prologue {
   // CHECK-NEXT: ^bb0(%0: tensor<1x1x8xbf16>, %1: tensor<8xbf16>):

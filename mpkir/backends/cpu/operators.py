@@ -91,6 +91,10 @@ def _linear(printer: BodyPrinter, op: tensor.LinearOp) -> None:
         *(printer.tiles[v].name for v in op.epilogue_args),
     ]
     printer.call("linear", f"mpk::linear<{len(weights)}>({', '.join(arguments)});")
+    if op.best is not None:
+        value, index = map(printer.result, op.candidates)
+        of, y = op.best.value.data, printer.tiles[op.result].name
+        printer.call("tokens", f"mpk::argmax_partial<{of}, 0>({value}, {index}, {y}, 0);")
 
 
 def _expert_linear(printer: BodyPrinter, op: tensor.ExpertLinearOp) -> None:
@@ -233,6 +237,14 @@ def _argmax_partial(printer: BodyPrinter, op: tensor.ArgmaxPartialOp) -> None:
     )
 
 
+def _argmax_join(printer: BodyPrinter, op: tensor.ArgmaxJoinOp) -> None:
+    origin = "0" if op.origin is None else f"{printer.tiles[op.origin].name}.get(0)"
+    results = ", ".join(map(printer.result, op.results))
+    value, index = printer.tiles[op.value].name, printer.tiles[op.index].name
+    sizes = f"{op.chunk.value.data}, {op.part.value.data}"
+    printer.call("tokens", f"mpk::argmax_join<{sizes}>({results}, {value}, {index}, {origin});")
+
+
 def _argmax_merge(printer: BodyPrinter, op: tensor.ArgmaxMergeOp) -> None:
     value, index = printer.tiles[op.value].name, printer.tiles[op.index].name
     parts = "" if op.parts is None else f"<{op.part[0]}, {op.part[1]}>"
@@ -324,6 +336,7 @@ def _iota(printer: BodyPrinter, op: tensor.IotaOp) -> None:
 
 
 _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], None]] = {
+    tensor.ArgmaxJoinOp: _argmax_join,
     tensor.ArgmaxMergeOp: _argmax_merge,
     tensor.ArgmaxOp: _argmax,
     tensor.ArgmaxPartialOp: _argmax_partial,

@@ -176,7 +176,10 @@ def part_of(scatter: task.ScatterOp, rank: int) -> tuple[int, int, int]:
 
 def _outside(tile: SSAValue) -> float:
     """What a tile holds beyond its buffer's end: zeros, but nothing that an argmax would choose."""
-    chosen = any(isinstance(use.operation, t.ArgmaxPartialOp) for use in tile.uses)
+    chosen = any(
+        isinstance(use.operation, t.ArgmaxPartialOp | t.ArgmaxJoinOp) and use.index == 0
+        for use in tile.uses
+    )
     return -np.inf if chosen else 0.0
 
 

@@ -52,6 +52,7 @@ from mpkir.dialects.tensor.split_attention import (
 )
 from mpkir.dialects.tensor.tokens import (
     ENDED,
+    ArgmaxJoinOp,
     ArgmaxMergeOp,
     ArgmaxPartialOp,
     SequenceAppendOp,
@@ -88,6 +89,7 @@ __all__ = [
     "ENDED",
     "AllGatherOp",
     "AllReduceOp",
+    "ArgmaxJoinOp",
     "ArgmaxMergeOp",
     "ArgmaxOp",
     "ArgmaxPartialOp",

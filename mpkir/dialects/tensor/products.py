@@ -7,7 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from xdsl.dialects.builtin import BFloat16Type, Float16Type, TensorType, f32, i64
+from xdsl.dialects.builtin import (
+    I64,
+    BFloat16Type,
+    Float16Type,
+    IntegerAttr,
+    TensorType,
+    f32,
+    i64,
+)
 from xdsl.ir import Attribute, Region, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -16,10 +24,12 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_operand_def,
+    opt_prop_def,
     opt_region_def,
     result_def,
     traits_def,
     var_operand_def,
+    var_result_def,
 )
 from xdsl.traits import Pure
 from xdsl.utils.exceptions import VerifyException
@@ -89,6 +99,10 @@ class LinearOp(IRDLOperation):
     accumulator is rounded to the result's type. Two weights and `silu(acc_0) * acc_1` are a gated
     MLP's first half.
 
+    With `best of C`, which divides N, there are two more results: of every C neighbours of a row of
+    y the largest (the lowest of equals, a NaN above everything), f32 [.., N / C], and where among
+    them it is, i64 [.., N / C], counted from the first of the C.
+
     ```mlir
     %y = mpk_tensor.linear %x, [%gate, %up] prologue {
     ^bb0(%0 : tensor<1x8xbf16>, %1 : tensor<8xbf16>):
@@ -109,7 +123,9 @@ class LinearOp(IRDLOperation):
     epilogue_args = var_operand_def(TENSOR)
     prologue = opt_region_def("single_block")
     epilogue = opt_region_def("single_block")
+    best = opt_prop_def(IntegerAttr[I64])
     result = result_def(TENSOR)
+    candidates = var_result_def(TENSOR)
 
     irdl_options = (
         AttrSizedOperandSegments(as_property=True),
@@ -121,7 +137,8 @@ class LinearOp(IRDLOperation):
         "$x `,` `[` $weights `]` "
         "(`prologue` $prologue^)? (`with` $prologue_args^ `:` type($prologue_args))? "
         "(`epilogue` $epilogue^)? (`with` $epilogue_args^ `:` type($epilogue_args))? "
-        "attr-dict `:` type($x) `,` `[` type($weights) `]` `to` type($result)"
+        "attr-dict `:` type($x) `,` `[` type($weights) `]` `to` type($result) "
+        "(`best` `of` $best^ `to` type($candidates))?"
     )
 
     def __init__(
@@ -134,15 +151,21 @@ class LinearOp(IRDLOperation):
         prologue_args: Sequence[SSAValue] = (),
         epilogue: Region | None = None,
         epilogue_args: Sequence[SSAValue] = (),
+        best: int | None = None,
     ):
-        shape = [*shape_of(x)[:-1], shape_of(weights[0])[0]]
+        *rows, n = shape = [*shape_of(x)[:-1], shape_of(weights[0])[0]]
+        chunks = [] if best is None else [*rows, n // best]
         super().__init__(
             operands=[x, weights, prologue_args, epilogue_args],
+            properties={"best": None if best is None else IntegerAttr(best, i64)},
             regions=[
                 [] if prologue is None else [prologue],
                 [] if epilogue is None else [epilogue],
             ],
-            result_types=[TensorType(element_type, shape)],
+            result_types=[
+                TensorType(element_type, shape),
+                [TensorType(each, chunks) for each in (f32, i64) if best is not None],
+            ],
         )
 
     def verify_(self) -> None:
@@ -161,6 +184,22 @@ class LinearOp(IRDLOperation):
                 f"linear maps rows to rows, got {self.x.type} to {self.result.type}"
             )
         verify_fused_regions(self)
+        self._verify_candidates()
+
+    def _verify_candidates(self) -> None:
+        wanted: list[Attribute] = []
+        if self.best is not None:
+            *rows, n = shape_of(self.result)
+            of = self.best.value.data
+            if of < 1 or n % of:
+                raise VerifyException(f"{self.result.type} is not cut in parts of {of} elements")
+            wanted = [TensorType(each, [*rows, n // of]) for each in (f32, i64)]
+        if [value.type for value in self.candidates] != wanted:
+            found = ", ".join(str(value.type) for value in self.candidates)
+            raise VerifyException(
+                f"the best of {self.result.type} are "
+                f"{', '.join(map(str, wanted)) or 'not asked for'}, got {found or 'none'}"
+            )
 
     def like(
         self,
@@ -172,6 +211,7 @@ class LinearOp(IRDLOperation):
         prologue_args: Sequence[SSAValue] = (),
         epilogue: Region | None = None,
         epilogue_args: Sequence[SSAValue] = (),
+        best: int | None = None,
     ) -> LinearOp:
         """The same product, by default of the same weights, with other things fused into it."""
         return LinearOp(
@@ -182,6 +222,7 @@ class LinearOp(IRDLOperation):
             prologue_args=prologue_args,
             epilogue=epilogue,
             epilogue_args=epilogue_args,
+            best=best,
         )
 
 

@@ -160,6 +160,62 @@ class ArgmaxPartialOp(IRDLOperation):
 
 
 @irdl_op_definition
+class ArgmaxJoinOp(IRDLOperation):
+    """Largest of each chunk of candidates (the lowest of equals), and its index in the whole.
+
+    value: f32 [.., S]; index: i64 [.., S]; results: f32 and i64 [.., ceil(S / chunk)]. Candidate j
+    is of the row's elements from `j * part` on, and its index counts from there. A tile of it has
+    the candidates cut to its chunks; `origin` (tensor<1xi64>) is the number of its first chunk.
+    """
+
+    name = "mpk_tensor.argmax_join"
+
+    value = operand_def(TENSOR)
+    index = operand_def(TENSOR)
+    origin = opt_operand_def(TENSOR)
+    chunk = prop_def(IntegerAttr[I64])
+    part = prop_def(IntegerAttr[I64])
+    value_result = result_def(TENSOR)
+    index_result = result_def(TENSOR)
+
+    traits = traits_def(Pure())
+
+    assembly_format = (
+        "`chunk` $chunk `part` $part $value `,` $index (`origin` $origin^)? attr-dict "
+        "`:` functional-type(operands, results)"
+    )
+
+    def __init__(
+        self,
+        value: SSAValue,
+        index: SSAValue,
+        chunk: int,
+        part: int,
+        origin: SSAValue | None = None,
+    ):
+        *rows, count = shape_of(value)
+        shape = [*rows, -(-count // chunk)]
+        super().__init__(
+            operands=[value, index, origin],
+            properties={"chunk": IntegerAttr(chunk, i64), "part": IntegerAttr(part, i64)},
+            result_types=[TensorType(f32, shape), TensorType(i64, shape)],
+        )
+
+    def verify_(self) -> None:
+        candidates, chunk = (self.value.type, self.index.type), self.chunk.value.data
+        *rows, count = shape_of(self.value)
+        if candidates != tuple(TensorType(each, [*rows, count]) for each in (f32, i64)):
+            raise VerifyException(f"cannot join {self.value.type} and {self.index.type}")
+        shape = [*rows, -(-count // max(1, chunk))]
+        results = (self.value_result.type, self.index_result.type)
+        if chunk < 1 or results != tuple(TensorType(each, shape) for each in (f32, i64)):
+            raise VerifyException(
+                f"chunks of {chunk} of {self.value.type} do not give "
+                f"{self.value_result.type} and {self.index_result.type}"
+            )
+
+
+@irdl_op_definition
 class ArgmaxMergeOp(IRDLOperation):
     """Joins partial argmaxes (lowest index of equals) and, given a sequence, appends the token to
     it.
@@ -241,10 +297,11 @@ class ArgmaxMergeOp(IRDLOperation):
             _verify_tokens(self.result, self.sequence)
 
 
-OPS = (SequenceReadOp, SequenceAppendOp, ArgmaxPartialOp, ArgmaxMergeOp)
+OPS = (SequenceReadOp, SequenceAppendOp, ArgmaxPartialOp, ArgmaxJoinOp, ArgmaxMergeOp)
 __all__ = [
     "ENDED",
     "OPS",
+    "ArgmaxJoinOp",
     "ArgmaxMergeOp",
     "ArgmaxPartialOp",
     "SequenceAppendOp",

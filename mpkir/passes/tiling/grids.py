@@ -72,7 +72,7 @@ def _tile_type(value: SSAValue, box: RegionAttr) -> TensorType[Attribute]:
 
 def _set_origin(op: Operation, origin: SSAValue) -> None:
     """Give a tile of a split operator the number of its first chunk."""
-    if isinstance(op, tensor.ArgmaxPartialOp):
+    if isinstance(op, tensor.ArgmaxPartialOp | tensor.ArgmaxJoinOp):
         op.operands = [*op.operands, origin]
         return
     assert isinstance(op, tensor.AttentionSplitOp)

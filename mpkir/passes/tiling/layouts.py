@@ -150,6 +150,7 @@ class Need(Enum):
 
 
 _NEEDS: Mapping[type[Operation], Mapping[str, Need]] = {
+    tensor.ArgmaxJoinOp: {"value": Need.NOTHING, "index": Need.NOTHING},
     tensor.ArgmaxMergeOp: {"value": Need.NOTHING, "index": Need.NOTHING},
     tensor.ArgmaxOp: {"x": Need.NOTHING},
     tensor.ArgmaxPartialOp: {"x": Need.NOTHING},

@@ -8,7 +8,8 @@ evenly.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, prod
+from dataclasses import replace
+from math import ceil, lcm, prod
 
 from xdsl.ir import Operation
 
@@ -26,8 +27,11 @@ def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
     shape = tensor.shape_of(op.result)
     features, depth = tensor.shape_of(op.weights[0])
     row_bytes, few = depth * bytes_of(op.weights[0]), limits.of_rows(prod(shape[:-1]))
+    best = 1 if op.best is None else op.best.value.data
+    few = replace(few, row_multiple=_multiple(features, few.row_multiple, best))
     size = features_per_task(features, row_bytes, len(op.weights), few)
     last = {len(shape) - 1: Cut(0, size)}
+    kept = {len(shape) - 1: Cut(0, size // best)}
     return Tiling(
         (ceil(features / size),),
         (
@@ -36,8 +40,15 @@ def _linear(op: tensor.LinearOp, limits: Limits) -> Tiling:
             *(box(tensor.shape_of(v), {}, 1) for v in op.prologue_args),
             *(broadcast_box(v, shape, last, 1) for v in op.epilogue_args),
         ),
-        (box(shape, last, 1),),
+        (box(shape, last, 1), *(box(tensor.shape_of(v), kept, 1) for v in op.candidates)),
     )
+
+
+def _multiple(features: int, multiple: int, best: int) -> int:
+    """Of what the features of a task are a multiple that keeps the best of every so many: of both,
+    if that divides them, too."""
+    both = lcm(multiple, best)
+    return best if features % both else both
 
 
 def _attention(op: tensor.AttentionOp, limits: Limits) -> Tiling:
@@ -167,6 +178,18 @@ def _argmax_partial(op: tensor.ArgmaxPartialOp, limits: Limits) -> Tiling:
     )
 
 
+def _argmax_join(op: tensor.ArgmaxJoinOp, limits: Limits) -> Tiling:
+    shape = tensor.shape_of(op.value)
+    last = len(shape) - 1
+    candidates, part = {last: Cut(0, op.chunk.value.data)}, {last: Cut(0, 1)}
+    return Tiling(
+        (tensor.shape_of(op.value_result)[-1],),
+        tuple(box(shape, candidates, 1) for _ in (op.value, op.index)),
+        tuple(box(tensor.shape_of(v), part, 1) for v in op.results),
+        origin=0,
+    )
+
+
 def _pieces(size: int, others: int, limits: Limits) -> int:
     """Elements along a dimension that one task of an independent-elements operator takes."""
     fewest = ceil(limits.min_elements / max(1, others))
@@ -280,6 +303,7 @@ _RULES: dict[type[Operation], Callable[..., Tiling]] = {
     tensor.AttentionJoinOp: _attention_join,
     tensor.AttentionMergeOp: _attention_merge,
     tensor.ArgmaxPartialOp: _argmax_partial,
+    tensor.ArgmaxJoinOp: _argmax_join,
     tensor.EmbeddingOp: _embedding,
     tensor.RmsNormOp: _rows,
     tensor.LayerNormOp: _rows,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 
@@ -34,6 +35,41 @@ def test_embedding_and_argmax(start):
     got = step(ids=torch.tensor([[-5, 20, 3], [99, 0, 1]]))
     assert torch.equal(got["e"][0, 0], table[0])
     assert torch.equal(got["e"][0, 1], table[19])
+
+
+@pytest.mark.parametrize("max_rows", [8, 24])
+@pytest.mark.parametrize("element", ["f32", "bf16"])
+def test_argmax_of_what_a_linear_keeps(start, max_rows: int, element: str):
+    step = start(
+        f"""
+      %x = mpk_tensor.input "x" : tensor<2x3x8xbf16>
+      %w = mpk_tensor.weight "w" : tensor<80x8xbf16>
+      %y, %v, %i = mpk_tensor.linear %x, [%w] : tensor<2x3x8xbf16>, [tensor<80x8xbf16>] to
+        tensor<2x3x80x{element}> best of 8 to tensor<2x3x10xf32>, tensor<2x3x10xi64>
+      %v2, %i2 = mpk_tensor.argmax_join chunk 4 part 8 %v, %i :
+        (tensor<2x3x10xf32>, tensor<2x3x10xi64>) -> (tensor<2x3x3xf32>, tensor<2x3x3xi64>)
+      %m = mpk_tensor.argmax_merge %v2, %i2 : tensor<2x3x3xf32>, tensor<2x3x3xi64> to
+        tensor<2x3xi64>
+      %n = mpk_tensor.argmax_merge %v, %i : tensor<2x3x10xf32>, tensor<2x3x10xi64> to
+        tensor<2x3xi64> parts [1, 8]
+      mpk_tensor.output "y", %y : tensor<2x3x80x{element}>
+      mpk_tensor.output "m", %m : tensor<2x3xi64>
+      mpk_tensor.output "n", %n : tensor<2x3xi64>""",
+        max_rows=max_rows,
+    )
+    x, w = torch.randn(2, 3, 8).bfloat16(), torch.randn(80, 8).bfloat16()
+    w[[1, 70, 79]] = 9.0  # the lowest of equals
+    x[0, 0] = 1
+    x[1, 2] = 0
+    got = step(x=x, w=w)
+    expected = got["y"].float().argmax(-1)
+    assert expected[0, 0] == 1
+    assert torch.equal(got["m"], expected)
+    assert torch.equal(got["n"], expected)
+    w[[37, 52]] = float("nan")  # counts as the largest
+    got = step(w=w)
+    assert (got["m"] == 37).all()
+    assert (got["n"] == 37).all()
 
 
 def test_generation_in_one_launch(start, counting):

@@ -1,6 +1,7 @@
 """Every operator against PyTorch: in fp32 closely, in bf16 to the rounding of the result."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -120,6 +121,45 @@ def test_argmax_partial_of_a_tile_counts_from_its_origin() -> None:
     x, origin = random(1, 8), np.array([3])
     _, index = run(lambda x, o: t.ArgmaxPartialOp(x, 4, o), x, origin)
     assert index.tolist() == [[12 + np.argmax(x[0, :4]), 16 + np.argmax(x[0, 4:])]]
+
+
+@both
+def test_linear_keeps_the_best_of_neighbours(dtype: object) -> None:
+    """Of what it stores, so the first of those that rounding makes equal; a NaN above all."""
+    x, w = random(2, 3, 16, dtype=dtype), random(24, 16, dtype=dtype) / 100
+    w[5] = w[6] = w[2]
+    w[[17, 20]] = np.nan
+    make = partial(t.LinearOp, element_type=bf16 if dtype != np.float32 else f32, best=8)
+    y, value_, index = run(lambda x, w: make(x, [w]), x, w)
+    (alone,) = run(lambda x, w: t.LinearOp(x, [w], make.keywords["element_type"]), x, w)
+    same(y, alone)
+    expected = to_torch(y).reshape(2, 3, 3, 8).max(-1)
+    torch.testing.assert_close(to_torch(value_), expected.values, equal_nan=True, rtol=0, atol=0)
+    assert index.dtype == np.int64
+    assert np.array_equal(index, np.argmax(y.astype(np.float32).reshape(2, 3, 3, 8), -1))
+    assert (index[..., 2] == 1).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 100])
+def test_candidates_are_joined(chunk: int) -> None:
+    """In chunks, the last of fewer; what they are joined to counts in the whole row."""
+    x = RNG.integers(0, 3, (3, 35)).astype(np.float32) - 10
+    x[1] = -np.inf
+    x[2, [9, 30]] = np.nan
+    value_, _ = run(lambda x: t.ArgmaxPartialOp(x, 5), x)
+    within = np.argmax(x.reshape(3, 7, 5), -1)
+    value_, index = run(lambda v, i: t.ArgmaxJoinOp(v, i, chunk, 5), value_, within)
+    assert value_.shape == (3, -(-7 // chunk))
+    (y,) = run(t.ArgmaxMergeOp, value_, index)
+    np.testing.assert_array_equal(y, np.argmax(x, -1))
+
+
+def test_joined_candidates_of_a_tile_count_from_its_origin() -> None:
+    value_, within, origin = random(1, 6), np.array([[4, 3, 2, 1, 0, 4]]), np.array([2])
+    make = lambda v, i, o: t.ArgmaxJoinOp(v, i, 3, 5, o)  # noqa: E731
+    _, index = run(make, value_, within, origin)
+    best = [int(np.argmax(value_[0, :3])), 3 + int(np.argmax(value_[0, 3:]))]
+    assert index.tolist() == [[(6 + j) * 5 + within[0, j] for j in best]]
 
 
 def test_embedding() -> None:

@@ -25,6 +25,7 @@ def _linear(op: t.LinearOp) -> Kernel:
     first_epilogue_arg = 1 + weights + len(op.prologue_args)
     shape, columns = t.shape_of(op.result), t.shape_of(op.x)[-1]
     to_type = rounding_to(t.element_type_of(op.result))
+    best = None if op.best is None else op.best.value.data
 
     def run(scalars: Scalars, x: Array, *rest: Array) -> tuple[Array, ...]:
         if prologue is not None:
@@ -32,11 +33,21 @@ def _linear(op: t.LinearOp) -> Kernel:
         rows = x.reshape(-1, columns)
         sums = [_product(rows, w.T).reshape(shape) for w in rest[:weights]]
         if epilogue is None:
-            return (to_type(sums[0]),)
-        (y,) = epilogue(scalars, (*sums, *rest[first_epilogue_arg - 1 :]))
-        return (np.broadcast_to(y, shape),)
+            y = to_type(sums[0])
+        else:
+            (y,) = epilogue(scalars, (*sums, *rest[first_epilogue_arg - 1 :]))
+            y = np.broadcast_to(y, shape)
+        return (y,) if best is None else (y, *_best(y, best))
 
     return run
+
+
+def _best(y: Array, of: int) -> tuple[Array, Array]:
+    """Of every so many neighbours in y [.., N] the first largest, [.., N / of], and which it is."""
+    parts = y.reshape(*y.shape[:-1], -1, of)
+    index = np.argmax(parts, axis=-1)
+    value = np.take_along_axis(parts, index[..., np.newaxis], axis=-1)[..., 0]
+    return value, index
 
 
 @builder(t.MatmulOp)

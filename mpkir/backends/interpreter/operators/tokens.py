@@ -1,4 +1,4 @@
-"""Kernels of the generation loop: the token sequence and the two halves of argmax."""
+"""Kernels of the generation loop: the token sequence and the parts of argmax."""
 
 from __future__ import annotations
 
@@ -82,6 +82,24 @@ def _argmax_partial(op: t.ArgmaxPartialOp) -> Kernel:
         value = np.take_along_axis(x, local[..., np.newaxis], axis=-1)[..., 0]
         first = 0 if origin is None else int(origin[0])
         return value, local + (first + np.arange(chunks)) * chunk
+
+    return run
+
+
+@builder(t.ArgmaxJoinOp)
+def _argmax_join(op: t.ArgmaxJoinOp) -> Kernel:
+    chunk, part = op.chunk.value.data, op.part.value.data
+    *rows, size = t.shape_of(op.value)
+    chunks = -(-size // chunk)
+    padding = [(0, 0)] * len(rows) + [(0, chunks * chunk - size)]
+
+    def run(_: Scalars, value: Array, index: Array, origin: Array | None = None):
+        first = 0 if origin is None else int(origin[0]) * chunk
+        index = np.pad(index + (first + np.arange(size)) * part, padding)
+        value = np.pad(value, padding, constant_values=-np.inf)
+        value, index = (each.reshape(*rows, chunks, chunk) for each in (value, index))
+        best = np.argmax(value, axis=-1)[..., np.newaxis]
+        return tuple(np.take_along_axis(each, best, axis=-1)[..., 0] for each in (value, index))
 
     return run
 

@@ -151,8 +151,9 @@ inline void argmax(const Out& out, const X& x) {
   });
 }
 
-// Each chunk's largest element and its index in the whole; chunk 0 of x is number `origin`.
-template <long CHUNK, class Value, class Index, class X>
+// Each chunk's largest element and its index in the whole; chunk 0 of x is number `origin`, and chunks
+// begin STEP elements apart (0: an index counts from its chunk's first).
+template <long CHUNK, long STEP = CHUNK, class Value, class Index, class X>
 inline void argmax_partial(const Value& value, const Index& best, const X& x, long origin) {
   long count[X::rank];
   common_extent(count, x);
@@ -164,7 +165,29 @@ inline void argmax_partial(const Value& value, const Index& best, const X& x, lo
       const long left = n - s * CHUNK;
       const auto found = largest(x, from + s * CHUNK * X::step, left < CHUNK ? left : CHUNK);
       value.put(to + s * Value::step, found.value);
-      best.put(other + s * Index::step, found.index + (origin + s) * CHUNK);
+      best.put(other + s * Index::step, found.index + (origin + s) * STEP);
+    }
+  });
+}
+
+// Each chunk's largest candidate and its index in the whole; chunk 0 is number `origin`, and a candidate's
+// index counts from the first of its PART elements.
+template <long CHUNK, long PART, class Value, class Index, class Values, class Indices>
+inline void argmax_join(const Value& value, const Index& best, const Values& values, const Indices& indices,
+                        long origin) {
+  long count[Values::rank];
+  common_extent(count, values);
+  const long n = count[Values::rank - 1];
+  for_rows(count, [&](const long(&index)[Values::rank]) {
+    const long from = values.row(index), other = indices.row(index);
+    const long to = value.leading(index, Values::rank - 1), at = best.leading(index, Values::rank - 1);
+    for (long s = 0; s * CHUNK < n; ++s) {
+      const long left = n - s * CHUNK;
+      const auto found =
+          largest(values, from + s * CHUNK * Values::step, left < CHUNK ? left : CHUNK);
+      const long j = s * CHUNK + found.index;
+      value.put(to + s * Value::step, found.value);
+      best.put(at + s * Index::step, indices.get(other + j * Indices::step) + (origin * CHUNK + j) * PART);
     }
   });
 }
