@@ -246,6 +246,25 @@ def _argmax_partial(p: BodyPrinter, op: tensor.ArgmaxPartialOp) -> str:
     return "ArgmaxPartial"
 
 
+def _argmax_join(p: BodyPrinter, op: tensor.ArgmaxJoinOp) -> str:
+    *lead, count = shape_of(op.value)
+    number, chunk = p.read_number(op.value), op.chunk.value.data
+    p.constant("ROWS", prod(lead))
+    p.constant("CHUNKS", -(-count // chunk))
+    p.constant("CHUNK", chunk)
+    p.constant("COUNT", p.body.operands[number].shape[-1] if number is not None else count)
+    origin = "0" if op.origin is None else f"int({p.element(op.origin, ['0'])})"
+    p.method(f"int origin({WORK})", f"return {origin};")
+    at = [*_row(op.value), "0" if count == 1 else "i"]
+    p.method(f"float value({_ROW}, int i)", f"return {p.element(op.value, at)};")
+    moved = f"mpk::i64(origin(w) * {chunk} + i) * {op.part.value.data}"
+    p.method(f"mpk::i64 index({_ROW}, int i)", f"return {p.element(op.index, at)} + {moved};")
+    at = [*_row(op.value), "0" if shape_of(op.value_result)[-1] == 1 else "chunk"]
+    stores = [*p.stores(op.value_result, "value", at), *p.stores(op.index_result, "index", at)]
+    p.method(f"void store({_ROW}, int chunk, float value, mpk::i64 index)", *stores)
+    return "ArgmaxJoin"
+
+
 def _sequence(
     p: BodyPrinter,
     op: Operation,
@@ -315,6 +334,7 @@ def _cache_append(p: BodyPrinter, op: tensor.CacheAppendOp) -> str:
 
 
 _FORMS: dict[type[Operation], Callable[[BodyPrinter, Any], str]] = {
+    tensor.ArgmaxJoinOp: _argmax_join,
     tensor.ArgmaxMergeOp: _argmax_merge,
     tensor.ArgmaxOp: _argmax,
     tensor.ArgmaxPartialOp: _argmax_partial,

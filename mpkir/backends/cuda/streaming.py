@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import prod
 
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 
 from mpkir.backends.body import Operand
 from mpkir.backends.cuda.address import (
@@ -17,7 +17,7 @@ from mpkir.backends.cuda.address import (
     operand_type,
     rows_aligned,
 )
-from mpkir.backends.cuda.body_printer import BodyPrinter, element_of
+from mpkir.backends.cuda.body_printer import SPELLING, BodyPrinter, element_of
 from mpkir.backends.cuda.operand_printer import DEVICE, WORK, float_literal
 from mpkir.backends.cuda.row_functions import fetch_function, scale_functions
 from mpkir.backends.scalar import carried_type
@@ -62,6 +62,8 @@ def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
     )
     print_prologue(p, op)
     print_epilogue(p, op)
+    if op.best is not None:
+        _print_best(p, op, op.best.value.data)
     stream = p.body.op.stream
     if stream is None:
         return "DirectLinear"
@@ -73,6 +75,23 @@ def print_linear(p: BodyPrinter, op: tensor.LinearOp) -> str:
         return "RingLinear"
     p.constant("polls", all(map(_is_polled(p), range(len(p.body.reads)))), "bool")
     return "PackedLinear"
+
+
+def _print_best(p: BodyPrinter, op: tensor.LinearOp, of: int) -> None:
+    """Of how many neighbours of a row of the result the best is kept, and where."""
+    value, index = op.candidates
+    *rows, chunks = shape_of(value)
+    at = [*p.lead("0" if prod(rows) == 1 else "t", rows), "0" if chunks == 1 else "chunk"]
+    p.constant("BEST", of)
+    stores = [*p.stores(value, "value", at), *p.stores(index, "index", at)]
+    p.method(f"void keep({WORK}, int t, int chunk, float value, mpk::i64 index)", *stores)
+
+
+def _rounded(value: str, type: Attribute) -> str:
+    """A float as it is stored, and read again, in a type of at most 32 bits."""
+    if isinstance(type, BFloat16Type):
+        return f"{SPELLING.round_bf16}({value})"
+    return f"{SPELLING.round_f16}({value})" if isinstance(type, Float16Type) else value
 
 
 def _is_polled(p: BodyPrinter) -> Callable[[int], bool]:
@@ -186,6 +205,9 @@ def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
         arguments += values
         result = p.region(op.epilogue.block, arguments, statements)
     statements += p.stores(op.result, result, indices)
+    keeps = isinstance(op, tensor.LinearOp) and op.best is not None
+    if keeps:
+        statements.append(f"return {_rounded(result, element_type_of(op.result))};")
     p.lines += [
         "struct epilogue {",
         "  struct Inputs {",
@@ -195,7 +217,8 @@ def print_epilogue(p: BodyPrinter, op: tensor.LinearOp | tensor.ExpertLinearOp) 
         f"      return {' & '.join(arrived) or 'true'};",
         "    }",
         "  };",
-        f"  {DEVICE} void store({parameters}, const float (&y)[J], const Inputs& in) {{",
+        f"  {DEVICE} {'float' if keeps else 'void'} store({parameters}, "
+        "const float (&y)[J], const Inputs& in) {",
         *(f"    {statement}" for statement in statements),
         "  }",
         "};",

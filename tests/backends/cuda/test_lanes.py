@@ -26,7 +26,9 @@ ATTENTION = (
     "rotary",
 )
 PRODUCTS = (
+    "best",
     "brief",
+    "candidate",
     "linear_direct",
     "norm_scales",
     "packed_columns",
@@ -46,8 +48,19 @@ def test_attention_and_merge(tmp_path: Path) -> None:
 
 
 def test_products_of_packed_weights(tmp_path: Path) -> None:
-    """Tokens, rows of x in passes, norms, two weights, x that comes late: as in fp64."""
+    """Tokens, rows of x in passes, norms, two weights, x that comes late: as in fp64; the best of
+    neighbours: the first of those that are stored."""
     _run("products", PRODUCTS, tmp_path)
+
+
+def test_products_of_weights_as_they_lie(tmp_path: Path) -> None:
+    """From the ring and without: as in fp64; the best of neighbours: the first of those stored."""
+    _run("linears", ("best", "brief", "candidate", "linear", "linear_direct", "reduce"), tmp_path)
+
+
+def test_candidates_of_an_argmax(tmp_path: Path) -> None:
+    """Joined and merged: rows, chunks of any size, tasks of which the last has fewer."""
+    _run("argmax", ("argmax", "brief", "candidate", "reduce"), tmp_path)
 
 
 def test_brief_elements(tmp_path: Path) -> None:

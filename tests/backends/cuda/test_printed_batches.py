@@ -52,6 +52,7 @@ def run(
     """Tokens [batch, 49], logits [batch, V] and the number of steps of one launch."""
     machine = machine_named("h100", workers=5)
     machine = replace(machine, tiles=replace(machine.tiles, attention_chunk=16, attention_bytes=0))
+    machine = variant.machine_of(machine)
     module = decode_step(model, 48, stop=stop, batch=batch)
     lower(module, machine, variant=variant)
     panels = {
@@ -135,3 +136,27 @@ def test_the_last_row_to_stop_ends_the_launch(
         assert tokens[row, end + 1] == -2
         ends.append(end)
     assert done == max(ends)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize(
+    "where", [pytest.param("on_host"), pytest.param("on_gpu", marks=pytest.mark.cuda)]
+)
+def test_what_a_product_keeps_chooses_the_same_tokens(
+    model: Any, where: str, batch: int, request: pytest.FixtureRequest
+) -> None:
+    """As reading all logits again does: the best of 8 joined in parts, and of 32 merged at once."""
+    make = request.getfixturevalue(where)
+    prompts = [[3 + row, 1, 4 * row] for row in range(batch)]
+    found = [
+        run(model, make, batch, prompts, variant=_best_of(best, chunks), steps=20)
+        for best, chunks in ((0, 132), (8, 6), (32, 132))
+    ]
+    for tokens, logits, done in found:
+        assert done == 20
+        assert torch.equal(tokens, found[0][0])
+        assert torch.equal(logits, found[0][1])
+
+
+def _best_of(best: int, chunks: int) -> Variant:
+    return Variant(machine=(("tiles.argmax_best_of", best), ("tiles.argmax_chunks", chunks)))

@@ -289,6 +289,12 @@ i64 packed_place(int row, int column) {
          among[column % 8];
 }
 
+// Of how many features a product keeps the best.
+template <class B, class = void>
+inline constexpr int best_of = 0;
+template <class B>
+inline constexpr int best_of<B, std::void_t<decltype(B::BEST)>> = B::BEST;
+
 template <class B, int E, bool PACKED = false>
 struct Linear {
   static void run(const Work& w) {
@@ -297,6 +303,7 @@ struct Linear {
     const int first = B::first_row(w.index), rows = std::min(B::ROWS, B::N - first);
     std::vector<float> x(B::K);
     for (int t = 0; t < B::T; ++t) {
+      [[maybe_unused]] std::vector<float> stored;
       for (int k = 0; k < B::K; k += E) {
         float v[E];
         P::load(w, t, k, v);
@@ -312,8 +319,18 @@ struct Linear {
             y[j] += x[k] * to_float(weight[PACKED ? packed_place<B::K>(first + row, k)
                                                   : i64(first + row) * B::K + k]);
         }
-        B::epilogue::store(w, t, row, y, mpk::inputs_of<typename B::epilogue>(w, t, row));
+        const auto inputs = mpk::inputs_of<typename B::epilogue>(w, t, row);
+        if constexpr (best_of<B> > 0) stored.push_back(B::epilogue::store(w, t, row, y, inputs));
+        else B::epilogue::store(w, t, row, y, inputs);
       }
+      if constexpr (best_of<B> > 0) keep_best(w, t, stored);
+    }
+  }
+  static void keep_best(const Work& w, int t, const std::vector<float>& stored) {
+    for (int chunk = 0; chunk < int(stored.size()) / B::BEST; ++chunk) {
+      const auto first = stored.begin() + chunk * B::BEST;
+      const auto best = std::max_element(first, first + B::BEST);
+      B::keep(w, t, chunk, *best, best - first);
     }
   }
   template <class P>
@@ -609,6 +626,20 @@ struct ArgmaxPartial {
   static float element(const Work& w, int row, int i) {
     if constexpr (std::is_void_v<typename A::X>) return A::x(w, row, i);
     else return read(A::four(w, row, i / 4 * 4) + i % 4, w);
+  }
+};
+template <class B>
+struct ArgmaxJoin {
+  static void run(const Work& w) {
+    for (int row = 0; row < B::ROWS; ++row)
+      for (int chunk = 0; chunk < B::CHUNKS; ++chunk) {
+        const int first = chunk * B::CHUNK, left = B::COUNT - B::origin(w) * B::CHUNK - first;
+        if (left <= 0) continue;
+        int best = first;
+        for (int i = first; i < first + std::min(left, B::CHUNK); ++i)
+          if (B::value(w, row, i) > B::value(w, row, best)) best = i;
+        B::store(w, row, chunk, B::value(w, row, best), B::index(w, row, best));
+      }
   }
 };
 template <class B>

@@ -8,6 +8,13 @@
 //   static __device__ float x(const Work&, int row, int i);        one by one; i within the task
 //   static __device__ const X* four(const Work&, int row, int i);  else: 4 divides i, aligned to 4
 //   static __device__ void store(const Work&, int row, int chunk, float value, i64 index);
+// ArgmaxJoin, of chunks of candidates. A printed body says
+//   static constexpr int ROWS, CHUNKS, CHUNK;
+//   static __device__ int origin(const Work&);                     number of the task's first chunk
+//   static constexpr int COUNT;                                    candidates of a whole row
+//   static __device__ float value(const Work&, int row, int i);    i within the task
+//   static __device__ i64 index(const Work&, int row, int i);      in the whole row
+//   static __device__ void store(const Work&, int row, int chunk, float value, i64 index);
 // ArgmaxMerge. A printed body says
 //   static constexpr int ROWS, COUNT;                              candidates of each row
 //   static __device__ float value(const Work&, int row, int i);
@@ -23,42 +30,13 @@
 //   static __device__ i64 token(const Work&, int row);
 #pragma once
 #include "abi.cuh"
+#include "candidate.cuh"
 #include "reduce.cuh"
 #include "sync.cuh"
 #include "tagged.cuh"
 #include "trace.cuh"
 
 namespace mpk {
-
-struct Candidate {
-  u32 key = 0;      // the value, ordered (reduce.cuh); none yet
-  u32 index = ~0u;  // of equals the lowest
-
-  __device__ __forceinline__ void take(u32 k, u32 i) {
-    if (k > key || (k == key && i < index)) key = k, index = i;
-  }
-  // One behind all that were taken before.
-  __device__ __forceinline__ void take_next(float v, u32 i) {
-    const u32 k = ordered(v);
-    if (k > key) key = k, index = i;
-  }
-  // Over a warp; every lane gets the result.
-  __device__ __forceinline__ void join_warp() {
-    const u32 largest = __reduce_max_sync(0xffffffffu, key);
-    index = __reduce_min_sync(0xffffffffu, key == largest ? index : ~0u);
-    key = largest;
-  }
-  // Over all compute threads; every thread gets the result.
-  __device__ __forceinline__ void join(char* scratch) {
-    join_warp();
-    u32(*const each)[2] = reinterpret_cast<u32(*)[2]>(scratch);
-    compute_sync();
-    if (threadIdx.x % 32 == 0) each[threadIdx.x / 32][0] = key, each[threadIdx.x / 32][1] = index;
-    compute_sync();
-    for (int w = 0; w < COMPUTE_WARPS; ++w) take(each[w][0], each[w][1]);
-  }
-  static constexpr int scratch_bytes = 8 * COMPUTE_WARPS;
-};
 
 template <class B>
 struct ArgmaxPartial {
@@ -144,6 +122,65 @@ struct ArgmaxPartial {
   }
   static __device__ __forceinline__ void keep(const Work& work, int row, int chunk, const Candidate& best) {
     if (i64(B::origin(work) + chunk) * B::CHUNK < B::WIDTH) B::store(work, row, chunk, of_order(best.key), best.index);
+  }
+};
+
+// The best of a row's candidates from `from` on, `count` of them and never more than COUNT, among those of
+// one of THREADS threads. All go round as often, so that loads of a round are under way together.
+template <class B, int THREADS, int COUNT>
+__device__ __forceinline__ Candidate best_candidate(const Work& work, int row, int thread, int from,
+                                                    int count) {
+  constexpr int AT_ONCE = least(ceil_div(COUNT, THREADS), 8);
+  Candidate best;
+#pragma unroll 1
+  for (int first = 0; first < COUNT; first += AT_ONCE * THREADS) {
+    float value[AT_ONCE];
+    i64 index[AT_ONCE];
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; ++j) {
+      const int i = first + j * THREADS + thread;
+      if (i < count) value[j] = B::value(work, row, from + i), index[j] = B::index(work, row, from + i);
+    }
+#pragma unroll
+    for (int j = 0; j < AT_ONCE; ++j)
+      if (first + j * THREADS + thread < count) best.take(ordered(value[j]), u32(index[j]));
+  }
+  return best;
+}
+
+// A warp for each chunk of a row.
+template <class B>
+struct ArgmaxJoin {
+  static constexpr bool streams = false;
+  static constexpr int scratch_bytes = 0, partial_bytes = 0;
+  static constexpr int ITEMS = B::ROWS * B::CHUNKS;
+  static constexpr int TOGETHER = ITEMS > COMPUTE_WARPS ? 2 : 1;  // items of a warp, on their way together
+
+  static __device__ void run(const Work& work, const LaunchArgs&, char*) {
+    const int lane = threadIdx.x % WARP;
+#pragma unroll 1
+    for (int item = threadIdx.x / WARP; item < ITEMS; item += TOGETHER * COMPUTE_WARPS) {
+      Candidate best[TOGETHER];
+#pragma unroll
+      for (int n = 0; n < TOGETHER; ++n) {
+        const int own = item + n * COMPUTE_WARPS;
+        best[n] = best_candidate<B, WARP, B::CHUNK>(work, own / B::CHUNKS, lane, own % B::CHUNKS * B::CHUNK,
+                                                    count_of(work, own));
+      }
+      if (threadIdx.x == 0) mark(work, Mark::ready_data);
+#pragma unroll
+      for (int n = 0; n < TOGETHER; ++n) {
+        const int own = item + n * COMPUTE_WARPS;
+        best[n].join_warp();
+        if (lane == 0 && count_of(work, own) > 0)
+          B::store(work, own / B::CHUNKS, own % B::CHUNKS, of_order(best[n].key), best[n].index);
+      }
+    }
+  }
+  // Candidates of an item that there are; 0 of one that is not there.
+  static __device__ __forceinline__ int count_of(const Work& work, int item) {
+    const int left = B::COUNT - (B::origin(work) + item % B::CHUNKS) * B::CHUNK;
+    return item >= ITEMS ? 0 : least(left, B::CHUNK);
   }
 };
 
@@ -268,25 +305,9 @@ struct ArgmaxMerge {
     if constexpr (B::append) tell_tokens<B>(work, args, lane);
   }
 
-  // All lanes go round as often, so that loads of a round are under way together.
   template <int THREADS>
   static __device__ __forceinline__ Candidate look(const Work& work, int row, int thread) {
-    constexpr int AT_ONCE = least(ceil_div(B::COUNT, THREADS), 8);
-    Candidate best;
-#pragma unroll 1
-    for (int first = 0; first < B::COUNT; first += AT_ONCE * THREADS) {
-      float value[AT_ONCE];
-      i64 index[AT_ONCE];
-#pragma unroll
-      for (int j = 0; j < AT_ONCE; ++j) {
-        const int i = first + j * THREADS + thread;
-        if (i < B::COUNT) value[j] = B::value(work, row, i), index[j] = B::index(work, row, i);
-      }
-#pragma unroll
-      for (int j = 0; j < AT_ONCE; ++j)
-        if (first + j * THREADS + thread < B::COUNT) best.take(ordered(value[j]), u32(index[j]));
-    }
-    return best;
+    return best_candidate<B, THREADS, B::COUNT>(work, row, thread, 0, B::COUNT);
   }
 };
 

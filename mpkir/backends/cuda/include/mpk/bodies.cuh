@@ -12,6 +12,14 @@ inline constexpr bool publisher_sums = false;
 template <class B>
 inline constexpr bool publisher_sums<B, typename Always<decltype(&B::publisher_sums)>::type> = B::publisher_sums;
 
+// Whether it looks at what compute warps have left among them, which are its task's alone till then: only a
+// task that is offered does not wait for that.
+template <class B, class = void>
+inline constexpr bool publisher_looks = false;
+template <class B>
+inline constexpr bool publisher_looks<B, typename Always<decltype(&B::publisher_looks)>::type> =
+    B::publisher_looks;
+
 // Whether a streaming body's compute warps need more registers than a block's warps have alike: of so many
 // rows of x, and where x comes in passes through shared memory, with the words of the next on their way.
 template <class B, class = void>
@@ -28,6 +36,7 @@ template <class... B>
 struct Bodies {
   static constexpr bool move_registers(int from) { return from > 0 && (Registers<B>::are_moved(from) || ...); }
   static constexpr bool published_sums = (publisher_sums<B> || ...);
+  static constexpr bool published_looks = (publisher_looks<B> || ...);
 
   static constexpr int largest(const int* sizes, int count) {
     int result = 16;
@@ -54,7 +63,7 @@ struct Layout {
 #ifdef MPK_SUMS_APART
   static constexpr bool APART = true;
 #else
-  static constexpr bool APART = P::bodies::published_sums;
+  static constexpr bool APART = P::bodies::published_sums || (P::dynamic && P::bodies::published_looks);
 #endif
   static constexpr int BUFFERS = APART || PARTIAL <= SLOT / 2 ? 2 : 1;
   static constexpr int OWN = P::bodies::scratch(true), SCRATCH = P::bodies::scratch(false);

@@ -25,6 +25,7 @@
 //   static constexpr int STAGE_ROWS, PARTS;   a stage: so many rows, or one of PARTS parts of a row
 // DirectLinear needs no stages: it reads the weights straight from global memory.
 #pragma once
+#include "best.cuh"
 #include "linear_direct.cuh"
 #include "reduce.cuh"
 #include "runtime.cuh"
@@ -423,7 +424,17 @@ struct RingLinear {
 #pragma unroll
         for (int wk = 0; wk < WK; ++wk) y[j] += cell(const_cast<float*>(partial), wk, t, j, row);
       }
-      epilogue::store(work, t, row, y, inputs);
+      if constexpr (best_of<B> > 0) {
+        // In the place of a sum that nobody else reads.
+        cell(const_cast<float*>(partial), 0, t, 0, row) = epilogue::store(work, t, row, y, inputs);
+      } else {
+        epilogue::store(work, t, row, y, inputs);
+      }
+    }
+    if constexpr (best_of<B> > 0) {
+      __syncwarp();
+      keep_best<B>(work, 0, T, rows, role.lane,
+                   [&](int t, int row) { return cell(const_cast<float*>(partial), 0, t, 0, row); });
     }
     role.published(work);
   }

@@ -2,6 +2,7 @@
 // are read straight from global memory by a cooperative body. Same contract as linear.cuh.
 #pragma once
 #include "abi.cuh"
+#include "best.cuh"
 #include "reduce.cuh"
 #include "tagged.cuh"
 
@@ -28,7 +29,8 @@ struct DirectLinear {
   using prologue = typename B::prologue;
   static constexpr bool streams = false;
   static constexpr int CHUNK = 2048;  // elements of x held in shared memory at a time
-  static constexpr int scratch_bytes = CHUNK * 4 + 2 * COMPUTE_WARPS * 4;
+  static constexpr int STORED = best_of<B> > 0 ? B::ROWS : 0;  // of a row of x, for the best of them
+  static constexpr int scratch_bytes = CHUNK * 4 + 2 * COMPUTE_WARPS * 4 + STORED * 4;
   static constexpr int partial_bytes = 0;
   static constexpr int RW = ceil_div(B::ROWS, COMPUTE_WARPS);  // rows of a warp
 
@@ -69,6 +71,7 @@ struct DirectLinear {
     using epilogue = typename B::epilogue;
     float* xs = reinterpret_cast<float*>(scratch);
     float* buffer = xs + CHUNK;
+    [[maybe_unused]] float* stored = buffer + 2 * COMPUTE_WARPS;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int first = B::first_row(work.index), rows = least(B::ROWS, B::N - first);
     for (int t = 0; t < B::T; ++t) {
@@ -102,7 +105,17 @@ struct DirectLinear {
         float y[B::J];
 #pragma unroll
         for (int j = 0; j < B::J; ++j) y[j] = warp_join<Add>(sum[j][i]);
-        if (lane == 0 && row < rows) epilogue::store(work, t, row, y, inputs_of<epilogue>(work, t, row));
+        if constexpr (best_of<B> > 0) {
+          if (lane == 0 && row < rows)
+            stored[row] = epilogue::store(work, t, row, y, inputs_of<epilogue>(work, t, row));
+        } else {
+          if (lane == 0 && row < rows) epilogue::store(work, t, row, y, inputs_of<epilogue>(work, t, row));
+        }
+      }
+      if constexpr (best_of<B> > 0) {
+        compute_sync();
+        if (warp == 0) keep_best<B>(work, t, 1, rows, lane, [&](int, int row) { return stored[row]; });
+        compute_sync();
       }
     }
   }

@@ -50,6 +50,7 @@ struct PackedLinear {
   static constexpr bool in_passes = S::PASSES > 1 && !S::STRAIGHT;  // through shared memory
   static constexpr int scratch_bytes = COMPUTE_WARPS * (S::X + 16 * ceil_div(T, 4));
   static constexpr int partial_bytes = S::PARTIAL;
+  static constexpr bool publisher_looks = best_of<B> > 0;
 
   // ---- loader ----
 
@@ -239,7 +240,8 @@ struct PackedLinear {
 
   template <class R>
   static __device__ __forceinline__ void publish(R& role, const Work& work) {
-    role.wait_partial();
+    const float* const partial = role.wait_partial();
+    if constexpr (best_of<B> > 0) PackedSums<B>::keep(work, partial, role.lane);
     role.published(work);
   }
 };

@@ -1,6 +1,7 @@
 // What becomes of the sums of a product over packed weights: the compute warps join theirs, and store
 // what the epilogue makes of them and of what they have asked for meanwhile.
 #pragma once
+#include "best.cuh"
 #include "packed_shape.cuh"
 #include "reduce.cuh"
 
@@ -62,12 +63,23 @@ struct PackedSums {
           y[j] = halves_sum(addend) * factor(partial, t);
         }
         await_inputs(work, t, r, inputs[i]);
-        epilogue::store(work, t, r, y, inputs[i]);
+        if constexpr (best_of<B> > 0) {
+          // In the place of a sum that nobody else reads.
+          S::cell(partial, 0, t, 0, r) = epilogue::store(work, t, r, y, inputs[i]);
+        } else {
+          epilogue::store(work, t, r, y, inputs[i]);
+        }
       }
       first += AT_ONCE * COMPUTE_THREADS;
       if (ROUNDS == AT_ONCE || first >= count(work)) return;
       ask(work, first);
     }
+  }
+
+  // By the publisher, of what join has left.
+  static __device__ __forceinline__ void keep(const Work& work, const float* partial, int lane) {
+    keep_best<B>(work, 0, T, S::groups_of(work) * ROW_GROUP, lane,
+                 [&](int t, int row) { return S::cell(const_cast<float*>(partial), 0, t, 0, row); });
   }
 };
 

@@ -3,7 +3,14 @@
 
 namespace mpk {
 
-struct LaunchArgs {};
+struct Control {
+  int stop_at;
+  u64* told;
+  void tell_stop(int) const {}
+};
+struct LaunchArgs {
+  Control* control;
+};
 struct Work {
   void* operand[12];
   i64 position;

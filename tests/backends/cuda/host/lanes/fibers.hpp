@@ -92,4 +92,12 @@ template <class T>
 T __shfl_sync(unsigned, T value, int from) {
   return fibers::shuffle(value, from);
 }
+inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
+  for (int bit = 16; bit > 0; bit /= 2) {
+    const unsigned other = __shfl_xor_sync(mask, value, bit);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+inline unsigned __reduce_min_sync(unsigned mask, unsigned value) { return ~__reduce_max_sync(mask, ~value); }
 inline void __syncwarp() { fibers::sync(1 + threadIdx.x / 32, 32); }

@@ -29,7 +29,14 @@ struct mpk::Fetched<Late, N> {
 
 using mpk::bf16, mpk::Brief, mpk::i64, mpk::Tagged, mpk::Work;
 
-// S: what a case is. Operands: x, weights (J of them), norm weights, y, what is added to it.
+// What is compared of results: few different numbers, and some that are none.
+float coarse(float v) {
+  const float steps = std::round(v / 16);
+  return steps == 2 ? NAN : steps;
+}
+
+// S: what a case is. Operands: x, weights (J of them), norm weights, y, what is added to it, and the best of
+// S::best neighbours of y, if it is not 0: these and where they are.
 template <class S>
 struct Body : S {
   using S::T, S::K, S::N, S::ROWS, S::J;
@@ -69,15 +76,25 @@ struct Body : S {
       bool arrived(mpk::u32) const { return requests > 1; }
     };
     using Inputs = std::conditional_t<S::adds, Added, Nothing>;
-    static void store(const Work& w, int t, int row, const float (&sum)[J], const Inputs& in) {
+    static float store(const Work& w, int t, int row, const float (&sum)[J], const Inputs& in) {
       float result = sum[0];
       if constexpr (J == 2) result *= sum[1];
       if constexpr (S::adds) result += in.value;
       float& place = y(w, 4, t, row);
       if (place == place) fibers::fail("an element is stored twice");
       place = result;
+      return coarse(result);
     }
   };
+};
+template <class S>
+struct Keeping : Body<S> {
+  static constexpr int BEST = S::best, CHUNKS = S::N / BEST;
+  static void keep(const Work& w, int t, int chunk, float value, i64 index) {
+    const int at = t * CHUNKS + w.index * (S::ROWS / BEST) + chunk;
+    if (w.at<i64>(7)[at] >= 0) fibers::fail("a candidate is stored twice");
+    w.at<float>(6)[at] = value, w.at<i64>(7)[at] = index;
+  }
 };
 
 // What the loader asked for.
@@ -123,9 +140,28 @@ struct Lane {
 
 bool all_right = true;
 
+// Whether the candidates are the best of their neighbours, the first of equals and of NaNs.
+template <class S>
+bool are_best(const std::vector<float>& y, const std::vector<float>& values, const std::vector<i64>& indices) {
+  const int best = S::best > 0 ? S::best : S::N + 1;
+  for (int at = 0; at < S::T * (S::N / best); ++at) {
+    const float* from = &y[at * best];
+    const auto above = [&](int a, int b) {
+      const float x = coarse(from[a]), z = coarse(from[b]);
+      return x > z || (x != x && z == z);
+    };
+    int first = 0;
+    for (int i = 1; i < best; ++i)
+      if (above(i, first)) first = i;
+    const float wanted = coarse(from[first]);
+    if (indices[at] != first || (wanted == wanted ? values[at] != wanted : values[at] == values[at])) return false;
+  }
+  return true;
+}
+
 template <class S>
 void check(const char* name) {
-  using B = Body<S>;
+  using B = std::conditional_t<(S::best > 0), Keeping<S>, Body<S>>;
   using L = mpk::PackedLinear<B>;
   constexpr int T = S::T, K = S::K, N = S::N, J = S::J;
   std::mt19937 random(1);
@@ -142,10 +178,13 @@ void check(const char* name) {
   std::vector<typename S::X> x(room);
   std::vector<float> y(T * N, NAN), added(T * N), exact(T * K);
   for (float& a : added) a = normal(random);
+  std::vector<float> values(T * N, NAN);
+  std::vector<i64> indices(T * N, -1);
   Work work{};
   // Aligned as buffers are; vectors of the standard library are aligned to 16 bytes.
-  void* operands[] = {x.data(), weights[0].data(), weights[1].data(), gain.data(), y.data(), added.data()};
-  for (int i = 0; i < 6; ++i) work.operand[i] = operands[i];
+  void* operands[] = {x.data(), weights[0].data(), weights[1].data(), gain.data(), y.data(), added.data(),
+                      values.data(), indices.data()};
+  for (int i = 0; i < 8; ++i) work.operand[i] = operands[i];
   if (J == 1) work.operand[2] = gain.data();
   work.tag = 77;
   for (int i = 0; i < T * K; ++i) {
@@ -198,7 +237,7 @@ void check(const char* name) {
       worst = std::max(worst, error == error ? error : 1e9);
     }
   }
-  const bool right = worst < (S::norm ? 0.03 : 1e-4);
+  const bool right = worst < (S::norm ? 0.03 : 1e-4) && are_best<S>(y, values, indices);
   std::printf("%-24s %.2g%s\n", name, worst, right ? "" : " too much");
   all_right = all_right && right;
 }
@@ -206,6 +245,7 @@ void check(const char* name) {
 struct Marked {
   static constexpr int T = 8, K = 1024, N = 32, ROWS = 16, J = 1, PARTS = 1;
   static constexpr bool norm = true, adds = false, exact = false;
+  static constexpr int best = 0;
   using X = Tagged<bf16>;
   static int place(int i) { return i; }
   static void put(X* p, bf16 v, const Work& w) { mpk::publish(p, mpk::to_float(v), w); }
@@ -307,6 +347,11 @@ struct Plain : Marked {
   static void put(X* p, bf16 v, const Work&) { *p = v; }
 };
 
+template <class S, int B, int R = S::ROWS, int ALL = S::N>
+struct Best : S {
+  static constexpr int best = B, ROWS = R, N = ALL;
+};
+
 // Whose compute warps take over registers.
 static_assert(mpk::PackedLinear<Body<OneLongest>>::in_passes && mpk::PackedLinear<Body<OneLongNorm>>::in_passes);
 static_assert(!mpk::PackedLinear<Body<One>>::in_passes && !mpk::PackedLinear<Body<SixteenLong>>::in_passes);
@@ -363,5 +408,15 @@ int main() {
   check<Lately<Twelve>>("twelve, two weights, late");
   check<Lately<TwelveLong>>("twelve, long, norm, late");
   check<Lately<Sixteen>>("sixteen, late");
+  check<Best<One, 16>>("one, best of 16");
+  check<Best<One, 32, 32>>("one, best of 32");
+  check<Best<Briefly<Two>, 8>>("two, brief, best of 8");
+  check<Best<Five, 24, 24, 72>>("five, best of 24");
+  check<Best<Eight, 32, 64, 128>>("eight, best of 32");
+  check<Best<LongNorm, 16, 32, 80>>("eight, long, norm, best of 16, not of all tasks as many");
+  check<Best<Thirteen, 32, 32>>("thirteen, best of 32");
+  check<Best<Briefly<Sixteen>, 32, 32>>("sixteen, brief, best of 32");
+  check<Best<Sixteen, 8, 24, 48>>("sixteen, best of 8, of more than a warp has lanes");
+  check<Best<Plain, 64, 64, 64>>("eight, plain, best of 64");
   return all_right ? 0 : 1;
 }

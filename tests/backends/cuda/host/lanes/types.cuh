@@ -48,6 +48,10 @@ using u64 = unsigned long long;
 struct bf16 {
   unsigned short bits;
 };
+template <class>
+struct Always {
+  using type = void;
+};
 template <class A, class B>
 constexpr bool is_same = std::is_same_v<A, B>;
 constexpr int least(int a, int b) { return a < b ? a : b; }
