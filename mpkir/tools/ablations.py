@@ -106,6 +106,13 @@ TABLE: tuple[Switch, ...] = (
         _machine("tiles.argmax_chunks"),
     ),
     Switch(
+        "best-of",
+        "a linear keeps the best of every N features for the argmax; 0: it reads all of them again",
+        "0: 1 us a step slower, with 8 sequences 3, with 16 6: as many bytes more to read at its "
+        "end",
+        _machine("tiles.argmax_best_of"),
+    ),
+    Switch(
         "task-overhead",
         "one more task of a linear counts as N bytes of weights: fewer make smaller tasks",
         "smaller tasks end together, larger ones begin less often: half a per cent either way",
