@@ -113,6 +113,8 @@ class Tiles:
     argmax_best_of: int = 0
     """Neighbouring features of which a linear keeps the best for an argmax, which then does not
     read them all again; 0: it does."""
+    argmax_at_once: int = 0
+    """Most such candidates of all rows together that one task chooses among at once."""
     attention_joins: bool = False
     """Whether who has the first chunk of an attention joins the others to it."""
 

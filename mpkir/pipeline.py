@@ -74,6 +74,7 @@ def stages(
             attention_tasks=workers if machine.streams else 4 * workers,
             argmax_chunks=tiles.argmax_chunks,
             argmax_best_of=tiles.argmax_best_of,
+            argmax_at_once=tiles.argmax_at_once,
         ),
         # Task level: grids of tasks on buffers.
         PartitionTilesPass(

@@ -1,4 +1,5 @@
 // RUN: mpk-opt %s -p "mpk-split-reductions{argmax_chunks=3 argmax_best_of=16}" --split-input-file | filecheck %s
+// RUN: mpk-opt %s -p "mpk-split-reductions{argmax_chunks=3 argmax_best_of=16 argmax_at_once=10}" --split-input-file | filecheck %s --check-prefix=AT-ONCE
 
 // The linear keeps the best of 16 features each: seven, joined by three tasks; what is merged counts in
 // the whole row.
@@ -87,5 +88,27 @@ func.func @gathered() {
   %both = mpk_tensor.all_gather %z dim 1 of 2 : tensor<1x32xbf16> to tensor<1x64xbf16>
   %j = mpk_tensor.argmax %both : tensor<1x64xbf16> to tensor<1xi64>
   mpk_tensor.output "j", %j : tensor<1xi64>
+  func.return
+}
+
+// -----
+
+// Two rows of five are ten, which one task may choose among, and three rows are not.
+
+// AT-ONCE-LABEL: func.func @at_once
+// AT-ONCE:       mpk_tensor.linear {{.*}} best of 16 to tensor<2x5xf32>
+// AT-ONCE-NEXT:  mpk_tensor.argmax_merge {{.*}} parts [1, 16]
+// AT-ONCE:       mpk_tensor.linear {{.*}} best of 16 to tensor<3x5xf32>
+// AT-ONCE-NEXT:  mpk_tensor.argmax_join chunk 2 part 16
+func.func @at_once() {
+  %x = mpk_tensor.input "x" : tensor<2x8xbf16>
+  %z = mpk_tensor.input "z" : tensor<3x8xbf16>
+  %w = mpk_tensor.weight "w" : tensor<80x8xbf16>
+  %y = mpk_tensor.linear %x, [%w] : tensor<2x8xbf16>, [tensor<80x8xbf16>] to tensor<2x80xbf16>
+  %i = mpk_tensor.argmax %y : tensor<2x80xbf16> to tensor<2xi64>
+  %v = mpk_tensor.linear %z, [%w] : tensor<3x8xbf16>, [tensor<80x8xbf16>] to tensor<3x80xbf16>
+  %j = mpk_tensor.argmax %v : tensor<3x80xbf16> to tensor<3xi64>
+  mpk_tensor.output "i", %i : tensor<2xi64>
+  mpk_tensor.output "j", %j : tensor<3xi64>
   func.return
 }

@@ -10,6 +10,7 @@ candidates in its own and they gather only those.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, Float32Type, ModuleOp
@@ -106,11 +107,13 @@ class SplitAttention(RewritePattern):
 class SplitArgmax(RewritePattern):
     """argmax of a long row -> argmax_partial, argmax_merge, with the append of its result; if the
     row is a linear's result of a multiple of `best_of` features, linear with the best of as many,
-    argmax_join where these are more than `chunks`, argmax_merge.
+    argmax_join where these are more than `chunks`, and of all rows more than `at_once`,
+    argmax_merge.
     """
 
     chunks: int
     best_of: int
+    at_once: int
 
     @op_type_rewrite_pattern
     def match_and_rewrite(self, op: tensor.ArgmaxOp, rewriter: PatternRewriter, /) -> None:
@@ -124,7 +127,11 @@ class SplitArgmax(RewritePattern):
         if linear is None:
             found = _in_parts(own, chunks)
         else:
-            found = _kept(linear, self.best_of, chunks, rewriter)
+            rows = prod(tensor.shape_of(op.result)) * (
+                1 if gather is None else gather.of.value.data
+            )
+            most = max(chunks, self.at_once // rows)
+            found = _kept(linear, self.best_of, chunks, most, rewriter)
             own = found.row
         ops, value, index, parts = list(found.ops), found.value, found.index, found.parts
         if gather is not None:
@@ -183,9 +190,9 @@ def _linear_of(row: SSAValue, best_of: int) -> tensor.LinearOp | None:
 
 
 def _kept(
-    linear: tensor.LinearOp, best_of: int, chunks: int, rewriter: PatternRewriter
+    linear: tensor.LinearOp, best_of: int, chunks: int, most: int, rewriter: PatternRewriter
 ) -> _Candidates:
-    """Those that a linear keeps, joined to at most so many of a row."""
+    """Those that a linear keeps; if more than `most` of a row, joined to so many chunks."""
     if linear.best is None:
         keeping = linear.like(
             linear.x,
@@ -201,7 +208,7 @@ def _kept(
         linear = keeping
     value, index = linear.candidates
     count = tensor.shape_of(value)[-1]
-    if count <= chunks:
+    if count <= most:
         return _Candidates(linear.result, value, index, (1, best_of), ())
     each = -(-count // chunks)
     if each > JOINED_AT_ONCE // 2:
@@ -241,10 +248,10 @@ class SplitReductionsPass(ModulePass):
     """Split attention into at most `attention_tasks` tasks that take blocks of at most
     `attention_chunk` cache rows in turn, or as many as have `attention_bytes` bytes of keys, and
     argmax into `argmax_chunks` parts; with `argmax_best_of`, where a linear makes the row, these
-    are not of the row but of the best of so many of its features each, which the linear keeps. The
-    parts of attention are joined by tasks of their own, or, with `attention_joins`, where it is for
-    one token, by those that have the first chunk: they wait for the others only where these have
-    rows.
+    are not of the row but of the best of so many of its features each, which the linear keeps, and
+    these are not joined before they are merged if all rows have at most `argmax_at_once`. The parts
+    of attention are joined by tasks of their own, or, with `attention_joins`, where it is for one
+    token, by those that have the first chunk: they wait for the others only where these have rows.
     """
 
     name = "mpk-split-reductions"
@@ -255,6 +262,7 @@ class SplitReductionsPass(ModulePass):
     attention_joins: bool = False
     argmax_chunks: int = 64
     argmax_best_of: int = 0
+    argmax_at_once: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         patterns: list[RewritePattern] = [
@@ -264,7 +272,7 @@ class SplitReductionsPass(ModulePass):
                 self.attention_tasks,
                 self.attention_joins,
             ),
-            SplitArgmax(self.argmax_chunks, self.argmax_best_of),
+            SplitArgmax(self.argmax_chunks, self.argmax_best_of, self.argmax_at_once),
         ]
         PatternRewriteWalker(GreedyRewritePatternApplier(patterns, ctx=ctx)).rewrite_module(op)
         dce(op)

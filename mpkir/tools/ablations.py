@@ -113,6 +113,12 @@ TABLE: tuple[Switch, ...] = (
         _machine("tiles.argmax_best_of"),
     ),
     Switch(
+        "merged-at-once",
+        "one task merges up to N of these candidates, of all rows, not joined in parts before",
+        "one hop less at the end of a step, for 12 bytes a candidate that one worker then reads",
+        _machine("tiles.argmax_at_once"),
+    ),
+    Switch(
         "task-overhead",
         "one more task of a linear counts as N bytes of weights: fewer make smaller tasks",
         "smaller tasks end together, larger ones begin less often: half a per cent either way",

@@ -9,6 +9,10 @@ from hypothesis import strategies as st
 
 from mpkir.backends.interpreter import task_level, tensor_level
 from mpkir.dialects import tensor
+from mpkir.machine import machine_named
+from mpkir.pipeline import lower
+from mpkir.tools.random_run import Numbers
+from mpkir.variant import Variant
 
 
 def attention(capacity: int, extra: str = "", depth: int = 8) -> str:
@@ -148,7 +152,9 @@ def test_argmax_of_what_a_linear_keeps(run, data: st.DataObject) -> None:
     best, chunks = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6))
     result = data.draw(st.sampled_from(["f32", "bf16"]))
     text = argmax_of_linear(rows, features, result)
-    split = f"mpk-split-reductions{{argmax_chunks={chunks} argmax_best_of={best}}}"
+    split = f"argmax_chunks={chunks} argmax_best_of={best}"
+    split += f" argmax_at_once={data.draw(st.sampled_from([0, 20]))}"
+    split = f"mpk-split-reductions{{{split}}}"
     workers, most = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 30))
     multiple = data.draw(st.sampled_from([1, 8]))
     tiles = f"mpk-partition-tiles{{workers={workers} max_rows={most} row_multiple={multiple}}}"
@@ -161,3 +167,48 @@ def test_argmax_of_what_a_linear_keeps(run, data: st.DataObject) -> None:
         found = step(module, {"w": w}, {}, {"x": x}, 0)
         np.testing.assert_array_equal(found["i"], found["y"].astype(np.float32).argmax(axis=1))
         np.testing.assert_array_equal(found["y"].astype(np.float32), x @ w.T)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("at_once", [0, 99])
+def test_kept_candidates_on_workers(run, ranks: int, at_once: int) -> None:
+    """Scheduled and proven, workers in any order: the token of the whole row, on one rank or two
+    that each keep candidates of their part."""
+    text = """
+func.func @step() {
+  %p = mpk_tensor.position : tensor<1xi64>
+  %tokens = mpk_tensor.state "tokens" initial -1 : tensor<2x9xi64>
+  %table = mpk_tensor.weight "table" : tensor<192x64xbf16>
+  %w = mpk_tensor.weight "w" : tensor<192x64xbf16>
+  %x = mpk_tensor.embedding %table, %tokens at %p :
+    (tensor<192x64xbf16>, tensor<2x9xi64>, tensor<1xi64>) -> tensor<2x1x64xbf16>
+  %g = mpk_tensor.weight "g" : tensor<64xbf16>
+  %n = mpk_tensor.rms_norm %x, %g eps 1.0e-5 :
+    (tensor<2x1x64xbf16>, tensor<64xbf16>) -> tensor<2x1x64xbf16>
+  %y = mpk_tensor.linear %n, [%w] :
+    tensor<2x1x64xbf16>, [tensor<192x64xbf16>] to tensor<2x1x192xf32>
+  %i = mpk_tensor.argmax %y : tensor<2x1x192xf32> to tensor<2x1xi64>
+  %longer = mpk_tensor.sequence_append %tokens, %i at %p :
+    (tensor<2x9xi64>, tensor<2x1xi64>, tensor<1xi64>) -> tensor<2x9xi64>
+  mpk_tensor.store_state "tokens", %longer : tensor<2x9xi64>
+  func.return
+}
+"""
+    before, module = run(text, ""), run(text, "")
+    tiles = (("argmax_best_of", 8), ("argmax_chunks", 4), ("argmax_at_once", at_once))
+    variant = Variant(
+        machine=tuple((f"tiles.{name}", number) for name, number in tiles),
+        options=(("mpk-shard", "exchange_us", 0.0005),) if ranks > 1 else (),
+    )
+    machine = variant.machine_of(machine_named("h100", workers=5))
+    lower(module, machine, variant=variant, tp=ranks)
+    module.verify()
+    assert "best of 8" in str(module)
+    assert ("argmax_join" in str(module)) == (at_once == 0)
+    assert ("exchange" in str(module)) == (ranks > 1)
+    assert "exchange flagged" not in str(module)
+    numbers = Numbers.random(before, seed=0)
+    wanted = numbers.run(before, seed=0)["state 'tokens'"]
+    for seed in range(3):
+        found = numbers.run(module, seed)["state 'tokens'"]
+        np.testing.assert_array_equal(found, wanted)
