@@ -62,6 +62,16 @@ class Ring:
     pace: int | None = None
     """Clock cycles from one stage to the next then; None: what a program's steps leave time for
     (backends/cuda/pace.py)."""
+    margin: float = 0.0
+    """By how much more than its share of the memory's time a stage is given then."""
+    ahead: int = 0
+    """Stages behind a full ring that L2 is asked for meanwhile, at most: where a layer waits longer
+    than the ring holds, the memory would have nothing to do."""
+    ahead_below: float = 0.0
+    """For tasks of few rows of x, too, where a step's families wait for less than this of the time
+    that its weights stream."""
+    long_from: int = 0
+    """The position from which an attention waits for its cache longer than a ring holds; 0: none."""
     exposed_us: float = 0.0
     """How long a family of tasks waits for the one before it, beside its weights."""
     clock_mhz: int = 0
@@ -105,9 +115,9 @@ class Tiles:
     """Most bytes of weights for each worker of linears that become one; 0: none do."""
     row_multiple: int = 1
     """Output features of a linear's task are a multiple of this: a tensor core takes as many."""
-    max_sums: int = 0
-    """Most output features times rows of x of such a task, whose sums take shared memory from the
-    ring; 0: any number."""
+    max_rows_of_many: int = 0
+    """The same as `max_rows` of 8 rows of x and more, whose sums take shared memory from the ring;
+    0: as many."""
     attention_bytes: int = 0
     """Bytes of keys of such rows: of short ones more are taken, as many as are so many bytes."""
     argmax_best_of: int = 0

@@ -83,7 +83,7 @@ def stages(
             task_overhead=tiles.task_overhead,
             min_elements=tiles.min_elements,
             row_multiple=tiles.row_multiple,
-            max_sums=tiles.max_sums,
+            max_rows_of_many=tiles.max_rows_of_many,
         ),
         # What a value can say itself needs no event.
         *((ChooseHandoffsPass(),) if _has_flags(machine, policy, variant) else ()),

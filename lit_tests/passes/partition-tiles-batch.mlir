@@ -1,5 +1,4 @@
 // RUN: mpk-opt %s -p "mpk-fuse-operators,mpk-split-reductions{argmax_chunks=2},mpk-partition-tiles{workers=4}" | filecheck %s
-// RUN: mpk-opt %s -p "mpk-fuse-operators,mpk-split-reductions{argmax_chunks=2},mpk-partition-tiles{workers=4 max_sums=12}" | filecheck %s --check-prefix=SUMS
 
 // Three sequences in lock-step: each has a task of the embedding, with its own tokens, and of the
 // attention, with its own cache. A linear takes all rows at once. One task merges the candidates of all
@@ -15,9 +14,6 @@
 // CHECK:       mpk_task.grid @argmax_merge [1] reads({{.*}}, %[[S]] : memref<3x1x2xf32>, memref<3x1x2xi64>, memref<3x65xi64>)
 // CHECK:       mpk_tensor.argmax_merge {{.*}} to tensor<3x65xi64> stop [2]
 
-// Sums of the three sequences take shared memory: with 12 of them a task has 4 features.
-// SUMS:        mpk_task.grid @linear [4] reads(
-// SUMS:        mpk_task.grid @linear.1 [16] reads(
 func.func @step() {
   %p = mpk_tensor.position : tensor<1xi64>
   %tokens = mpk_tensor.state "tokens" initial -1 : tensor<3x65xi64>

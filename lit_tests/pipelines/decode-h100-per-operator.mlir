@@ -17,7 +17,7 @@
 // CUDA:        #include <mpk/per_operator.cuh>
 // CUDA:        static constexpr int tokens = 1;
 // CUDA-NEXT:   static constexpr int shared_bytes = 232448;
-// CUDA-NEXT:   static constexpr int ring_slots = 12;
+// CUDA-NEXT:   static constexpr int ring_slots = 13;
 // CUDA-NEXT:   static constexpr int half_bytes = 115712;
 // CUDA-NEXT:   static constexpr int half_slots = 6;
 // CUDA:        MPK_OPERATOR(0, machine, kernel_0)

@@ -150,7 +150,7 @@ class PartitionTilesPass(ModulePass):
     `workers`: SMs or threads to fill; `max_rows`: most output features of one task of a linear;
     `task_overhead`: cost of one more task in bytes of weights; `min_elements`: fewest elements
     worth a task of a pointwise operator; `row_multiple`: output features of a linear's task are a
-    multiple of it; `max_sums`: most of them times rows of x, 0: any number.
+    multiple of it; `max_rows_of_many`: `max_rows` of 8 rows of x and more, 0: as many.
     """
 
     name = "mpk-partition-tiles"
@@ -160,7 +160,7 @@ class PartitionTilesPass(ModulePass):
     task_overhead: int = 8192
     min_elements: int = 2048
     row_multiple: int = 1
-    max_sums: int = 0
+    max_rows_of_many: int = 0
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         limits = Limits(
@@ -169,7 +169,7 @@ class PartitionTilesPass(ModulePass):
             self.task_overhead,
             self.min_elements,
             self.row_multiple,
-            self.max_sums,
+            self.max_rows_of_many,
         )
         for step in tuple(op.body.block.ops):
             if not isinstance(step, func.FuncOp):

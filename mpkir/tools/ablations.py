@@ -74,6 +74,28 @@ TABLE: tuple[Switch, ...] = (
         _machine("ring.pace"),
     ),
     Switch(
+        "ahead",
+        "at most N stages behind a full ring are asked for into L2, where layers wait longer than "
+        "the ring holds; 0: none",
+        "0: 2 % slower with 16 sequences, half a per cent with 8 or for 8B of weights: the memory "
+        "has nothing to do",
+        _machine("ring.ahead"),
+    ),
+    Switch(
+        "ahead-below",
+        "N = 1: with few rows of x, too, whatever a step waits for; 0: only of 8 and more, or where "
+        "caches are long",
+        "1: 1 % slower with 2 and 4 sequences, polls wait behind what nobody needs yet",
+        lambda number: Variant(machine=(("ring.ahead_below", float(number)),)),
+    ),
+    Switch(
+        "long-from",
+        "the position from which caches are long: the stream leaves them time, and stages behind a "
+        "full ring are asked for; 0: none",
+        "0: 1 % slower at position 1,000",
+        _machine("ring.long_from"),
+    ),
+    Switch(
         "ease",
         "the ring counts as nearly full with at most N slots free",
         "a few per cent either way",

@@ -195,8 +195,9 @@ func.func @step() {
     assert_same_numbers(run(text, ""), tiled)
 
 
-def test_sums_of_several_rows_bound_a_task() -> None:
-    limits = Limits(132, 64, 8192, 2048, row_multiple=8, max_sums=512)
-    assert [limits.of_rows(rows).max_rows for rows in (1, 8, 12, 16, 1024)] == [64, 64, 42, 32, 1]
-    assert features_per_task(128256, 4096, 1, limits.of_rows(12)) == 32
+def test_tasks_of_many_rows_are_smaller() -> None:
+    limits = Limits(132, 64, 8192, 2048, row_multiple=8, max_rows_of_many=32)
+    assert [limits.of_rows(rows).max_rows for rows in (1, 7, 8, 16)] == [64, 64, 32, 32]
+    assert features_per_task(151936, 2048, 1, limits.of_rows(1)) == 64
+    assert features_per_task(151936, 2048, 1, limits.of_rows(8)) == 32
     assert Limits(132, 64, 8192, 2048).of_rows(16).max_rows == 64

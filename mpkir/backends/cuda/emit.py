@@ -47,6 +47,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     module = _module_of(bodies[0].op) if bodies else ModuleOp([])
     rings = [op for op in module.walk() if isinstance(op, task.RingOp)]
     in_flight = rings[0].in_flight.value.data if rings else 1
+    pace = pace_of(module, machine)
     printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
@@ -58,7 +59,9 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int shared_bytes = {machine.shared_memory};",
         f"  static constexpr int ring_slots = {machine.ring.slots};",
         f"  static constexpr int in_flight = {in_flight};",
-        f"  static constexpr int ease = {machine.ring.ease}, pace = {pace_of(module, machine)};",
+        f"  static constexpr int ease = {machine.ring.ease}, pace = {pace.cycles};",
+        f"  static constexpr int long_pace = {pace.long_cycles}, long_from = {pace.long_from};",
+        f"  static constexpr int ahead = {pace.ahead}, ahead_rows = {pace.ahead_rows};",
         f"  static constexpr int registers_from = {machine.ring.registers_from};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",

@@ -1,29 +1,59 @@
-"""How fast weights are asked for while a worker has enough of them.
+"""How fast weights are asked for while a worker has enough of them, and what is asked for beyond.
 
-A step of a small model is not bound by memory: between products its tasks wait for each other, and
-what they wait with is polls. A loader that fills each slot as soon as it is free asks for weights
-just then, so polls queue behind them. It has the time of the entire step; asked for at the step's
-own pace, weights come just as well and are in nobody's way.
+A loader that fills each slot of the ring as soon as it is free asks for weights just then, when
+everybody waits with polls, which queue behind weights. At the memory's own pace, and a little
+slower, weights come just as well and are in nobody's way. Where caches are long, attention reads
+them out of the same memory meanwhile, and the stream leaves time for that.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.stream_share import waiting_share
 from mpkir.machine import Machine
+from mpkir.passes.tiling.limits import MANY
 
 
-def pace_of(module: ModuleOp, machine: Machine) -> int:
-    """Clock cycles from one stage of the ring to the next at which a step's weights come in time.
+@dataclass(frozen=True)
+class Pace:
+    """Of a program's loaders."""
 
-    A stage's share of the memory, longer by as much as a step is longer than its weights take:
-    every family of tasks waits for the one before. 0 where the machine model does not say how long
-    (`ring.exposed_us`), or nothing is streamed; what `ring.pace` says comes first.
+    cycles: int
+    """Clock cycles from one stage of a nearly full ring to the next; 0: as fast as it goes."""
+    long_cycles: int
+    """The same from position `long_from` on."""
+    long_from: int
+    """0: never."""
+    ahead: int
+    """Stages behind a full ring that L2 is asked for, at most."""
+    ahead_rows: int
+    """By tasks of so many rows of x and more; of fewer from position `long_from` on."""
+
+
+def pace_of(module: ModuleOp, machine: Machine) -> Pace:
+    """A stage's share of the memory's time and a margin; from `ring.long_from` on it is longer by as
+    much as a step is longer than its weights take, for every family of tasks waits for the one
+    before.
+
+    No pace where the machine model does not say how long a wait is (`ring.exposed_us`), or nothing
+    is streamed; what `ring.pace` says comes first. Nothing is asked for ahead where families wait
+    more than memory does (`ring.waits_from`): their polls are what it would be in the way of.
     """
     ring = machine.ring
-    if ring.pace is not None:
-        return ring.pace
     share = waiting_share(module, machine)
-    stage_us = ring.slot_bytes * machine.workers / (machine.memory_bandwidth * 1e3)
-    return round(stage_us * (1 + share) * ring.clock_mhz) if share else 0
+    stage = ring.slot_bytes * machine.workers / (machine.memory_bandwidth * 1e3) * ring.clock_mhz
+    cycles, long_cycles = round(stage * (1 + ring.margin)), round(stage * (1 + share))
+    if ring.pace is not None:
+        cycles = long_cycles = ring.pace
+    elif not share:
+        cycles = long_cycles = 0
+    return Pace(
+        cycles,
+        max(cycles, long_cycles),
+        ring.long_from,
+        ring.ahead if 0 < share <= ring.waits_from else 0,
+        1 if share < ring.ahead_below else MANY,
+    )

@@ -11,6 +11,10 @@ from xdsl.ir import SSAValue
 from mpkir.dialects import tensor
 
 
+MANY = 8
+"""From so many rows of x on a task's sums take much of the memory that its weights come through."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What the machine wants of tiles."""
@@ -24,14 +28,14 @@ class Limits:
     """Fewest elements worth a task of a pointwise operator."""
     row_multiple: int = 1
     """Output features of a linear's task come in multiples of this, where they divide by it."""
-    max_sums: int = 0
-    """Most output features times rows of x of a linear's task; 0: any number."""
+    max_rows_of_many: int = 0
+    """The same as `max_rows` of `MANY` rows of x and more; 0: as many."""
 
     def of_rows(self, rows: int) -> Limits:
         """The limits of linears of so many rows of x."""
-        if not self.max_sums:
+        if rows < MANY or not self.max_rows_of_many:
             return self
-        return replace(self, max_rows=min(self.max_rows, max(1, self.max_sums // rows)))
+        return replace(self, max_rows=min(self.max_rows, self.max_rows_of_many))
 
 
 SAVES = 1 / 40

@@ -70,6 +70,17 @@ struct PackedLinear {
     constexpr int STAGE = ROW_GROUP * S::COLUMNS * 2;
     const int groups = S::groups_of(work);
     const i64 first = i64(B::first_row(work.index)) * (B::K * 2);
+    const bool looks = S::PASSES == 1 && loader.looks_ahead(B::T);
+    int issued = 0;
+    // The k-th stage from the present one on, of this task or of those that follow.
+    const auto upcoming = [&](int k) -> const char* {
+      const int each = groups * B::PARTS, tasks = (issued + k) / (J * each);
+      const Work* const of = loader.tasks.at(tasks);
+      if (of == nullptr || S::groups_of(*of) != groups) return nullptr;
+      const int n = issued + k - tasks * (J * each), j = J == 1 ? 0 : n / each;
+      return of->template at<char>(B::weight(j)) + i64(B::first_row(of->index)) * (B::K * 2) +
+             (n - j * each) * i64(STAGE);
+    };
 #pragma unroll 1
     for (int pass = 0; pass < S::PASSES; ++pass) {
       const int parts = least(PP, B::PARTS - pass * PP);
@@ -79,8 +90,8 @@ struct PackedLinear {
 #pragma unroll 1
         for (int g = 0; g < groups; ++g)
 #pragma unroll 1
-          for (int p = 0; p < parts; ++p)
-            if (!loader.issue(source + (g * B::PARTS + p) * i64(STAGE), STAGE)) return false;
+          for (int p = 0; p < parts; ++p, ++issued)
+            if (!loader.issue(source + (g * B::PARTS + p) * i64(STAGE), STAGE, looks, upcoming)) return false;
       }
     }
     return true;

@@ -9,8 +9,8 @@
 
 namespace mpk {
 
-constexpr int QUEUE = 32;
-constexpr int BATCH = 16;
+constexpr int QUEUE = 16;
+constexpr int BATCH = 8;
 
 // For a task that is looked up now, and run well within the time it takes to notice.
 __device__ __forceinline__ u32 deadline_of(const LaunchArgs& args) {
@@ -32,6 +32,19 @@ struct Queue {
       done[i].init(ARRIVING);
       empty[i].init((COMPUTE_WARPS + 1) * ARRIVING);
     }
+  }
+};
+
+// The task that the loader is at, and those behind it that are looked up.
+struct Upcoming {
+  const Work* work = nullptr;  // of the queue
+  int entry = 0, known = 0;
+
+  // The n-th of the present one's family, itself the 0th; nullptr where that is not known.
+  __device__ __forceinline__ const Work* at(int n) const {
+    if (n > known) return nullptr;
+    const Work* const found = work + (entry + n) % QUEUE;
+    return found->family == work[entry].family ? found : nullptr;
   }
 };
 

@@ -4,9 +4,13 @@
 // when all compute warps have read it. The loader keeps at most IN_FLIGHT stages issued and not
 // landed: deeper queues in the memory system only delay everybody's polls and activations. For the
 // same reason it takes its time while the ring is nearly full: at most EASE slots free, a stage every
-// PACE clock cycles. What a stage leaves room for is so not asked for just when everybody waits for
+// `pace` clock cycles. What a stage leaves room for is so not asked for just when everybody waits for
 // what that stage computed.
+//
+// Where layers wait longer than a ring holds, the memory would have nothing to do then: the loader asks
+// for stages behind a full ring into L2, at the same pace.
 #pragma once
+#include "queue.cuh"
 #include "sync.cuh"
 #include "trace.cuh"
 
@@ -48,8 +52,17 @@ struct RingCursor {
   }
 };
 
-// The loader's state. All 32 lanes call every method together.
-template <int SLOTS, int IN_FLIGHT, int EASE = 0, int PACE = 0>
+// As fast as it goes.
+struct Unpaced {
+  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0, ahead_rows = 0;
+};
+
+// The loader's state. All 32 lanes call every method together. Stream says
+//   static constexpr int pace;                  clock cycles
+//   static constexpr int long_pace, long_from;  the same from a position on, 0: none, from which caches are long
+//   static constexpr int ahead, ahead_rows;     most stages into L2, for bodies of so many rows of x and more;
+//                                               for others where caches are long
+template <int SLOTS, int IN_FLIGHT, int EASE = 0, class Stream = Unpaced>
 struct Loader {
   static_assert(IN_FLIGHT < SLOTS, "a stage in flight needs a slot of its own");
 
@@ -59,7 +72,11 @@ struct Loader {
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
   int in_flight = 0, limit = IN_FLIGHT;
-  u32 issued_at = 0;  // clock cycles
+  u32 issued_at = 0;  // clock cycles, of the stage before
+  u32 asked_at = 0;   // of one that was asked for into L2
+  int ahead = 0;      // how many that come next have been
+  bool is_long = false;
+  Upcoming tasks;
   StageMarks marks;
   u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
@@ -70,6 +87,18 @@ struct Loader {
 #elif __CUDA_ARCH__ >= 900
     asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(used_once));
 #endif
+  }
+
+  __device__ __forceinline__ void begin(const Upcoming& upcoming) {
+    tasks = upcoming;
+    const Work& work = *tasks.at(0);
+    if constexpr (Stream::long_from > 0) is_long = work.position >= Stream::long_from;
+    marks.begin(work);
+  }
+  __device__ __forceinline__ u32 pace() const { return u32(is_long ? Stream::long_pace : Stream::pace); }
+  // Whether a body of so many rows of x looks behind a full ring.
+  __device__ __forceinline__ bool looks_ahead(int rows) const {
+    return Stream::ahead > 0 && (rows >= Stream::ahead_rows || is_long);
   }
 
   __device__ __forceinline__ void land_one() {
@@ -87,7 +116,8 @@ struct Loader {
       }
     }
   }
-  __device__ __forceinline__ bool next_is_empty() {
+  __device__ __forceinline__ bool next_is_empty(bool looks) {
+    if (looks) return ring.empty[next.slot].passed_now(next.parity ^ 1);
     // A trace looks at landings meanwhile, now and then: a loader that spins is in others' way.
     if (TRACED && in_flight > 0)
       return ring.empty[next.slot].passed_within(next.parity ^ 1, NOTED_WITHIN);
@@ -101,17 +131,40 @@ struct Loader {
     return !ring.empty[wraps ? ahead - SLOTS : ahead].passed_now(next.parity ^ u32(wraps) ^ 1);
   }
   __device__ __forceinline__ void keep_pace() {
-    if constexpr (PACE > 0 && EASE > 0 && EASE < SLOTS) {
-      while (cycles() - issued_at < u32(PACE) && nearly_full()) {
+    if constexpr (Stream::pace > 0 && EASE > 0 && EASE < SLOTS) {
+      if (ahead > 0) return;  // it does not come from memory
+      while (cycles() - issued_at < pace() && nearly_full()) {
       }
       issued_at = cycles();
     }
   }
+  // Asks for one more stage behind the ring, if it is time; whether there may be more.
+  template <class Next>
+  __device__ __forceinline__ bool look_ahead(Next upcoming, int bytes) {
+    if (ahead >= Stream::ahead) return false;
+    const u32 now = cycles();
+    if (now - issued_at < pace() || now - asked_at < pace()) return true;
+    const char* const source = upcoming(ahead);
+    if (source == nullptr) return false;
+    if (lane == 0) fetch_to_l2(source, bytes);
+    asked_at = now;
+    ++ahead;
+    return true;
+  }
 
   // Starts the copy of one stage; false if the worker gives up meanwhile. bytes % 16 == 0.
   __device__ __forceinline__ bool issue(const char* source, int bytes) {
+    return issue(source, bytes, false, [](int) { return static_cast<const char*>(nullptr); });
+  }
+  // The same for who `looks` behind a full ring: upcoming(k) is where the k-th stage from this one on lies,
+  // of as many bytes; nullptr where nobody knows.
+  template <class Next>
+  __device__ __forceinline__ bool issue(const char* source, int bytes, bool looks, Next upcoming) {
     marks.asked();
-    while (!__all_sync(0xffffffffu, next_is_empty())) {
+    while (!__all_sync(0xffffffffu, next_is_empty(looks))) {
+      if constexpr (Stream::ahead > 0) {
+        if (looks) looks = look_ahead(upcoming, bytes);
+      }
       note_landed();
       if (__any_sync(0xffffffffu, leave)) return false;
     }
@@ -142,6 +195,7 @@ struct Loader {
 #pragma unroll 1
     for (; landed > 0; --landed) marks.landed();
     marks.issued(bytes);
+    if (ahead > 0) --ahead;
     ++in_flight;
     next.advance();
     return true;

@@ -112,9 +112,27 @@ struct Worker {
   int scratch_of_warp = 0;
 
   int lane = 0;
-  bool issue(const char* source, int bytes) {
+  // Behind a full ring the loader looks for the stages that come next: of the task that it is at, and of
+  // those behind.
+  struct Upcoming {
+    const Worker* all;
+    int task;
+    const Work* at(int n) const { return task + n < int(all->works.size()) ? &all->works[task + n] : nullptr; }
+  } tasks{this, 0};
+  std::vector<std::pair<int, const char*>> expected;
+  bool looks_ahead(int) const { return true; }
+  template <class Next>
+  bool issue(const char* source, int bytes, bool looks, Next upcoming) {
+    for (int k = 0; looks && k < 12; ++k)
+      if (const char* p = upcoming(k)) expected.push_back({int(stages.size()) + k, p});
+      else if (k == 0) fibers::fail("the loader does not know where it is");
     stages.push_back({source, bytes});
     return true;
+  }
+  void check_expected() const {
+    for (const auto& [stage, source] : expected)
+      if (stage >= int(stages.size()) || stages[stage].source != source)
+        fibers::fail("another stage was looked for than came");
   }
 };
 struct Lane {
@@ -196,9 +214,14 @@ void check(const char* name) {
   for (int i = 0; i * S::ROWS < N; ++i) {
     work.index = i;
     worker.works.push_back(work);
-    L::load(worker, work);
     worker.partials.emplace_back(L::partial_bytes / 4, NAN);
   }
+  for (const Work& each : worker.works) {
+    L::load(worker, each);
+    ++worker.tasks.task;
+  }
+  worker.check_expected();
+  if (L::S::PASSES == 1 && worker.expected.size() < worker.stages.size()) fibers::fail("nothing was looked for");
   work.body = -1;
   worker.works.push_back(work);
   worker.scratch_of_warp = (L::scratch_bytes / 8 + 15) / 16 * 16;

@@ -1,5 +1,6 @@
 // A ring whose copies land at once.
 #pragma once
+#include "queue.cuh"
 #include "sync.cuh"
 #include "trace.cuh"
 
@@ -28,7 +29,7 @@ struct RingCursor {
   }
 };
 
-template <int SLOTS, int IN_FLIGHT, int EASE = 0, int PACE = 0>
+template <int SLOTS, int IN_FLIGHT, int EASE = 0, class Stream = void>
 struct Loader {
   Ring<SLOTS>& ring;
   const volatile int& leave;
@@ -38,6 +39,7 @@ struct Loader {
 
   Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
       : ring(ring), leave(leave), lane(lane), marks(lane) {}
+  void begin(const Upcoming& tasks) { marks.begin(*tasks.at(0)); }
   void note_landed() {}
   bool issue(const char* source, int bytes) {
     while (!ring.empty[next.slot].passed(next.parity ^ 1))
