@@ -71,7 +71,7 @@ class Ring:
     """For tasks of few rows of x, too, where a step's families wait for less than this of the time
     that its weights stream."""
     long_from: int = 0
-    """The position from which an attention waits for its cache longer than a ring holds; 0: none."""
+    """The position from which attention waits for its cache longer than a ring holds; 0: none."""
     exposed_us: float = 0.0
     """How long a family of tasks waits for the one before it, beside its weights."""
     clock_mhz: int = 0

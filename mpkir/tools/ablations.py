@@ -83,8 +83,8 @@ TABLE: tuple[Switch, ...] = (
     ),
     Switch(
         "ahead-below",
-        "N = 1: with few rows of x, too, whatever a step waits for; 0: only of 8 and more, or where "
-        "caches are long",
+        "N = 1: with few rows of x, too, whatever a step waits for; 0: only with 8 and more, or "
+        "where caches are long",
         "1: 1 % slower with 2 and 4 sequences, polls wait behind what nobody needs yet",
         lambda number: Variant(machine=(("ring.ahead_below", float(number)),)),
     ),

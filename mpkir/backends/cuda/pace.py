@@ -34,8 +34,8 @@ class Pace:
 
 
 def pace_of(module: ModuleOp, machine: Machine) -> Pace:
-    """A stage's share of the memory's time and a margin; from `ring.long_from` on it is longer by as
-    much as a step is longer than its weights take, for every family of tasks waits for the one
+    """A stage's share of the memory's time and a margin; from `ring.long_from` on it is longer by
+    as much as a step is longer than its weights take, for every family of tasks waits for the one
     before.
 
     No pace where the machine model does not say how long a wait is (`ring.exposed_us`), or nothing

@@ -10,7 +10,6 @@ from xdsl.ir import SSAValue
 
 from mpkir.dialects import tensor
 
-
 MANY = 8
 """From so many rows of x on a task's sums take much of the memory that its weights come through."""
 

@@ -428,7 +428,7 @@ __device__ __forceinline__ void run(const LaunchArgs& args) {
   play_role<P>(s, args, warp, lane);
   if constexpr (TRACED) {
     __syncthreads();
-    if (threadIdx.x < QUEUE) keep_marks(s.queue.work[threadIdx.x]);
+    if (threadIdx.x < QUEUE) keep_last_marks(s.queue.work, threadIdx.x);
   }
 }
 

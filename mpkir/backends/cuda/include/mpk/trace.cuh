@@ -101,6 +101,17 @@ __device__ __forceinline__ void keep_marks(const Work& work) {
   mpk_trace.tasks[place * mpk_trace.task_count + work.task] = kept;
 }
 
+// What is left in a queue at the end, by a lane for each entry: of steps that would go to one place the last.
+template <int N>
+__device__ __forceinline__ void keep_last_marks(const Work (&queue)[N], int entry) {
+  const Work& work = queue[entry];
+  for (const Work& other : queue)
+    if (other.body >= 0 && other.task == work.task && other.step > work.step &&
+        (u32(other.step - work.step) & mpk_trace.step_mask) == 0)
+      return;
+  keep_marks(work);
+}
+
 // The loader's notes; all of its lanes call every method together, each in the order of stages. Between
 // a landing and the copy that it lets start there is none: that is what a stream of weights waits for.
 // Stores to memory are started by one lane, and the loader has no fence that would wait for them.
@@ -141,6 +152,8 @@ __device__ __forceinline__ void mark(const Work&, Mark, u32) {}
 __device__ __forceinline__ void mark(const Work&, Mark) {}
 __device__ __forceinline__ void forget_marks(Work&) {}
 __device__ __forceinline__ void keep_marks(const Work&) {}
+template <int N>
+__device__ __forceinline__ void keep_last_marks(const Work (&)[N], int) {}
 
 struct StageMarks {
   __device__ __forceinline__ explicit StageMarks(int) {}

@@ -42,7 +42,7 @@ extern "C" int mpk_run(const LaunchArgs* args, int workers) {
   for (std::thread& thread : threads) thread.join();
   for (int worker = 0; worker < workers; ++worker) {
     blockIdx.x = worker;
-    for (const mpk::Work& work : shared[worker].queue.work) mpk::keep_marks(work);
+    for (int entry = 0; entry < mpk::QUEUE; ++entry) mpk::keep_last_marks(shared[worker].queue.work, entry);
   }
   return args->control->fault;
 }
