@@ -68,10 +68,10 @@ class Ring:
     """Stages behind a full ring that L2 is asked for meanwhile, at most: where a layer waits longer
     than the ring holds, the memory would have nothing to do."""
     ahead_below: float = 0.0
-    """For tasks of few rows of x, too, where a step's families wait for less than this of the time
-    that its weights stream."""
+    """With few rows of x only where a step's families wait for less than this of the time that its
+    weights stream."""
     long_from: int = 0
-    """The position from which attention waits for its cache longer than a ring holds; 0: none."""
+    """The position from which attention reads so much that the stream leaves it time; 0: none."""
     exposed_us: float = 0.0
     """How long a family of tasks waits for the one before it, beside its weights."""
     clock_mhz: int = 0

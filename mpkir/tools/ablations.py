@@ -83,15 +83,13 @@ TABLE: tuple[Switch, ...] = (
     ),
     Switch(
         "ahead-below",
-        "N = 1: with few rows of x, too, whatever a step waits for; 0: only with 8 and more, or "
-        "where caches are long",
+        "N = 1: with few rows of x, too, whatever a step waits for; 0: only with 8 and more",
         "1: 1 % slower with 2 and 4 sequences, polls wait behind what nobody needs yet",
         lambda number: Variant(machine=(("ring.ahead_below", float(number)),)),
     ),
     Switch(
         "long-from",
-        "the position from which caches are long: the stream leaves them time, and stages behind a "
-        "full ring are asked for; 0: none",
+        "the position from which caches are long and the stream leaves them time; 0: none",
         "0: 1 % slower at position 1,000",
         _machine("ring.long_from"),
     ),

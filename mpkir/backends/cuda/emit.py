@@ -53,6 +53,8 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     lines = [
         *([f"#define MPK_RANKS {ranks}"] if ranks > 1 else []),
         *(["#define MPK_NVSHMEM"] if ranks > 1 and machine.transport == "nvshmem" else []),
+        # Who looks further has to know more tasks; others have a slot of the ring instead.
+        *(["#define MPK_QUEUE 32"] if pace.ahead else []),
         *printed,
         "struct program {",
         f"  static constexpr int tokens = {tokens_per_step};",
@@ -61,7 +63,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int in_flight = {in_flight};",
         f"  static constexpr int ease = {machine.ring.ease}, pace = {pace.cycles};",
         f"  static constexpr int long_pace = {pace.long_cycles}, long_from = {pace.long_from};",
-        f"  static constexpr int ahead = {pace.ahead}, ahead_rows = {pace.ahead_rows};",
+        f"  static constexpr int ahead = {pace.ahead};",
         f"  static constexpr int registers_from = {machine.ring.registers_from};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",

@@ -9,10 +9,12 @@ them out of the same memory meanwhile, and the stream leaves time for that.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from xdsl.dialects.builtin import ModuleOp
 
 from mpkir.analysis.stream_share import waiting_share
+from mpkir.dialects import tensor
 from mpkir.machine import Machine
 from mpkir.passes.tiling.limits import MANY
 
@@ -29,8 +31,6 @@ class Pace:
     """0: never."""
     ahead: int
     """Stages behind a full ring that L2 is asked for, at most."""
-    ahead_rows: int
-    """By tasks of so many rows of x and more; of fewer from position `long_from` on."""
 
 
 def pace_of(module: ModuleOp, machine: Machine) -> Pace:
@@ -39,8 +39,10 @@ def pace_of(module: ModuleOp, machine: Machine) -> Pace:
     before.
 
     No pace where the machine model does not say how long a wait is (`ring.exposed_us`), or nothing
-    is streamed; what `ring.pace` says comes first. Nothing is asked for ahead where families wait
-    more than memory does (`ring.waits_from`): their polls are what it would be in the way of.
+    is streamed; what `ring.pace` says comes first. Stages are asked for ahead where the memory has
+    nothing else to do: with many rows of x, which come slowly, and where the stream is nearly all
+    of a step (`ring.ahead_below`); not where families wait more than it does (`ring.waits_from`),
+    whose polls it would be in the way of.
     """
     ring = machine.ring
     share = waiting_share(module, machine)
@@ -50,10 +52,8 @@ def pace_of(module: ModuleOp, machine: Machine) -> Pace:
         cycles = long_cycles = ring.pace
     elif not share:
         cycles = long_cycles = 0
-    return Pace(
-        cycles,
-        max(cycles, long_cycles),
-        ring.long_from,
-        ring.ahead if 0 < share <= ring.waits_from else 0,
-        1 if share < ring.ahead_below else MANY,
-    )
+    products = [op for op in module.walk() if isinstance(op, tensor.LinearOp)]
+    rows = max((prod(tensor.shape_of(op.x)[:-1]) for op in products), default=0)
+    pays = (rows >= MANY and share <= ring.waits_from) or share < ring.ahead_below
+    ahead = ring.ahead if share and pays else 0
+    return Pace(cycles, max(cycles, long_cycles), ring.long_from, ahead)

@@ -170,8 +170,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Net], Running]:
     for name in ("abi", "bodies", "dispatcher", "dynamic", "peers", "queue", "runtime", "trace"):
         text = (INCLUDE / "mpk" / f"{name}.cuh").read_text()
         if name == "queue":  # a batch is looked up by as many lanes, and here a warp has one
-            assert "constexpr int BATCH = 8;" in text
-            text = text.replace("constexpr int BATCH = 8;", "constexpr int BATCH = 1;")
+            assert "constexpr int BATCH = QUEUE / 2;" in text
+            text = text.replace("BATCH = QUEUE / 2;", "BATCH = 1;")
         (folder / f"{name}.cuh").write_text(text)
     for file in HOST.iterdir():
         (folder / file.name).write_text(file.read_text())

@@ -70,10 +70,9 @@ struct PackedLinear {
     constexpr int STAGE = ROW_GROUP * S::COLUMNS * 2;
     const int groups = S::groups_of(work);
     const i64 first = i64(B::first_row(work.index)) * (B::K * 2);
-    const bool looks = S::PASSES == 1 && loader.looks_ahead(B::T);
-    int issued = 0;
+    [[maybe_unused]] int issued = 0;
     // The k-th stage from the present one on, of this task or of those that follow.
-    const auto upcoming = [&](int k) -> const char* {
+    [[maybe_unused]] const auto upcoming = [&](int k) -> const char* {
       const int each = groups * B::PARTS, tasks = (issued + k) / (J * each);
       const Work* const of = loader.tasks.at(tasks);
       if (of == nullptr || S::groups_of(*of) != groups) return nullptr;
@@ -90,8 +89,15 @@ struct PackedLinear {
 #pragma unroll 1
         for (int g = 0; g < groups; ++g)
 #pragma unroll 1
-          for (int p = 0; p < parts; ++p, ++issued)
-            if (!loader.issue(source + (g * B::PARTS + p) * i64(STAGE), STAGE, looks, upcoming)) return false;
+          for (int p = 0; p < parts; ++p) {
+            const char* const stage = source + (g * B::PARTS + p) * i64(STAGE);
+            if constexpr (L::looks && S::PASSES == 1) {
+              if (!loader.issue(stage, STAGE, upcoming)) return false;
+              ++issued;
+            } else {
+              if (!loader.issue(stage, STAGE)) return false;
+            }
+          }
       }
     }
     return true;

@@ -9,8 +9,11 @@
 
 namespace mpk {
 
-constexpr int QUEUE = 16;
-constexpr int BATCH = 8;
+#ifndef MPK_QUEUE
+#define MPK_QUEUE 16
+#endif
+constexpr int QUEUE = MPK_QUEUE;
+constexpr int BATCH = QUEUE / 2;
 
 // For a task that is looked up now, and run well within the time it takes to notice.
 __device__ __forceinline__ u32 deadline_of(const LaunchArgs& args) {

@@ -54,14 +54,14 @@ struct RingCursor {
 
 // As fast as it goes.
 struct Unpaced {
-  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0, ahead_rows = 0;
+  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0;
 };
 
 // The loader's state. All 32 lanes call every method together. Stream says
 //   static constexpr int pace;                  clock cycles
 //   static constexpr int long_pace, long_from;  the same from a position on, 0: none, from which caches are long
-//   static constexpr int ahead, ahead_rows;     most stages into L2, for bodies of so many rows of x and more;
-//                                               for others where caches are long
+//   static constexpr int ahead;                 most stages into L2
+// What is not needed is not compiled: each instruction between a landing and the next copy is bandwidth.
 template <int SLOTS, int IN_FLIGHT, int EASE = 0, class Stream = Unpaced>
 struct Loader {
   static_assert(IN_FLIGHT < SLOTS, "a stage in flight needs a slot of its own");
@@ -75,7 +75,7 @@ struct Loader {
   u32 issued_at = 0;  // clock cycles, of the stage before
   u32 asked_at = 0;   // of one that was asked for into L2
   int ahead = 0;      // how many that come next have been
-  bool is_long = false;
+  u32 pace = Stream::pace;
   Upcoming tasks;
   StageMarks marks;
   u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
@@ -89,16 +89,13 @@ struct Loader {
 #endif
   }
 
-  __device__ __forceinline__ void begin(const Upcoming& upcoming) {
-    tasks = upcoming;
-    const Work& work = *tasks.at(0);
-    if constexpr (Stream::long_from > 0) is_long = work.position >= Stream::long_from;
+  static constexpr bool looks = Stream::ahead > 0;
+
+  __device__ __forceinline__ void begin(const Work& work, const Upcoming& upcoming) {
+    if constexpr (looks) tasks = upcoming;
+    if constexpr (Stream::long_from > 0)
+      pace = work.position >= Stream::long_from ? Stream::long_pace : Stream::pace;
     marks.begin(work);
-  }
-  __device__ __forceinline__ u32 pace() const { return u32(is_long ? Stream::long_pace : Stream::pace); }
-  // Whether a body of so many rows of x looks behind a full ring.
-  __device__ __forceinline__ bool looks_ahead(int rows) const {
-    return Stream::ahead > 0 && (rows >= Stream::ahead_rows || is_long);
   }
 
   __device__ __forceinline__ void land_one() {
@@ -116,8 +113,7 @@ struct Loader {
       }
     }
   }
-  __device__ __forceinline__ bool next_is_empty(bool looks) {
-    if (looks) return ring.empty[next.slot].passed_now(next.parity ^ 1);
+  __device__ __forceinline__ bool next_is_empty() {
     // A trace looks at landings meanwhile, now and then: a loader that spins is in others' way.
     if (TRACED && in_flight > 0)
       return ring.empty[next.slot].passed_within(next.parity ^ 1, NOTED_WITHIN);
@@ -132,8 +128,8 @@ struct Loader {
   }
   __device__ __forceinline__ void keep_pace() {
     if constexpr (Stream::pace > 0 && EASE > 0 && EASE < SLOTS) {
-      if (ahead > 0) return;  // it does not come from memory
-      while (cycles() - issued_at < pace() && nearly_full()) {
+      if (looks && ahead > 0) return;  // it does not come from memory
+      while (cycles() - issued_at < pace && nearly_full()) {
       }
       issued_at = cycles();
     }
@@ -143,7 +139,7 @@ struct Loader {
   __device__ __forceinline__ bool look_ahead(Next upcoming, int bytes) {
     if (ahead >= Stream::ahead) return false;
     const u32 now = cycles();
-    if (now - issued_at < pace() || now - asked_at < pace()) return true;
+    if (now - issued_at < pace || now - asked_at < pace) return true;
     const char* const source = upcoming(ahead);
     if (source == nullptr) return false;
     if (lane == 0) fetch_to_l2(source, bytes);
@@ -154,20 +150,30 @@ struct Loader {
 
   // Starts the copy of one stage; false if the worker gives up meanwhile. bytes % 16 == 0.
   __device__ __forceinline__ bool issue(const char* source, int bytes) {
-    return issue(source, bytes, false, [](int) { return static_cast<const char*>(nullptr); });
-  }
-  // The same for who `looks` behind a full ring: upcoming(k) is where the k-th stage from this one on lies,
-  // of as many bytes; nullptr where nobody knows.
-  template <class Next>
-  __device__ __forceinline__ bool issue(const char* source, int bytes, bool looks, Next upcoming) {
     marks.asked();
-    while (!__all_sync(0xffffffffu, next_is_empty(looks))) {
-      if constexpr (Stream::ahead > 0) {
-        if (looks) looks = look_ahead(upcoming, bytes);
-      }
+    while (!__all_sync(0xffffffffu, next_is_empty())) {
       note_landed();
       if (__any_sync(0xffffffffu, leave)) return false;
     }
+    start(source, bytes);
+    return true;
+  }
+  // The same, and while the ring is full it looks further: upcoming(k) is where the k-th stage from this one on
+  // lies, of as many bytes; nullptr where nobody knows.
+  template <class Next>
+  __device__ __forceinline__ bool issue(const char* source, int bytes, Next upcoming) {
+    marks.asked();
+    bool more = true;
+    while (!__all_sync(0xffffffffu, more ? ring.empty[next.slot].passed_now(next.parity ^ 1) : next_is_empty())) {
+      if (more) more = look_ahead(upcoming, bytes);
+      note_landed();
+      if (__any_sync(0xffffffffu, leave)) return false;
+    }
+    start(source, bytes);
+    return true;
+  }
+  // With a slot that is free.
+  __device__ __forceinline__ void start(const char* source, int bytes) {
     marks.has_slot();
     int landed = 0;
     for (; in_flight >= limit; ++landed) land_one();
@@ -195,10 +201,9 @@ struct Loader {
 #pragma unroll 1
     for (; landed > 0; --landed) marks.landed();
     marks.issued(bytes);
-    if (ahead > 0) --ahead;
+    if (looks && ahead > 0) --ahead;
     ++in_flight;
     next.advance();
-    return true;
   }
 
   // Before the CTA may end: no copy into its shared memory may be pending.

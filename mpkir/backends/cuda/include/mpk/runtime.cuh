@@ -6,7 +6,7 @@
 //
 //   struct program {
 //     static constexpr int tokens, shared_bytes, ring_slots, in_flight;
-//     static constexpr int ease, pace, long_pace, long_from, ahead, ahead_rows;  // ring.cuh
+//     static constexpr int ease, pace, long_pace, long_from, ahead;  // ring.cuh
 //     static constexpr int registers_from;  // rows of x that registers are moved for; 0: never
 //     static constexpr bool dynamic;  // whether there are tasks without a place
 //     using bodies = mpk::Bodies<mpk::Linear<body_0>, mpk::Attention<body_1>, ...>;
@@ -344,7 +344,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
     if (i == BATCH / 4) next.read_family();
     if (i == BATCH / 2) next.read_operands();
     if (work.body < 0) return false;
-    loader.begin({s.queue.work, queue.entry, BATCH - 1 - i});
+    loader.begin(work, {s.queue.work, queue.entry, BATCH - 1 - i});
     LoadVisitor<LoaderOf<P>> visitor{loader, work};
     P::dispatch(work.body, visitor);
     if (!visitor.alive) return false;

@@ -120,14 +120,17 @@ struct Worker {
     const Work* at(int n) const { return task + n < int(all->works.size()) ? &all->works[task + n] : nullptr; }
   } tasks{this, 0};
   std::vector<std::pair<int, const char*>> expected;
-  bool looks_ahead(int) const { return true; }
-  template <class Next>
-  bool issue(const char* source, int bytes, bool looks, Next upcoming) {
-    for (int k = 0; looks && k < 12; ++k)
-      if (const char* p = upcoming(k)) expected.push_back({int(stages.size()) + k, p});
-      else if (k == 0) fibers::fail("the loader does not know where it is");
+  static constexpr bool looks = true;
+  bool issue(const char* source, int bytes) {
     stages.push_back({source, bytes});
     return true;
+  }
+  template <class Next>
+  bool issue(const char* source, int bytes, Next upcoming) {
+    for (int k = 0; k < 12; ++k)
+      if (const char* p = upcoming(k)) expected.push_back({int(stages.size()) + k, p});
+      else if (k == 0) fibers::fail("the loader does not know where it is");
+    return issue(source, bytes);
   }
   void check_expected() const {
     for (const auto& [stage, source] : expected)

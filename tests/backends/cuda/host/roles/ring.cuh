@@ -39,7 +39,7 @@ struct Loader {
 
   Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
       : ring(ring), leave(leave), lane(lane), marks(lane) {}
-  void begin(const Upcoming& tasks) { marks.begin(*tasks.at(0)); }
+  void begin(const Work& work, const Upcoming&) { marks.begin(work); }
   void note_landed() {}
   bool issue(const char* source, int bytes) {
     while (!ring.empty[next.slot].passed(next.parity ^ 1))
