@@ -62,14 +62,17 @@ class Ring:
     pace: int | None = None
     """Clock cycles from one stage to the next then; None: what a program's steps leave time for
     (backends/cuda/pace.py)."""
-    margin: float = 0.0
-    """By how much more than its share of the memory's time a stage is given then."""
+    margin: float | None = None
+    """By how much more than its share of the memory's time a stage is given then; None: by as much
+    as a step is longer than its weights take."""
     ahead: int = 0
     """Stages behind a full ring that L2 is asked for meanwhile, at most: where a layer waits longer
     than the ring holds, the memory would have nothing to do."""
+    ahead_rows: int = 0
+    """With so many rows of x and more."""
     ahead_below: float = 0.0
-    """With few rows of x only where a step's families wait for less than this of the time that its
-    weights stream."""
+    """With fewer only where a step's families wait for less than this of the time that its weights
+    stream."""
     long_from: int = 0
     """The position from which attention reads so much that the stream leaves it time; 0: none."""
     exposed_us: float = 0.0

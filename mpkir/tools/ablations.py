@@ -77,13 +77,18 @@ TABLE: tuple[Switch, ...] = (
         "ahead",
         "at most N stages behind a full ring are asked for into L2, where layers wait longer than "
         "the ring holds; 0: none",
-        "0: 2 % slower with 16 sequences, half a per cent with 8 or for 8B of weights: the memory "
-        "has nothing to do",
+        "0: 1.5 % slower with 16 sequences, 0.2 % for 8B of weights: the memory has nothing to do",
         _machine("ring.ahead"),
     ),
     Switch(
+        "ahead-rows",
+        "so with N rows of x and more; 0: with none",
+        "8: half a per cent slower with 8 sequences",
+        _machine("ring.ahead_rows"),
+    ),
+    Switch(
         "ahead-below",
-        "N = 1: with few rows of x, too, whatever a step waits for; 0: only with 8 and more",
+        "N = 1: with fewer rows of x, too, whatever a step waits for; 0: never",
         "1: 1 % slower with 2 and 4 sequences, polls wait behind what nobody needs yet",
         lambda number: Variant(machine=(("ring.ahead_below", float(number)),)),
     ),

@@ -16,7 +16,6 @@ from xdsl.dialects.builtin import ModuleOp
 from mpkir.analysis.stream_share import waiting_share
 from mpkir.dialects import tensor
 from mpkir.machine import Machine
-from mpkir.passes.tiling.limits import MANY
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,9 @@ class Pace:
 
 
 def pace_of(module: ModuleOp, machine: Machine) -> Pace:
-    """A stage's share of the memory's time and a margin; from `ring.long_from` on it is longer by
-    as much as a step is longer than its weights take, for every family of tasks waits for the one
-    before.
+    """A stage's share of the memory's time and a margin; from `ring.long_from` on, and where the
+    machine model has no margin, it is longer by as much as a step is longer than its weights take,
+    for every family of tasks waits for the one before.
 
     No pace where the machine model does not say how long a wait is (`ring.exposed_us`), or nothing
     is streamed; what `ring.pace` says comes first. Stages are asked for ahead where the memory has
@@ -46,14 +45,15 @@ def pace_of(module: ModuleOp, machine: Machine) -> Pace:
     """
     ring = machine.ring
     share = waiting_share(module, machine)
+    if not share:
+        return Pace(ring.pace or 0, ring.pace or 0, 0, 0)
     stage = ring.slot_bytes * machine.workers / (machine.memory_bandwidth * 1e3) * ring.clock_mhz
-    cycles, long_cycles = round(stage * (1 + ring.margin)), round(stage * (1 + share))
+    long_cycles = round(stage * (1 + share))
+    cycles = long_cycles if ring.margin is None else round(stage * (1 + ring.margin))
     if ring.pace is not None:
         cycles = long_cycles = ring.pace
-    elif not share:
-        cycles = long_cycles = 0
     products = [op for op in module.walk() if isinstance(op, tensor.LinearOp)]
     rows = max((prod(tensor.shape_of(op.x)[:-1]) for op in products), default=0)
-    pays = (rows >= MANY and share <= ring.waits_from) or share < ring.ahead_below
-    ahead = ring.ahead if share and pays else 0
+    is_many = 0 < ring.ahead_rows <= rows and share <= ring.waits_from
+    ahead = ring.ahead if is_many or share < ring.ahead_below else 0
     return Pace(cycles, max(cycles, long_cycles), ring.long_from, ahead)
