@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import (
     i64,
 )
 from xdsl.ir.affine import AffineExpr, AffineMap
+from xdsl.utils.exceptions import VerifyException
 
 from mpkir.dialects import event, task, tensor
 from mpkir.dialects.event import EdgeAttr, Handoff, HandoffAttr
@@ -399,8 +400,12 @@ class Mutators:
                 rows, parts = 1, rng.choice([2, 3, 5, 64, 1 << 20])
         if (tuple(reads), rows, parts) == (stream.reads, stream.rows.data, stream.parts.data):
             raise _NothingToDo
+        try:
+            changed = task.StreamAttr(reads, rows, parts)
+        except VerifyException as error:  # no schedule that anyone could write
+            raise _NothingToDo from error
         edits.text += f" {reads} {rows} {parts}"
-        edits.set(grid, "stream", task.StreamAttr(reads, rows, parts))
+        edits.set(grid, "stream", changed)
 
     def change_ring(self, rng: random.Random, edits: Edits) -> None:
         ring = _choice(rng, self.rings)

@@ -48,6 +48,7 @@ class Ring:
     """The shared-memory ring that weights stream through."""
 
     slots: int
+    """At most; fewer where tasks leave no room for them."""
     slot_bytes: int
     in_flight: int = 0
     """Stages asked for and not landed yet, at most; 0: what a program's steps need, of
