@@ -48,7 +48,7 @@ class Ring:
     """The shared-memory ring that weights stream through."""
 
     slots: int
-    """At most; fewer where tasks leave no room for them."""
+    """Beside `scratch`; a kernel whose tasks need more than that has fewer."""
     slot_bytes: int
     in_flight: int = 0
     """Stages asked for and not landed yet, at most; 0: what a program's steps need, of
