@@ -25,12 +25,16 @@ INCLUDE = Path(__file__).parent.parent / "backends" / "cuda" / "include"
 USES_NVSHMEM = "#define MPK_NVSHMEM"
 """A line of a generated source that may reach far ranks (include/mpk/nvshmem.cuh)."""
 
+_NAME = "/mpkir/kernel.cu"
+"""What line tables call a source, wherever it is compiled."""
+
 _ARCH = re.compile(r"sm_(\d{2,3}[af]?)")
 _INSTALL = "install the CUDA toolkit (nvcc) or `pip install nvidia-cuda-nvrtc cuda-bindings`"
 
 
 def build_cuda(source: str, arch: str, include: Sequence[Path] = ()) -> bytes:
-    """Compile a generated kernel for `arch` ("sm_90a", "sm_80") and return the cubin.
+    """Compile a generated kernel for `arch` ("sm_90a", "sm_80") and return the cubin: the same
+    bytes each time, as long as the library's headers are where and as old as they were.
 
     `include`: directories of headers beside the device library.
     The result is kept under $MPKIR_CACHE (default ~/.cache/mpkir), named by a hash of the source,
@@ -42,6 +46,7 @@ def build_cuda(source: str, arch: str, include: Sequence[Path] = ()) -> bytes:
     if match is None:
         raise MpkirError(f"{arch!r} is no GPU architecture", hint='write it like "sm_90a"')
     version, compile_source = _linker() if uses_nvshmem(source) else _compiler()
+    source = f'#line 1 "{_NAME}"\n{source}'
     key = hashlib.sha256()
     folders = (INCLUDE, *include)
     for part in (version, arch, source, _library_text(folders)):
@@ -123,34 +128,32 @@ def _nvcc_version(nvcc: str) -> str:
 
 def _with_nvcc(nvcc: str, source: str, number: str, folders: Sequence[Path]) -> bytes:
     with tempfile.TemporaryDirectory(prefix="mpkir-") as name:
-        folder = Path(name)
-        (folder / "kernel.cu").write_text(source)
-        _run_nvcc(nvcc, number, *_compiling(folders, folder))
-        return (folder / "kernel.cubin").read_bytes()
+        cubin = Path(name) / "kernel.cubin"
+        _run_nvcc(nvcc, number, *_compiling(folders, cubin), source=source)
+        return cubin.read_bytes()
 
 
 def _linked_with_nvcc(
     nvcc: str, package: Path, source: str, number: str, folders: Sequence[Path]
 ) -> bytes:
     with tempfile.TemporaryDirectory(prefix="mpkir-") as name:
-        folder = Path(name)
-        (folder / "kernel.cu").write_text(source)
-        _run_nvcc(nvcc, number, "-rdc=true", *_compiling((*folders, package / HEADERS), folder))
-        parts = (str(folder / "kernel.cubin"), str(package / DEVICE_LIBRARY))
-        linked = folder / "linked.cubin"
+        cubin, linked = Path(name) / "kernel.cubin", Path(name) / "linked.cubin"
+        compiling = _compiling((*folders, package / HEADERS), cubin)
+        _run_nvcc(nvcc, number, "-rdc=true", *compiling, source=source)
+        parts = (str(cubin), str(package / DEVICE_LIBRARY))
         _run_nvcc(nvcc, number, "-dlink", "-cubin", "-o", str(linked), *parts)
         return linked.read_bytes()
 
 
-def _compiling(folders: Sequence[Path], folder: Path) -> tuple[str, ...]:
-    """What makes kernel.cubin of kernel.cu."""
-    files = ("-o", str(folder / "kernel.cubin"), str(folder / "kernel.cu"))
+def _compiling(folders: Sequence[Path], cubin: Path) -> tuple[str, ...]:
+    """What makes a cubin of a source from a pipe: of a file, its path and time would be in it."""
+    files = ("-x", "cu", "-o", str(cubin), "/dev/stdin")
     return ("-std=c++17", *(f"-I{each}" for each in folders), "-lineinfo", "-cubin", *files)
 
 
-def _run_nvcc(nvcc: str, number: str, *options: str) -> None:
+def _run_nvcc(nvcc: str, number: str, *options: str, source: str = "") -> None:
     command = [nvcc, f"-gencode=arch=compute_{number},code=sm_{number}", *options]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, input=source, capture_output=True, text=True)
     if result.returncode != 0:
         _refused("nvcc", number, result.stderr)
 
@@ -180,7 +183,7 @@ def _with_nvrtc(source: str, number: str, folders: Sequence[Path]) -> bytes:
     from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
     ok = nvrtc.nvrtcResult.NVRTC_SUCCESS
-    status, program = nvrtc.nvrtcCreateProgram(source.encode(), b"kernel.cu", 0, [], [])
+    status, program = nvrtc.nvrtcCreateProgram(source.encode(), _NAME.encode(), 0, [], [])
     if status != ok:
         raise MpkirError(f"NVRTC does not take the kernel: {status.name}", hint=_INSTALL)
     try:

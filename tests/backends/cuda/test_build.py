@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,31 @@ def test_nvrtc_compiles_the_same_source(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("MPKIR_CACHE", str(tmp_path))
     monkeypatch.setattr(building, "find_nvcc", lambda: None)
     assert build_cuda(HANDWRITTEN, "sm_90a").startswith(b"\x7fELF")
+
+
+@pytest.mark.parametrize("compiler", ["nvcc", "NVRTC"])
+def test_the_same_bytes_each_time(
+    compiler: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An artifact's cubin, and its hash, do not say where and when it was compiled."""
+    if compiler == "NVRTC":
+        pytest.importorskip("cuda.bindings")
+        monkeypatch.setattr(building, "find_nvcc", lambda: None)
+    elif find_nvcc() is None:
+        pytest.skip("no nvcc")
+    source = "static __device__ int own;\n" + KERNEL.replace("{}", "{ own = threadIdx.x; }")
+    made = []
+    for name in ("one", "another"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        for kind in ("MPKIR_CACHE", "TMPDIR"):
+            monkeypatch.setenv(kind, str(folder))
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        made.append(build_cuda(source, "sm_90a"))
+        assert list(folder.glob("*.cubin"))
+    assert made[0] == made[1]
+    assert str(tmp_path).encode() not in made[0]
 
 
 @needs_nvcc
