@@ -57,6 +57,7 @@ def record(each: Measured) -> dict[str, Any]:
         "ms": round(played.step / 1e3, 4),
         "measured_ms": measured["ms"],
         "measured_in": each.case["results"],
+        "measured_at": measured["commit"],
         "error": round(played.step / each.step - 1, 4),
         "error_left_out": None,
         "floor_ms": round(played.floor / 1e3, 4),
