@@ -81,6 +81,8 @@ class Ring:
     clock_mhz: int = 0
     packed: bool = False
     """Whether weights are packed at load into blocks for tensor cores."""
+    caches: bool = False
+    """Whether rows of caches come through it, too, where attention can take them so."""
     registers_from: int = 0
     """With so many rows of x and more, or where x comes in passes through shared memory, the warps
     that compute take registers over from the others; 0: never."""

@@ -205,6 +205,14 @@ TABLE: tuple[Switch, ...] = (
         takes_number=False,
     ),
     Switch(
+        "ring-caches",
+        "N = 1: rows of caches come through the ring, which is ahead of q; 0: attention reads them "
+        "out of L2",
+        "1: q is seen earlier, as nothing queues before it, and a task's further rows are there; a "
+        "microsecond or two a layer at position 1,000, for as many slots less of weights",
+        lambda number: Variant(machine=(("ring.caches", bool(number)),)),
+    ),
+    Switch(
         "registers-from",
         "of N rows of x on, or where x comes in passes, compute warps have 208 registers, not 168, "
         "which the others give them at the start; 0: never",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Operation
 
+from mpkir.analysis.settled_caches import caches_are_settled
 from mpkir.backends.body import Body
 from mpkir.backends.cuda.body_printer import BodyPrinter
 from mpkir.backends.cuda.operators import print_members
@@ -48,6 +49,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
     rings = [op for op in module.walk() if isinstance(op, task.RingOp)]
     in_flight = rings[0].in_flight.value.data if rings else 1
     pace = pace_of(module, machine)
+    stages = machine.ring.caches and caches_are_settled(module)
     printed = print_bodies(bodies)
     kernels = ", ".join(f"kernel_{body.index}" for body in bodies)
     lines = [
@@ -64,6 +66,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int ease = {machine.ring.ease}, pace = {pace.cycles};",
         f"  static constexpr int long_pace = {pace.long_cycles}, long_from = {pace.long_from};",
         f"  static constexpr int ahead = {pace.ahead};",
+        f"  static constexpr bool stages = {str(stages).lower()};",
         f"  static constexpr int registers_from = {machine.ring.registers_from};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",
         f"  using bodies = mpk::Bodies<{kernels}>;",

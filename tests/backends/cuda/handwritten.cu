@@ -238,6 +238,7 @@ using kernel_10 = mpk::ArgmaxMerge<body_next>;
 struct program {
   static constexpr int tokens = 1, shared_bytes = SHARED_BYTES, ring_slots = 12, in_flight = IN_FLIGHT;
   static constexpr int ease = 0, pace = 0, long_pace = 0, long_from = 0, ahead = 0;
+  static constexpr bool stages = false;
   static constexpr int registers_from = REGISTERS_FROM;
   static constexpr bool dynamic = ANY_DYNAMIC;
   using bodies = mpk::Bodies<kernel_0, kernel_1, kernel_2, kernel_3, kernel_4, kernel_5, kernel_6, kernel_7,

@@ -18,6 +18,7 @@ ATTENTION = (
     "attention_prologue",
     "attention_rows",
     "attention_shape",
+    "attention_stages",
     "attention_step",
     "attention_sums",
     "brief",

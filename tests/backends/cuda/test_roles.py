@@ -24,7 +24,7 @@ from mpkir.runtime.recording import MACRO, MARKS, VARIABLE, Tracing
 from mpkir.runtime.table import Table, TableNames, TaskField, build_table
 
 HOST = Path(__file__).parent / "host" / "roles"
-PLAIN, STREAM = 0, 1
+PLAIN, STREAM, STAGED = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Net:
         kinds = ("x", "w", "y")
         names = TableNames(
             tuple(f"{kind}{n}" for n in range(len(self.families)) for kind in kinds),
-            ("plain", "stream"),
+            ("plain", "stream", "staged"),
             tuple(f"f{n}" for n in range(len(self.families))),
             tuple(f"e{n}" for n in range(count)),
         )
@@ -100,6 +100,8 @@ class Running:
         self.tasks = looked_up(self.table, self.pointers)
         self.epoch = self.done = 0
         self.expected = [0] * net.sizes()[-1]
+        self.own: dict[int, list[int]] = {}
+        """By family, what its tasks are to have made last."""
         self.told = np.zeros(self.table.task_count, np.uint64)
 
     def run(self, position: int, steps: int, watchdog: float = 20.0) -> int:
@@ -154,11 +156,16 @@ class Running:
             for layer in self.net.layers:
                 total, made = sum(before), []
                 for family in layer:
-                    made += [
-                        (31 * total + int(self.weights[number][i]) + i + position + step)
+                    again = (position + step) % 3 if family.body == STAGED else 0
+                    own = self.own.setdefault(number, [0] * family.size)
+                    own[:] = [
+                        (31 * (total + again * last) + int(weight) + i + position + step)
                         & 0x7FFFFFFF
-                        for i in range(family.size)
+                        for i, (weight, last) in enumerate(
+                            zip(self.weights[number], own, strict=True)
+                        )
                     ]
+                    made += own
                     number += 1
                 before = made
             self.expected = before
@@ -207,6 +214,10 @@ def P(size: int) -> Family:
     return Family(size)
 
 
+def T(size: int) -> Family:
+    return Family(size, STAGED)
+
+
 NETS = {
     "static": Net([[P(3)], [S(7)], [P(2), S(3)], [S(2)]], 3),
     "hybrid": Net([[P(1)], [S(7)], [D(9)], [D(4)], [S(5)], [P(2)]], 3),
@@ -214,6 +225,10 @@ NETS = {
     "beside": Net([[P(2)], [D(5), S(6)], [S(3), D(3), P(2)], [D(1)]], 2),
     "idle workers": Net([[P(1)], [D(2)]], 4),
     "one worker": Net([[P(2)], [D(5), S(6)], [D(3)]], 1),
+    "stages": Net([[P(1)], [T(3)], [S(2)]], 3),
+    "stages, one task": Net([[T(1)]], 1),
+    "stages, long lists": Net([[P(9)], [T(40), S(9)], [T(3)]], 2),
+    "stages, given out": Net([[P(1)], [T(3)], [D(2)]], 2),
 }
 
 

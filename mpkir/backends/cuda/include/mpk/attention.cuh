@@ -36,16 +36,18 @@
 // rows is of a step's position or an earlier one stores nothing; nobody reads it.
 //
 // Cache rows come from far, so the loader, which is ahead of the compute warps, asks for the first of
-// them into L2, and the compute warps for those further on as they go. q, k and v of the step are
-// awaited, normed and turned by the publisher, which has nothing else to do then, while the compute warps
-// fetch rows of the cache; where there is none, or are more rows, by the compute warps. Then rows of the cache
-// with a running softmax in each warp, on tensor cores if they are bf16 (attention_products.cuh); one
-// barrier; the warps' sums are joined where they are stored.
+// them into L2, and the compute warps for those further on as they go; or the loader copies all of them
+// (attention_stages.cuh). q, k and v of the step are awaited, normed and turned by the publisher, which
+// has nothing else to do then, while the compute warps fetch rows of the cache; where there is none, or
+// are more rows, by the compute warps. Then rows of the cache with a running softmax in each warp, on
+// tensor cores if they are bf16 (attention_products.cuh); one barrier; the warps' sums are joined where
+// they are stored.
 #pragma once
 #include "abi.cuh"
 #include "attention_products.cuh"
 #include "attention_rows.cuh"
 #include "attention_shape.cuh"
+#include "attention_stages.cuh"
 #include "attention_step.cuh"
 #include "attention_sums.cuh"
 #include "trace.cuh"
@@ -154,10 +156,10 @@ struct Attention {
     preparing.finish(work, at, Scratch(memory), range);
   }
 
-  // `prepared` waits for who prepares, or is nullptr.
-  template <class Prepared>
+  // `prepared` waits for who prepares, or is nullptr; `source`: where rows come from, if by products.
+  template <class Prepared, class Source>
   static __device__ __forceinline__ void one_token(const Work& work, const Lane& at, const Scratch& scratch,
-                                                   Prepared prepared) {
+                                                   Prepared prepared, Source source) {
     constexpr bool PREPARES = is_same<Prepared, decltype(nullptr)>;
     const Range range = Shape::range_of(work, 0);
     if (PREPARES && !looks(work, range)) return Sums::write_empty(work, at, 0);
@@ -166,7 +168,7 @@ struct Attention {
     Preparing<COMPUTE_WARPS> preparing;
     if constexpr (PREPARES) preparing.ask(work, at, range);
     if (!is_empty(range)) {
-      if constexpr (MULTIPLIES) Products::fetch(work, at, range.from, range.cached, rows);
+      if constexpr (MULTIPLIES) Products::fetch(work, source, at, range.from, range.cached, rows);
       else ByShuffles::template fetch<0, U>(work, at, range.from, range.cached, rows);
     }
     if constexpr (PREPARES) {
@@ -180,14 +182,18 @@ struct Attention {
     if constexpr (MULTIPLIES) {
       OtherChunks others{};
       if (at.thread / D < G) others.ask_early(work, at.thread / D, true);
-      Products::attend(work, at, scratch, range, rows);
+      Products::attend(work, at, scratch, range, source, rows);
       if (at.thread / D < G) others.ask_early(work, at.thread / D, false);
       compute_sync();
       Sums::write(work, at, scratch, 0, 0, others);
     } else {
       attend(work, at, scratch, 0, range, rows);
     }
-    if (range.to > range.cached) AttentionStep<B, true, true>::keep(work, at, scratch, range.cached);
+    if (range.to > range.cached) {
+      AttentionStep<B, true, true>::keep(work, at, scratch, range.cached);
+      // The copy engine is to read it a step later.
+      if constexpr (Source::staged) finish_writes();
+    }
   }
 
   // Several tokens: their keys and values first, so that all that is attended to is in the cache.
@@ -232,12 +238,18 @@ struct Attention {
   static __device__ void run(const Work& work, const LaunchArgs&, char* memory) {
     const Scratch scratch(memory);
     const Lane at(threadIdx.x);
-    if constexpr (T == 1) one_token(work, at, scratch, nullptr);
+    if constexpr (T == 1) one_token(work, at, scratch, nullptr, CachedRows<B>{});
     else tokens(work, at, scratch);
   }
   template <class Prepared>
   static __device__ void run_prepared(const Work& work, const LaunchArgs&, char* memory, Prepared prepared) {
-    one_token(work, Lane(threadIdx.x), Scratch(memory), prepared);
+    one_token(work, Lane(threadIdx.x), Scratch(memory), prepared, CachedRows<B>{});
+  }
+  // With rows of the cache from the ring, of `role`; `prepared` as above.
+  using stages = AttentionStages<B>;
+  template <class Prepared, class C>
+  static __device__ void run_staged(const Work& work, const LaunchArgs&, char* memory, Prepared prepared, C& role) {
+    one_token(work, Lane(threadIdx.x), Scratch(memory), prepared, StagedRows<B, C>{role});
   }
 };
 

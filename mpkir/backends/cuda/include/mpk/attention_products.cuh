@@ -31,7 +31,6 @@ struct AttentionProducts {
 
   struct Rows {
     Row k[2][KEYS], v[VALUES][4];
-    const bf16 *k_cache, *v_cache;  // the lane's part of the task's first row
   };
   static __device__ __forceinline__ int key_row(const Lane& at, int base, int n) {
     return base + 8 * (8 * n + at.lane / 4) + at.warp;
@@ -42,36 +41,42 @@ struct AttentionProducts {
   static __device__ __forceinline__ int key_element(const Lane& at, int j) { return 32 * j + at.lane % 4 * 8; }
   static __device__ __forceinline__ int value_element(const Lane& at, int j) { return 64 * j + at.lane / 4 * 8; }
 
-  // Where there is no row a lane takes the last, which has no weight, or keeps what it has.
-  static __device__ __forceinline__ int offset(int row, int cached) { return B::offset(least(row, cached - 1)); }
-  static __device__ __forceinline__ void fetch_keys(const Lane& at, int base, int cached, Rows& rows) {
+  // Where there is no row a lane takes the last, which has no weight, or keeps what it has. Source: CachedRows
+  // or StagedRows of attention_stages.cuh.
+  template <class Source>
+  static __device__ __forceinline__ void fetch_keys(const Source& source, const Lane& at, int base, int cached,
+                                                    Rows& rows) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (base + 64 * n + at.warp >= cached) break;
-      const bf16* const k = rows.k_cache + offset(key_row(at, base, n), cached);
+      const auto* const k = source.key(least(key_row(at, base, n), cached - 1));
 #pragma unroll
-      for (int j = 0; j < KEYS; ++j) rows.k[n][j] = load_vector<bf16, 8>(k + 32 * j);
+      for (int j = 0; j < KEYS; ++j) rows.k[n][j] = Source::get(k + 32 * j);
     }
   }
-  static __device__ __forceinline__ void fetch_values(const Lane& at, int base, int cached, Rows& rows) {
+  template <class Source>
+  static __device__ __forceinline__ void fetch_values(const Source& source, const Lane& at, int base, int cached,
+                                                      Rows& rows) {
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (base + 64 * n + at.warp >= cached) break;
 #pragma unroll
       for (int i = 2 * n; i < 2 * n + 2; ++i) {
-        const bf16* const v = rows.v_cache + offset(value_row(at, base, i), cached);
+        const auto* const v = source.value(least(value_row(at, base, i), cached - 1));
 #pragma unroll
-        for (int j = 0; j < VALUES; ++j) rows.v[j][i] = load_vector<bf16, 8>(v + 64 * j);
+        for (int j = 0; j < VALUES; ++j) rows.v[j][i] = Source::get(v + 64 * j);
       }
     }
   }
   // The first rows.
-  static __device__ __forceinline__ void fetch(const Work& work, const Lane& at, int base, int cached,
+  template <class Source>
+  static __device__ __forceinline__ void fetch(const Work& work, Source& source, const Lane& at, int base, int cached,
                                                Rows& rows) {
-    rows.k_cache = B::k_cache(work) + key_element(at, 0);
-    rows.v_cache = B::v_cache(work) + value_element(at, 0);
-    fetch_keys(at, base, cached, rows);
-    fetch_values(at, base, cached, rows);
+    source.open(work, key_element(at, 0), value_element(at, 0));
+    source.begin(base, cached);
+    fetch_keys(source, at, base, cached, rows);
+    fetch_values(source, at, base, cached, rows);
+    source.end();
   }
   // The step's own row, which is not in the cache yet.
   static __device__ __forceinline__ void take_own(const Lane& at, const Scratch& scratch, int base, int own,
@@ -172,20 +177,24 @@ struct AttentionProducts {
   }
 
   // All rows of the range into the warps' sums; `rows` has the first.
+  template <class Source>
   static __device__ __forceinline__ void attend(const Work& work, const Lane& at, const Scratch& scratch,
-                                                const Range& range, Rows& rows) {
+                                                const Range& range, Source& source, Rows& rows) {
     float top = Shape::NONE, weight = 0.0f;
     Sums sum = {};
 #pragma unroll 1
     for (int base = range.from; base < range.to; base += ROWS) {
-      if (Shape::AHEAD > 0 && at.warp == base / ROWS % COMPUTE_WARPS && base + Shape::AHEAD < range.cached)
+      if (!Source::staged && Shape::AHEAD > 0 && at.warp == base / ROWS % COMPUTE_WARPS && base + Shape::AHEAD < range.cached)
         Shape::ask_ahead(work, base + Shape::AHEAD, least(base + Shape::AHEAD + ROWS, range.cached), at.lane);
       const bool more = base + ROWS < range.to;
       if (range.cached < range.to && range.cached >= base && (range.cached - base) % 8 == at.warp)
         take_own(at, scratch, base, range.cached, rows);
       float s[2][2];
       scores(at, scratch, rows, base + 64 + at.warp < range.to, s);
-      if (more) fetch_keys(at, base + ROWS, range.cached, rows);
+      if (more) {
+        source.begin(base + ROWS, range.cached);
+        fetch_keys(source, at, base + ROWS, range.cached, rows);
+      }
       float largest = top;
 #pragma unroll
       for (int n = 0; n < 2; ++n)
@@ -218,7 +227,10 @@ struct AttentionProducts {
           weight += s[n][e];
         }
       weigh(s, rows, sum);
-      if (more) fetch_values(at, base + ROWS, range.cached, rows);
+      if (more) {
+        fetch_values(source, at, base + ROWS, range.cached, rows);
+        source.end();
+      }
     }
     weight += __shfl_xor_sync(0xffffffffu, weight, 1);
     weight += __shfl_xor_sync(0xffffffffu, weight, 2);

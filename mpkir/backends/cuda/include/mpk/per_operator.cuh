@@ -54,7 +54,7 @@ struct BodyNeeds {
 // A program of one body.
 template <class Machine, class B>
 struct Operator {
-  static constexpr bool dynamic = false;
+  static constexpr bool dynamic = false, stages = false;
   static constexpr int in_flight = 1, ease = 0;  // what Layout asks to have room for
   static constexpr int tokens = Machine::tokens;
   using bodies = Bodies<B>;
@@ -166,7 +166,7 @@ __device__ __forceinline__ void operator_loader(Shared<P>& s, const OperatorArgs
     }
     __syncwarp();
     if (index >= args.tasks) break;
-    LoadVisitor<L> visitor{loader, work};
+    LoadVisitor<L, P> visitor{loader, work};
     P::dispatch(0, visitor);
     if (!visitor.alive) break;
     queue.advance();

@@ -172,8 +172,21 @@ struct Loader {
     start(source, bytes);
     return true;
   }
+  // A stage of two parts of as many bytes, each in its half of the slot, of what will be read again.
+  __device__ __forceinline__ bool issue_both(const char* first, const char* second, int bytes) {
+    marks.asked();
+    while (!__all_sync(0xffffffffu, next_is_empty())) {
+      note_landed();
+      if (__any_sync(0xffffffffu, leave)) return false;
+    }
+    start(first, bytes, second);
+    return true;
+  }
   // With a slot that is free.
-  __device__ __forceinline__ void start(const char* source, int bytes) {
+  template <class... Second>
+  __device__ __forceinline__ void start(const char* source, int bytes, Second... second) {
+    constexpr int PARTS = 1 + int(sizeof...(Second));
+    [[maybe_unused]] const char* const sources[] = {source, second...};
     marks.has_slot();
     int landed = 0;
     for (; in_flight >= limit; ++landed) land_one();
@@ -183,24 +196,37 @@ struct Loader {
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                       shared_address(&full)), "r"(bytes) : "memory");
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1],"
-          " %2, [%3], %4;"
-          ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full)),
-          "l"(used_once) : "memory");
+                       shared_address(&full)), "r"(PARTS * bytes) : "memory");
+      if constexpr (PARTS == 1) {
+        asm volatile(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1],"
+            " %2, [%3], %4;"
+            ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full)),
+            "l"(used_once) : "memory");
+      } else {
+#pragma unroll
+        for (int i = 0; i < PARTS; ++i) {
+          const char* const from = sources[i];
+          asm volatile(
+              "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+              ::"r"(shared_address(target + i * (SLOT / PARTS))), "l"(from), "r"(bytes),
+              "r"(shared_address(&full)) : "memory");
+        }
+      }
     }
 #else
-    for (int at = 16 * lane; at < bytes; at += 512)
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(target + at)),
-                   "l"(source + at) : "memory");
+#pragma unroll
+    for (int i = 0; i < PARTS; ++i)
+      for (int at = 16 * lane; at < bytes; at += 512)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                         shared_address(target + i * (SLOT / PARTS) + at)), "l"(sources[i] + at) : "memory");
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full))
                  : "memory");
 #endif
     __syncwarp();
 #pragma unroll 1
     for (; landed > 0; --landed) marks.landed();
-    marks.issued(bytes);
+    marks.issued(PARTS * bytes);
     if (looks && ahead > 0) --ahead;
     ++in_flight;
     next.advance();

@@ -24,6 +24,11 @@
 //   static __device__ void prepare(const Work&, char* scratch, int lane);        // by the publisher, and
 //   static __device__ void run_prepared(const Work&, const LaunchArgs&, char* scratch, Prepared);   // all
 //                    compute warps, which call prepared() once, to wait for that
+//   struct stages {  // may be missing: what it reads can come through the ring, like weights
+//     static constexpr bool possible;
+//     static __device__ bool load(Loader&, const Work&);   // what the step before has written, too
+//   };
+//   static __device__ void run_staged(.., Prepared, Compute&);   // run_prepared then; or nullptr: run
 #pragma once
 #include "abi.cuh"
 #include "bodies.cuh"
@@ -136,6 +141,23 @@ struct Compute {
     arrive_warp(s.ring.empty[ring.slot], lane);
     ring.advance();
   }
+  // The same, several at once: those that come next, the k-th of them.
+  __device__ __forceinline__ void wait_stages(int count) {
+    RingCursor<SLOTS> at = ring;
+#pragma unroll 1
+    for (int k = 0; k < count; ++k, at.advance()) s.ring.full[at.slot].wait(at.parity);
+  }
+  __device__ __forceinline__ const char* stage(int k) const {
+    const int slot = ring.slot + k;
+    return s.ring.slot[slot < SLOTS ? slot : slot - SLOTS];
+  }
+  __device__ __forceinline__ void release_stages(int count) {
+    finish_reads();
+    __syncwarp();
+#pragma unroll 1
+    for (int k = 0; k < count; ++k, ring.advance())
+      if (lane < ARRIVING) s.ring.empty[ring.slot].arrive();
+  }
   // The buffer for this task's sums, when nobody reads what is in it any more; then hand_over.
   __device__ __forceinline__ float* partial() {
     if constexpr (Layout<P>::BUFFERS == 1) wait_published();
@@ -161,6 +183,14 @@ inline constexpr bool is_prepared = false;
 template <class P, class B>
 inline constexpr bool is_prepared<P, B, typename Always<decltype(&B::is_prepared)>::type> =
     B::is_prepared && !P::dynamic;
+
+// Whether a cooperative body's tasks have stages of the ring: not where tasks are without a place, for they have
+// no loader.
+template <class P, class B, class = void>
+inline constexpr bool takes_stages = false;
+template <class P, class B>
+inline constexpr bool takes_stages<P, B, typename Always<typename B::stages>::type> =
+    P::stages && B::stages::possible && !P::dynamic;
 
 // Whether a cooperative body has something for the host.
 template <class B, class = void>
@@ -207,8 +237,12 @@ struct ComputeVisitor {
       role.wait_published();
       const Work& work = role.work();
       compute_sync();  // nothing of a product is in the memory any more
-      if constexpr (is_prepared<P, B>) {
-        B::run_prepared(work, role.args, role.s.scratch(), [&] { role.s.prepared.wait(role.prepared++ & 1); });
+      [[maybe_unused]] const auto prepared = [&] { role.s.prepared.wait(role.prepared++ & 1); };
+      if constexpr (takes_stages<P, B>) {
+        if constexpr (is_prepared<P, B>) B::run_staged(work, role.args, role.s.scratch(), prepared, role);
+        else B::run_staged(work, role.args, role.s.scratch(), nullptr, role);
+      } else if constexpr (is_prepared<P, B>) {
+        B::run_prepared(work, role.args, role.s.scratch(), prepared);
       } else {
         B::run(work, role.args, role.s.scratch());
       }
@@ -307,15 +341,36 @@ __device__ __forceinline__ void publisher_role(Shared<P>& s, const LaunchArgs& a
   }
 }
 
-template <class L>
+// A task that the loader is at, in the queue, and how many a worker has in a step.
+struct Loading {
+  Queue& queue;
+  QueueCursor at;
+  int of_a_step;
+
+  // Until the same task of the step before is done. Where a worker's step has more tasks than the queue, that
+  // is so when this one is in it.
+  template <class L>
+  __device__ __forceinline__ bool wait_step_before(L& loader) const {
+    if (of_a_step >= QUEUE || queue.work[at.entry].step == 0) return true;
+    const bool wraps = at.entry < of_a_step;
+    Barrier& done = queue.empty[at.entry - of_a_step + (wraps ? QUEUE : 0)];
+    while (!__all_sync(0xffffffffu, done.passed(at.parity ^ u32(wraps))))
+      if (__any_sync(0xffffffffu, loader.leave)) return false;
+    return true;
+  }
+};
+
+template <class L, class P>
 struct LoadVisitor {
   L& loader;
   const Work& work;
+  const Loading* loading = nullptr;
   bool alive = true;
 
   template <class B>
   __device__ __forceinline__ void visit() {
     if constexpr (B::streams) alive = B::load(loader, work);
+    else if constexpr (takes_stages<P, B>) alive = loading->wait_step_before(loader) && B::stages::load(loader, work);
     else if constexpr (looks_ahead<B>) B::look_ahead(work, loader.lane);
   }
 };
@@ -345,7 +400,8 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
     if (i == BATCH / 2) next.read_operands();
     if (work.body < 0) return false;
     loader.begin(work, {s.queue.work, queue.entry, BATCH - 1 - i});
-    LoadVisitor<LoaderOf<P>> visitor{loader, work};
+    const Loading loading{s.queue, queue, next.count};
+    LoadVisitor<LoaderOf<P>, P> visitor{loader, work, &loading};
     P::dispatch(work.body, visitor);
     if (!visitor.alive) return false;
     queue.advance();

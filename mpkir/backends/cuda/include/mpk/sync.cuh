@@ -81,6 +81,13 @@ __device__ __forceinline__ void arrive_warp(Barrier& barrier, int lane) {
 // shared memory is busy, copies overtake them (with 8 tokens one stage in three million).
 __device__ __forceinline__ void finish_reads() { __threadfence_block(); }
 
+// Behind writes that the copy engine will read, once a barrier has been told.
+__device__ __forceinline__ void finish_writes() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.proxy.async;" ::: "memory");
+#endif
+}
+
 // Makes initialised barriers visible to the copy engine; a __syncthreads must follow.
 __device__ __forceinline__ void publish_barriers() {
 #if __CUDA_ARCH__ >= 900

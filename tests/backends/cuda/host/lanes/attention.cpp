@@ -133,19 +133,66 @@ void check_asked(const Work& w) {
   if (wanted != int(times.size())) fibers::fail("more was asked for than there is");
 }
 
-// A task, by compute warps alone, and every other one with what a warp of its own has prepared.
+// The loader's side of a ring that has a slot for every stage: what is not copied is NaN.
+struct RingStages {
+  std::vector<std::vector<char>> slots;
+  bool issue_both(const char* first, const char* second, int bytes) {
+    if (bytes <= 0 || bytes % 16 || bytes > mpk::SLOT / 2) fibers::fail("a stage is too large");
+    auto& slot = slots.emplace_back(mpk::SLOT, char(0xff));
+    std::copy_n(first, bytes, slot.data());
+    std::copy_n(second, bytes, slot.data() + mpk::SLOT / 2);
+    return true;
+  }
+};
+// A compute warp's side.
+struct Stream {
+  const RingStages& stages;
+  std::size_t next = 0, there = 0;
+  void wait_stages(int count) {
+    if ((there = next + count) > stages.slots.size()) fibers::fail("waits for a stage that does not come");
+  }
+  const char* stage(int k) const {
+    if (next + k >= there) fibers::fail("reads a stage that it has not waited for");
+    return stages.slots[next + k].data();
+  }
+  void release_stages(int count) { next += count; }
+};
+
+// A task, by turns by compute warps alone, with what a warp of its own has prepared, and either with rows of
+// the cache from a ring. Whether these came so.
 template <class A>
-void run_task(const Work& w, char* scratch) {
+bool run_task(const Work& w, char* scratch) {
+  static int runs = 0;
+  const int run = runs++;
+  const bool is_prepared = A::is_prepared && run % 2, is_staged = A::stages::possible && run / 2 % 2;
   if constexpr (A::is_prepared) {
-    static int runs = 0;
-    if (runs++ % 2 == 0) {
+    if (is_prepared)
       fibers::run([&] {
         if (threadIdx.x < 32) A::prepare(w, scratch, threadIdx.x);
       });
-      return fibers::run([&] { A::run_prepared(w, {}, scratch, [] { mpk::compute_sync(); }); });
+  }
+  const auto prepared = [] { mpk::compute_sync(); };
+  if constexpr (A::stages::possible) {
+    if (is_staged) {
+      RingStages stages;
+      A::stages::load(stages, w);
+      fibers::run([&] {
+        Stream role{stages};
+        if (is_prepared) A::run_staged(w, {}, scratch, prepared, role);
+        else A::run_staged(w, {}, scratch, nullptr, role);
+        if (role.next != stages.slots.size()) fibers::fail("leaves a stage in the ring");
+      });
+      return true;
+    }
+  }
+  if constexpr (A::is_prepared) {
+    if (is_prepared) {
+      fibers::run([&] { A::run_prepared(w, {}, scratch, prepared); });
+      return false;
     }
   }
   fibers::run([&] { A::run(w, {}, scratch); });
+  return false;
 }
 
 // The error of one step relative to the largest element.
@@ -172,13 +219,16 @@ double error_at(i64 position) {
   for (w.index = SPLITS - 1; w.index >= 0; --w.index) {
     char* scratch = memory<char>(mpk::Attention<B>::scratch_bytes);
     mpk::asked_for.clear();
-    for (int lane = 0; lane < 32; ++lane) mpk::Attention<B>::look_ahead(w, lane);
+    bool is_staged = false;
     if (S::joins && w.index == 0) {
-      if constexpr (S::joins) run_task<mpk::Attention<Join<B>>>(w, scratch);
+      if constexpr (S::joins) is_staged = run_task<mpk::Attention<Join<B>>>(w, scratch);
     } else {
-      run_task<mpk::Attention<B>>(w, scratch);
+      is_staged = run_task<mpk::Attention<B>>(w, scratch);
     }
     std::free(scratch);
+    if (is_staged && !mpk::asked_for.empty()) fibers::fail("what comes through the ring was asked for, too");
+    if (is_staged) continue;
+    for (int lane = 0; lane < 32; ++lane) mpk::Attention<B>::look_ahead(w, lane);
     check_asked<B>(w);
   }
   w.index = 0;
@@ -234,8 +284,7 @@ void leave_alone() {
   void* operands[12] = {q, row, row, nullptr, nullptr, nullptr, acc, stats};
   std::memcpy(w.operand, operands, sizeof operands);
   char* scratch = memory<char>(mpk::Attention<B>::scratch_bytes);
-  run_task<mpk::Attention<B>>(w, scratch);
-  run_task<mpk::Attention<B>>(w, scratch);
+  for (int turn = 0; turn < 4; ++turn) run_task<mpk::Attention<B>>(w, scratch);
   if (std::memcmp(acc, old_acc.data(), old_acc.size()) || std::memcmp(stats, old_stats.data(), old_stats.size()))
     fibers::fail("a chunk beyond the position has stored something");
   for (void* p : {(void*)acc, (void*)stats, (void*)q, (void*)row, (void*)scratch}) std::free(p);
@@ -245,7 +294,9 @@ bool all_right = true;
 template <class S>
 void check(const char* name) {
   double worst = 0;
-  for (int position : {0, 1, 15, 16, 31, 32, 33, 100, Body<S>::CAPACITY - S::T}) {
+  constexpr int last = Body<S>::CAPACITY - S::T;
+  for (int position : {0, 1, 15, 16, 31, 32, 33, 100, 127, 128, 129, 321, last}) {
+    if (position > last || (position > 100 && position < last && !S::goes)) continue;
     const double error = error_at<S>(position);
     worst = error <= worst ? worst : error;
   }
@@ -256,7 +307,7 @@ void check(const char* name) {
 struct Plain {
   static constexpr int T = 1, D = 64, G = 4, R = 64, WINDOW = 0, P = 16, SPLITS = 4, ROUNDS = 2;
   static constexpr float soft_cap = 0;
-  static constexpr bool norm = true, joins = false;
+  static constexpr bool norm = true, joins = false, goes = false;  // goes: rows enough for several
   static constexpr Rotary rotary = Rotary::half;
   using X = bf16;
   using Acc = float;
@@ -311,6 +362,15 @@ struct JoinedMany : Flagged {
 struct Long : Joined {
   static constexpr int D = 64, G = 4, R = 64, P = 104, SPLITS = 2, ROUNDS = 6;
 };
+// Whole stages of the ring, several goes of them.
+struct Stages64 : Long {
+  static constexpr int P = 64, ROUNDS = 4;
+  static constexpr bool goes = true;
+};
+struct Stages128 : Joined {
+  static constexpr int G = 4, P = 96, SPLITS = 2, ROUNDS = 3;
+  static constexpr bool goes = true;
+};
 struct LongWindow : Joined {
   static constexpr int P = 48, SPLITS = 2, ROUNDS = 8, WINDOW = 500;
 };
@@ -331,6 +391,9 @@ int main() {
   check<JoinedHeads>("joined, more heads");
   check<JoinedMany>("joined, many chunks");
   check<Long>("long");
+  check<Stages64>("stages of 64 rows");
+  check<Stages128>("stages of 32 rows");
+  static_assert(mpk::Attention<Body<Stages64>>::stages::possible && mpk::Attention<Body<Stages128>>::stages::possible);
   check<LongWindow>("long, window");
   return all_right ? 0 : 1;
 }

@@ -1,4 +1,4 @@
-// A program of the two bodies, all workers at once.
+// A program of the three bodies, all workers at once.
 #include <thread>
 #include <vector>
 
@@ -9,14 +9,16 @@ namespace {
 struct program {
   static constexpr int tokens = 1, shared_bytes = 1 << 20, ring_slots = 3, in_flight = 2;
   static constexpr int ease = 1, pace = 0, long_pace = 0, long_from = 0, ahead = 0;
+  static constexpr bool stages = true;
   static constexpr int registers_from = 0;
   static constexpr bool dynamic = ANY_DYNAMIC;
-  using bodies = mpk::Bodies<Plain, Stream>;
+  using bodies = mpk::Bodies<Plain, Stream, Staged>;
   template <class Visitor>
   static void dispatch(int body, Visitor& visitor) {
     switch (body) {
       case 0: visitor.template visit<Plain>(); break;
       case 1: visitor.template visit<Stream>(); break;
+      case 2: visitor.template visit<Staged>(); break;
     }
   }
 };

@@ -1,6 +1,7 @@
-// Two bodies, one of each kind, for the roles to run. Operands: the numbers that a
+// Three bodies, one of each kind, for the roles to run. Operands: the numbers that a
 // task reads, one weight for each task, the numbers that it writes. A task makes
 //   y[index] = (31 * sum of x + weight[index] + index + position) mod 2^31
+// or, where it takes stages of the ring, with position % 3 times what it made a step before added to the sum,
 // and wastes time that depends on its place and the step.
 #pragma once
 #include "runtime.cuh"
@@ -53,6 +54,43 @@ struct Plain {
     if (args.control->told != nullptr)
       mpk::store_system(args.control->told + work.task,
                         mpk::u64(work.tag) << 32 | mpk::u32(work.at<i64>(2)[1 + work.index]));
+  }
+};
+
+// So many stages, of what the task made before and its weight.
+struct Staged {
+  static constexpr bool streams = false;
+  static constexpr int scratch_bytes = 64, partial_bytes = 0;
+
+  struct stages {
+    static constexpr bool possible = true;
+    template <class L>
+    static bool load(L& loader, const Work& work) {
+      for (int k = int(work.position % 3); k > 0; --k)
+        if (!loader.issue_both(work.at<char>(2) + 8 * (1 + work.index), work.at<char>(1) + 8 * work.index, 8))
+          return false;
+      return true;
+    }
+  };
+  static void keep(const Work& work, i64 more) {
+    if (threadIdx.x / 32 == 0)
+      work.at<i64>(2)[1 + work.index] = make(work, sum(work.at<i64>(0)) + more, work.at<i64>(1)[work.index]);
+  }
+  static void run(const Work& work, const LaunchArgs&, char*) {
+    keep(work, work.position % 3 * work.at<i64>(2)[1 + work.index]);
+  }
+  template <class C>
+  static void run_staged(const Work& work, const LaunchArgs&, char*, decltype(nullptr), C& role) {
+    const int count = int(work.position % 3);
+    role.wait_stages(count);
+    i64 more = 0;
+    for (int k = 0; k < count; ++k) {
+      i64 parts[2];
+      for (int i = 0; i < 2; ++i) std::memcpy(&parts[i], role.stage(k) + i * (mpk::SLOT / 2), 8);
+      more += parts[0] + parts[1] - work.at<i64>(1)[work.index];
+    }
+    role.release_stages(count);
+    keep(work, more);
   }
 };
 

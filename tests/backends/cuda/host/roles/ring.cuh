@@ -41,10 +41,12 @@ struct Loader {
       : ring(ring), leave(leave), lane(lane), marks(lane) {}
   void begin(const Work& work, const Upcoming&) { marks.begin(work); }
   void note_landed() {}
-  bool issue(const char* source, int bytes) {
+  bool issue(const char* source, int bytes) { return issue_both(source, source, bytes); }
+  bool issue_both(const char* first, const char* second, int bytes) {
     while (!ring.empty[next.slot].passed(next.parity ^ 1))
       if (leave) return false;
-    std::memcpy(ring.slot[next.slot], source, bytes);
+    std::memcpy(ring.slot[next.slot], first, bytes);
+    std::memcpy(ring.slot[next.slot] + SLOT / 2, second, bytes);
     ring.full[next.slot].arrive();
     next.advance();
     return true;
