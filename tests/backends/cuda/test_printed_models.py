@@ -39,6 +39,7 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
         head_dim=16, query_pre_attn_scalar=16, sliding_window=48, **_SMALL
     ),
     "first chunks join the others": lambda: Qwen3Config(head_dim=32, **_SMALL),
+    "caches through the ring": lambda: LlamaConfig(head_dim=128, **_SMALL),
     "qwen3-moe": lambda: Qwen3MoeConfig(
         head_dim=16,
         num_experts=8,
@@ -66,7 +67,8 @@ def test_logits_and_tokens(
         parameter.copy_(torch.randn_like(parameter) * parameter.shape[-1] ** -0.5)
     machine = machine_named("h100", workers=5)
     tiles = replace(machine.tiles, attention_chunk=32, attention_bytes=0)
-    machine = replace(machine, tiles=tiles, handoffs=handoffs)
+    ring = replace(machine.ring, caches=name.startswith("caches through"))
+    machine = replace(machine, tiles=tiles, handoffs=handoffs, ring=ring)
     module = decode_step(model, 80)
     joins = ("mpk-split-reductions", "attention_joins", name.startswith("first chunks"))
     lower(module, machine, variant=Variant(options=(joins,)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,17 +48,23 @@ def overtaken(ptx: str) -> tuple[int, int]:
     return found, loads
 
 
+@pytest.mark.parametrize("caches", [False, True])
 @pytest.mark.skipif(find_nvcc() is None, reason="no nvcc")
-def test_reads_of_a_stage_are_finished_before_it_is_given_back(tmp_path: Path) -> None:
-    machine = machine_named("h100", workers=5)
+def test_reads_of_a_stage_are_finished_before_it_is_given_back(
+    caches: bool, tmp_path: Path
+) -> None:
+    machine = machine_named("h100", workers=66)
+    machine = replace(machine, ring=replace(machine.ring, caches=caches))
     model = AutoModelForCausalLM.from_config(_CONFIG, dtype=torch.bfloat16).eval()
-    module = decode_step(model, 48, batch=8)  # so many that x is not in shared memory
+    module = decode_step(model, 512, batch=8)  # so many that x is not in shared memory
     lower(module, machine)
     source = tmp_path / "kernel.cu"
     source.write_text(emit(bodies_of(module), machine, 1))
-    found, loads = overtaken(_ptx(source, INCLUDE))
+    ptx = _ptx(source, INCLUDE)
+    found, loads = overtaken(ptx)
     assert loads > 0
     assert found == 0
+    assert ("complete_tx::bytes [" in ptx) == caches  # stages of caches, which stay in L2
 
     without = tmp_path / "include"
     shutil.copytree(INCLUDE, without)
