@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from mpkir.runtime.build_cuda import INCLUDE
 
@@ -67,6 +70,18 @@ def test_candidates_of_an_argmax(tmp_path: Path) -> None:
 def test_brief_elements(tmp_path: Path) -> None:
     """All bf16 numbers and all words, with either mark: the same number, none where it is none."""
     _run("briefs", ("brief",), tmp_path)
+
+
+@pytest.mark.parametrize("options", [(), ("-DMPK_TRACE",)], ids=["plain", "traced"])
+def test_the_loader_of_the_ring(options: Sequence[str], tmp_path: Path) -> None:
+    """Each stage once, in its slot, when it may be and no later; L2 is asked for those that come
+    next, and for no others."""
+    instructions = re.compile(r"#if __CUDA_ARCH__ >= 900\n    if \(lane == 0\).*?#endif\n", re.S)
+    copying = "    if (lane == 0) copy(target, source, bytes, full);\n"
+    text, count = instructions.subn(copying, (INCLUDE / "mpk" / "ring.cuh").read_text())
+    assert count == 1
+    (tmp_path / "ring.cuh").write_text(text)
+    _run("loader", (), tmp_path, *options)
 
 
 def _run(name: str, skeletons: Sequence[str], folder: Path, *options: str) -> None:

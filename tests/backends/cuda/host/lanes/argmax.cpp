@@ -8,7 +8,6 @@ namespace mpk {
 inline void store_system(u64* place, u64 word) { *place = word; }
 }  // namespace mpk
 inline void atomicMin(int* place, int value) { *place = std::min(*place, value); }
-inline bool __all_sync(unsigned mask, bool value) { return __reduce_min_sync(mask, value) != 0; }
 
 #include "argmax.cuh"
 

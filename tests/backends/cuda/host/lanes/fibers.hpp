@@ -24,9 +24,11 @@ inline int arrived[GROUPS], generation[GROUPS];
 inline std::uint64_t exchanged[LANES];
 inline std::function<void()> job;
 
+// From a fiber, whose stack is not to be taken from under it.
 [[noreturn]] inline void fail(const char* why) {
   std::puts(why);
-  std::exit(1);
+  std::fflush(stdout);
+  std::_Exit(1);
 }
 inline void change() {
   const int me = threadIdx.x;
@@ -100,4 +102,13 @@ inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
   return value;
 }
 inline unsigned __reduce_min_sync(unsigned mask, unsigned value) { return ~__reduce_max_sync(mask, ~value); }
+inline bool __all_sync(unsigned, bool value) {
+  const int warp = threadIdx.x / 32;
+  fibers::exchanged[threadIdx.x] = value;
+  fibers::sync(1 + warp, 32);
+  for (int lane = 0; lane < 32; ++lane) value = value && fibers::exchanged[32 * warp + lane];
+  fibers::sync(1 + warp, 32);
+  return value;
+}
+inline bool __any_sync(unsigned mask, bool value) { return !__all_sync(mask, !value); }
 inline void __syncwarp() { fibers::sync(1 + threadIdx.x / 32, 32); }
