@@ -325,7 +325,17 @@ TABLE: tuple[Switch, ...] = (
 
 
 def ablation_named(name: str) -> Ablation:
-    """The ablation that `name` says: "unpacked", "in-flight=4". Raises MpkirError."""
+    """The ablation that `name` says: "unpacked", "in-flight=4", or several at once, the last of
+    which counts where they differ: "in-flight=4+slots=10". Raises MpkirError."""
+    first, *others = (_one_named(each.strip()) for each in name.split("+"))
+    for other in others:
+        variant = replace(other.variant.over(first.variant), name=name)
+        both = f"{first.what}; {other.what}", f"{first.expected}; {other.expected}"
+        first = Ablation(name, *both, variant)
+    return first
+
+
+def _one_named(name: str) -> Ablation:
     word, equals, number = name.partition("=")
     for switch in TABLE:
         if switch.name != word:

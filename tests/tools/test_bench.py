@@ -240,6 +240,15 @@ def test_ablations_are_named_once_each():
             ablation_named(wrong)
 
 
+def test_several_ablations_at_once():
+    both = ablation_named("in-flight=4+no-panels+slots=9+in-flight=5")
+    assert both.name == both.variant.name == "in-flight=4+no-panels+slots=9+in-flight=5"
+    assert dict(both.variant.machine) == {"ring.in_flight": 5, "ring.slots": 9}
+    assert both.variant.options == (("mpk-lay-out-flags", "panels", False),)
+    with pytest.raises(MpkirError, match="'slots' is no ablation; write slots=N"):
+        ablation_named("no-panels+slots")
+
+
 def test_lists_of_numbers():
     assert numbers("1, 2,2,4", "batch sizes") == (1, 2, 4)
 
