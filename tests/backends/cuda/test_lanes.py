@@ -77,7 +77,7 @@ def test_the_loader_of_the_ring(options: Sequence[str], tmp_path: Path) -> None:
     """Each stage once, in its slot, when it may be and no later; L2 is asked for those that come
     next, and for no others."""
     instructions = re.compile(r"#if __CUDA_ARCH__ >= 900\n    if \(lane == 0\).*?#endif\n", re.S)
-    copying = "    if (lane == 0) copy(target, source, bytes, full);\n"
+    copying = "    if (lane == 0) copy(target, sources, PARTS, bytes, full);\n"
     text, count = instructions.subn(copying, (INCLUDE / "mpk" / "ring.cuh").read_text())
     assert count == 1
     (tmp_path / "ring.cuh").write_text(text)

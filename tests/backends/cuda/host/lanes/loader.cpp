@@ -40,7 +40,7 @@ constexpr bool TRACED = true;
 constexpr bool TRACED = false;
 #endif
 
-void copy(char* target, const char* source, int bytes, const Barrier& full);
+void copy(char* target, const char* const* sources, int parts, int bytes, const Barrier& full);
 void note_landing(int stage);
 
 struct StageMarks {
@@ -66,11 +66,13 @@ constexpr int BYTES = 1024, STAGES = 120;
 constexpr int SEGMENT = 25;  // stages of tasks of one kind, behind which nobody knows how it goes on
 constexpr u64 LATE = mpk::TRACED ? 20 : 12;  // cycles within which a lane has seen what it waits for
 alignas(16) char weights[STAGES][BYTES];
+// A stage is of one part or, in one segment, of two.
+int parts_of(int n) { return n / SEGMENT == 3 ? 2 : 1; }
 
 struct Copied {
   u64 at;
   char* target;
-  const char* source;
+  int parts;
 };
 // All of a case: stages by their numbers, times at which they were copied, landed and emptied.
 std::vector<Copied> copied;
@@ -94,10 +96,12 @@ u64 after(const std::vector<u64>& times, int n) { return n < 0 ? 0 : times[n]; }
 
 void mpk::note_landing(int stage) { expect(stage < int(::landed.size()), "a landing is noted too early"); }
 
-void mpk::copy(char* target, const char* source, int bytes, const Barrier& full) {
+void mpk::copy(char* target, const char* const* sources, int parts, int bytes, const Barrier& full) {
   const int n = copied.size(), slot = n % slots;
   expect(target == ring_memory + slot * mpk::SLOT && &full == full_barriers + slot, "another slot's turn");
-  expect(bytes == BYTES && source == weights[n], "another stage's turn");
+  expect(parts == parts_of(n) && parts * bytes == BYTES, "a stage of another size");
+  for (int part = 0; part < parts; ++part)
+    expect(sources[part] == weights[n] + part * bytes, "another stage's turn");
   expect(n - int(emptied.size()) < slots, "its slot is not empty");
   expect(n - int(landed.size()) < in_flight, "too many in flight");
   u64 possible = std::max({called, after(emptied, n - slots), after(landed, n - in_flight)});
@@ -116,7 +120,7 @@ void mpk::copy(char* target, const char* source, int bytes, const Barrier& full)
     paced_at = now;
   }
   expect(now <= possible + LATE, "too late");
-  copied.push_back({now, target, source});
+  copied.push_back({now, target, parts});
   asked = std::max(asked, n + 1);
 }
 
@@ -144,7 +148,8 @@ void memory(int latency, mpk::Barrier* full) {
     ++now;
     const int n = landed.size();
     if (n < int(copied.size()) && now >= copied[n].at + latency) {
-      std::memcpy(copied[n].target, copied[n].source, BYTES);
+      for (int part = 0, parts = copied[n].parts; part < parts; ++part)
+        std::memcpy(copied[n].target + part * (mpk::SLOT / parts), weights[n] + part * (BYTES / parts), BYTES / parts);
       landed.push_back(now);
       for (int lane = 0; lane < 32; ++lane) full[n % slots].arrive();
     }
@@ -164,7 +169,11 @@ void reader(R& ring, int count, int most) {
     ring.full[n % slots].wait(n / slots % 2);
     expect(n < int(landed.size()), "a stage is read that has not landed");
     rest(n % 20 == 19 ? (ahead + 3) * (pace + int(LATE)) : random() % (most + 1));
-    expect(std::memcmp(ring.slot[n % slots], weights[n], BYTES) == 0, "another stage is there");
+    for (int part = 0, parts = parts_of(n); part < parts; ++part) {
+      const char* place = ring.slot[n % slots] + part * (mpk::SLOT / parts);
+      const bool right = std::memcmp(place, weights[n] + part * (BYTES / parts), BYTES / parts) == 0;
+      expect(right, "another stage is there");
+    }
     const int next = copied.size(), known = (next / SEGMENT + 1) * SEGMENT;
     if (n % 20 == 19 && ahead > 0 && next < STAGES && next / SEGMENT % 2 == 0)
       expect(asked == std::min({next + ahead, known, STAGES}), "L2 is not asked for all");
@@ -211,7 +220,9 @@ void check(const char* name, int latency, int most, mpk::i64 position = 0, int c
         return n + k < STAGES && (n + k) / SEGMENT == n / SEGMENT ? weights[n + k] : nullptr;
       };
       const bool looks = S::ahead > 0 && n / SEGMENT % 2 == 0;
-      goes_on = looks ? loader.issue(weights[n], BYTES, upcoming) : loader.issue(weights[n], BYTES);
+      if (parts_of(n) == 2) goes_on = loader.issue_both(weights[n], weights[n] + BYTES / 2, BYTES / 2);
+      else if (looks) goes_on = loader.issue(weights[n], BYTES, upcoming);
+      else goes_on = loader.issue(weights[n], BYTES);
     }
     loader.drain();
     expect(landed.size() == copied.size(), "a copy is left in flight");
@@ -239,6 +250,7 @@ int main() {
   check<6, 3, 0, Stream<0, 4>>("behind a full ring, no pace", 30, 120);
   check<6, 3, 3, Stream<60, 4>>("behind a full ring, caches are long", 30, 240, 513);
   check<5, 3>("leaves", 40, 60, 0, 33);
+  check<5, 3>("leaves, of two parts", 40, 60, 0, 80);
   check<6, 3, 3, Stream<60, 4>>("leaves, looking behind the ring", 30, 120, 0, 61);
   return 0;
 }
