@@ -5,6 +5,8 @@
 A product's loop over the stages of the ring is found in the machine code as an innermost one that
 waits for a stage, multiplies on tensor cores and gives the stage back. Its instructions are counted
 for a warp and a stage; what a warp runs only while it waits lies elsewhere and is not among them.
+What it runs while it polls for x is: a loop that asks again for what others write, its instructions
+counted for a round.
 Needs nvcc, and nvdisasm (of the CUDA toolkit, or of the triton package), but no GPU.
 """
 
@@ -15,6 +17,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -59,6 +62,21 @@ class Loop:
         wanted = ("HMMA", "LDS", "SYNCS.PHASECHK", "SYNCS.ARRIVE")
         return all(self.count(each) for each in wanted) and not self.count("BAR")
 
+    @property
+    def is_poll(self) -> bool:
+        """Whether it asks for several vectors that others write, again and again."""
+        return self.polled > 1 and not self.count("HMMA")
+
+    @property
+    def polled(self) -> int:
+        """Vectors of 16 bytes that a round asks for at most."""
+        return self.count("LDG.E.128.STRONG")
+
+    def round(self) -> dict[str, int]:
+        """Of polls, for a warp."""
+        reads = self.count("LDS")
+        return {"polled": self.polled, "instructions": len(self.body), "shared_reads": reads}
+
     def facts(self) -> dict[str, Any]:
         """For a warp and a stage."""
         kinds = Counter(next(k for k, p in KINDS.items() if re.match(p, m)) for m in self.body)
@@ -97,14 +115,21 @@ class Code:
 
     def product_loops(self) -> list[dict[str, Any]]:
         """Each product's, in the order of the code: the shortest of those that overlap."""
+        return [loop.facts() for loop in self._innermost(lambda loop: loop.is_product)]
+
+    def poll_loops(self) -> list[dict[str, int]]:
+        """Each wait's for vectors of x, in the same way."""
+        return [loop.round() for loop in self._innermost(lambda loop: loop.is_poll)]
+
+    def _innermost(self, wanted: Callable[[Loop], bool]) -> list[Loop]:
         back = {(self.labels.get(target, place + 1), place) for place, target in self.branches}
         found: list[tuple[int, int]] = []
         for first, last in sorted(back, key=lambda span: span[1] - span[0]):
             if first > last or any(first <= b and a <= last for a, b in found):
                 continue
-            if Loop(self.mnemonics[first : last + 1]).is_product:
+            if wanted(Loop(self.mnemonics[first : last + 1])):
                 found.append((first, last))
-        return [Loop(self.mnemonics[a : b + 1]).facts() for a, b in sorted(found)]
+        return [Loop(self.mnemonics[a : b + 1]) for a, b in sorted(found)]
 
 
 _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\d+\s+)?([A-Z][\w.]*)")
@@ -158,6 +183,7 @@ def examine(artifact: Path, nvdisasm: str, defines: list[str]) -> dict[str, Any]
         **resources(report),
         "code_bytes": 16 * len(code.mnemonics),
         "product_loops": code.product_loops(),
+        "poll_loops": code.poll_loops(),
         **provenance(),
     }
 

@@ -52,6 +52,28 @@ def test_the_innermost_loop_that_multiplies_stages_is_counted():
     }
 
 
+POLLS = """
+	.section	.text.mpk_run,"ax",@progbits
+.L_x_1:
+        /*0000*/                   LDG.E.128.STRONG.GPU R8, desc[UR8][R2.64] ;
+        /*0010*/                   LDG.E.128.STRONG.GPU R12, desc[UR8][R2.64+0x200] ;
+.L_x_2:
+        /*0020*/                   LDS.64 R2, [R27+0x30100] ;
+        /*0030*/              @!P2 LDG.E.128.STRONG.GPU R8, desc[UR8][R2.64] ;
+        /*0040*/              @!P3 LDG.E.128.STRONG.GPU R12, desc[UR8][R2.64+0x200] ;
+        /*0050*/               @P2 BRA `(.L_x_2) ;
+.L_x_3:
+        /*0060*/                   LDG.E.128.STRONG.GPU R8, desc[UR8][R2.64] ;
+        /*0070*/               @P2 BRA `(.L_x_3) ;
+        /*0080*/               @P2 BRA `(.L_x_1) ;
+"""
+
+
+def test_the_innermost_loop_that_asks_for_several_vectors_again_is_a_poll():
+    loops = SCRIPT["Code"].of(POLLS).poll_loops()
+    assert loops == [{"polled": 2, "instructions": 4, "shared_reads": 1}]
+
+
 def test_resources_are_what_ptxas_reports():
     report = """ptxas info    : Function properties for mpk_run
     48 bytes stack frame, 108 bytes spill stores, 232 bytes spill loads
