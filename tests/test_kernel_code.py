@@ -1,4 +1,4 @@
-"""The product loop that benchmarks/kernel_code.py finds in machine code."""
+"""The product loop and the copies that benchmarks/kernel_code.py finds in machine code."""
 
 from __future__ import annotations
 
@@ -36,6 +36,14 @@ LISTING = """
         /*00c0*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P2, [R32+URZ+0x30000], R9 ;
         /*00d0*/               @P2 BRA `(.L_x_4) ;
         /*00e0*/                   BRA `(.L_x_3) ;
+.L_x_5:
+        /*00f0*/                   SYNCS.PHASECHK.TRANS64 P0, [R7+URZ+0x30000], R58 ;
+        /*0100*/              @!P0 BRA `(.L_x_6) ;
+        /*0110*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P4, [R7+URZ+0x30000], R58 ;
+        /*0120*/              @!P4 BRA `(.L_x_5) ;
+.L_x_6:
+        /*0130*/                   UMOV UR9, 0x400 ;
+        /*0140*/                   UBLKCP.S.G [UR12], [UR22], UR9, desc[UR24] ;
 """
 
 
@@ -72,6 +80,10 @@ POLLS = """
 def test_the_innermost_loop_that_asks_for_several_vectors_again_is_a_poll():
     loops = SCRIPT["Code"].of(POLLS).poll_loops()
     assert loops == [{"polled": 2, "instructions": 4, "shared_reads": 1}]
+
+
+def test_a_copy_is_so_many_instructions_behind_the_landing_before_it():
+    assert SCRIPT["Code"].of(LISTING).behind_landings() == [3]
 
 
 def test_resources_are_what_ptxas_reports():
