@@ -71,7 +71,7 @@ struct Loader {
   int lane;
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
-  int in_flight = 0, limit = IN_FLIGHT;
+  int in_flight = 0;
   u32 issued_at = 0;  // clock cycles, of the stage before
   u32 asked_at = 0;   // of one that was asked for into L2
   int ahead = 0;      // how many that come next have been
@@ -98,19 +98,17 @@ struct Loader {
     marks.begin(work);
   }
 
-  __device__ __forceinline__ void land_one() {
-    ring.full[landing.slot].wait(landing.parity);
+  __device__ __forceinline__ bool landed() { return ring.full[landing.slot].passed_now(landing.parity); }
+  __device__ __forceinline__ void wait_landed() { ring.full[landing.slot].wait(landing.parity); }
+  __device__ __forceinline__ void count_landed() {
+    marks.landed();
     landing.advance();
     --in_flight;
   }
   // What has landed by now; for a trace, which is to say when it did.
   __device__ __forceinline__ void note_landed() {
     if constexpr (TRACED) {
-      while (in_flight > 0 &&
-             __all_sync(0xffffffffu, ring.full[landing.slot].passed_now(landing.parity))) {
-        land_one();
-        marks.landed();
-      }
+      while (in_flight > 0 && __all_sync(0xffffffffu, landed())) count_landed();
     }
   }
   __device__ __forceinline__ bool next_is_empty() {
@@ -126,13 +124,15 @@ struct Loader {
     const bool wraps = ahead >= SLOTS;
     return !ring.empty[wraps ? ahead - SLOTS : ahead].passed_now(next.parity ^ u32(wraps) ^ 1);
   }
+  // Whether the next stage has a pace: none that comes out of L2.
+  __device__ __forceinline__ bool is_paced() const {
+    return Stream::pace > 0 && EASE > 0 && EASE < SLOTS && !(looks && ahead > 0);
+  }
   __device__ __forceinline__ void keep_pace() {
-    if constexpr (Stream::pace > 0 && EASE > 0 && EASE < SLOTS) {
-      if (looks && ahead > 0) return;  // it does not come from memory
-      while (cycles() - issued_at < pace && nearly_full()) {
-      }
-      issued_at = cycles();
+    if (!is_paced()) return;
+    while (cycles() - issued_at < pace && nearly_full()) {
     }
+    issued_at = cycles();
   }
   // Asks for one more stage behind the ring, if it is time; whether there may be more.
   template <class Next>
@@ -182,26 +182,25 @@ struct Loader {
     start(first, bytes, second);
     return true;
   }
-  // With a slot that is free.
-  template <class... Second>
-  __device__ __forceinline__ void start(const char* source, int bytes, Second... second) {
-    constexpr int PARTS = 1 + int(sizeof...(Second));
-    [[maybe_unused]] const char* const sources[] = {source, second...};
-    marks.has_slot();
-    int landed = 0;
-    for (; in_flight >= limit; ++landed) land_one();
-    keep_pace();
-    char* target = ring.slot[next.slot];
+  // The next slot, which is free, is full once so many bytes have landed, whenever they are asked for.
+  __device__ __forceinline__ void expect(int bytes) {
+#if __CUDA_ARCH__ >= 900
+    if (lane == 0)
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                       shared_address(&ring.full[next.slot])), "r"(bytes) : "memory");
+#endif
+  }
+  template <int PARTS>
+  __device__ __forceinline__ void copy(const char* const (&sources)[PARTS], int bytes) {
+    char* const target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                       shared_address(&full)), "r"(PARTS * bytes) : "memory");
       if constexpr (PARTS == 1) {
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1],"
             " %2, [%3], %4;"
-            ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full)),
+            ::"r"(shared_address(target)), "l"(sources[0]), "r"(bytes), "r"(shared_address(&full)),
             "l"(used_once) : "memory");
       } else {
 #pragma unroll
@@ -224,8 +223,20 @@ struct Loader {
                  : "memory");
 #endif
     __syncwarp();
-#pragma unroll 1
-    for (; landed > 0; --landed) marks.landed();
+  }
+  // With a slot that is free. What need not wait for a landing does not: behind it there is only the copy.
+  template <class... Second>
+  __device__ __forceinline__ void start(const char* source, int bytes, Second... second) {
+    constexpr int PARTS = 1 + int(sizeof...(Second));
+    const char* const sources[] = {source, second...};
+    marks.has_slot();
+    keep_pace();
+    expect(PARTS * bytes);
+    const bool is_limited = in_flight == IN_FLIGHT, has_landed = landed(), waits = is_limited && !has_landed;
+    if (waits) wait_landed();
+    copy(sources, bytes);
+    if (waits && is_paced()) issued_at = cycles();
+    if (is_limited) count_landed();
     marks.issued(PARTS * bytes);
     if (looks && ahead > 0) --ahead;
     ++in_flight;
@@ -235,8 +246,8 @@ struct Loader {
   // Before the CTA may end: no copy into its shared memory may be pending.
   __device__ __forceinline__ void drain() {
     while (in_flight > 0) {
-      land_one();
-      marks.landed();
+      wait_landed();
+      count_landed();
     }
     marks.over();
   }
