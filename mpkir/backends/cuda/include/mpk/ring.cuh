@@ -18,6 +18,13 @@ namespace mpk {
 
 constexpr int SLOT = 16384;
 constexpr u32 NOTED_WITHIN = 250;  // nanoseconds that a trace may be late with a landing
+// The L2 policy of weights: first out, so that caches and activations stay; what createpolicy.fractional
+// makes of evict_first, and else of evict_normal.
+#ifdef MPK_WEIGHTS_STAY
+constexpr u64 USED_ONCE = 0x16f0000000000000;
+#else
+constexpr u64 USED_ONCE = 0x12f0000000000000;
+#endif
 
 template <int SLOTS>
 struct Ring {
@@ -57,7 +64,8 @@ struct Unpaced {
   static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0;
 };
 
-// The loader's state. All 32 lanes call every method together. Stream says
+// The loader's state. All 32 lanes call every method together, and the compiler knows it: no branch depends on
+// the lane, so that what a copy takes is in the warp's own registers before a landing. Stream says
 //   static constexpr int pace;                  clock cycles
 //   static constexpr int long_pace, long_from;  the same from a position on, 0: none, from which caches are long
 //   static constexpr int ahead;                 most stages into L2
@@ -69,6 +77,7 @@ struct Loader {
   Ring<SLOTS>& ring;
   const volatile int& leave;  // set once the worker gives up: nobody will empty a slot any more
   int lane;
+  const bool is_one = is_elected();  // of the lanes, that starts copies
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
   int in_flight = 0;
@@ -78,16 +87,9 @@ struct Loader {
   u32 pace = Stream::pace;
   Upcoming tasks;
   StageMarks marks;
-  u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
   __device__ Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane), marks(lane) {
-#if __CUDA_ARCH__ >= 900 && !defined(MPK_WEIGHTS_STAY)
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(used_once));
-#elif __CUDA_ARCH__ >= 900
-    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(used_once));
-#endif
-  }
+      : ring(ring), leave(leave), lane(lane), marks(lane) {}
 
   static constexpr bool looks = Stream::ahead > 0;
 
@@ -185,7 +187,7 @@ struct Loader {
   // The next slot, which is free, is full once so many bytes have landed, whenever they are asked for.
   __device__ __forceinline__ void expect(int bytes) {
 #if __CUDA_ARCH__ >= 900
-    if (lane == 0)
+    if (is_one)
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
                        shared_address(&ring.full[next.slot])), "r"(bytes) : "memory");
 #endif
@@ -194,14 +196,15 @@ struct Loader {
   __device__ __forceinline__ void copy(const char* const (&sources)[PARTS], int bytes) {
     char* const target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
+    __syncwarp();
 #if __CUDA_ARCH__ >= 900
-    if (lane == 0) {
+    if (is_one) {
       if constexpr (PARTS == 1) {
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1],"
             " %2, [%3], %4;"
             ::"r"(shared_address(target)), "l"(sources[0]), "r"(bytes), "r"(shared_address(&full)),
-            "l"(used_once) : "memory");
+            "l"(USED_ONCE) : "memory");
       } else {
 #pragma unroll
         for (int i = 0; i < PARTS; ++i) {
@@ -222,7 +225,6 @@ struct Loader {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full))
                  : "memory");
 #endif
-    __syncwarp();
   }
   // With a slot that is free. What need not wait for a landing does not: behind it there is only the copy.
   template <class... Second>
