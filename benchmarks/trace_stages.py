@@ -48,15 +48,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True)
     given = parser.parse_args()
     recording = Recording.load(given.trace)
-    timeline = timeline_of(read_program(given.artifact), recording)
+    program = read_program(given.artifact)
+    timeline, language = timeline_of(program, recording), program.manifest.language
     record = {
         "benchmark": "trace",
         "system": "mpkir-megakernel",
         "model": given.trace.stem,
         "variant": given.variant,
         "gpu": recording.device,
-        "gpus": 1,
-        "batch": 1,
+        "gpus": program.manifest.ranks,
+        "batch": 1 if language is None else language.batch,
         "ms": round(recording.step_ms, 5),
         "ms_untraced": round(recording.untraced_ms, 5),
         **summary(timeline, critical_path(timeline)),

@@ -25,6 +25,7 @@ from mpkir.tools.trace.command import record_artifact
 from mpkir.tools.trace.timeline import TracedProgram, timeline_of
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "trace_layers.py"))
+STAGES = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "trace_stages.py"))
 
 LENGTHS = (50, 40, 42, 45, 60)
 """Microseconds from a layer's first result to the next one's; the last one's to its own end."""
@@ -208,9 +209,9 @@ def test_layers_that_are_not_alike():
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["trace_layers.py", *arguments])
-        SCRIPT["main"]()
+    def run(*arguments: str, script: dict[str, Any] = SCRIPT) -> str:
+        monkeypatch.setattr(sys, "argv", [script["__file__"], *arguments])
+        script["main"]()
         return capsys.readouterr().out
 
     return run
@@ -256,3 +257,8 @@ def test_a_model_on_the_cpu(
     assert f"layer_us              {layers['layer_us']:8}" in printed
     with pytest.raises(SystemExit, match="this is no trace"):
         run(str(artifact), str(artifact / "kernel.cpp"))
+    of_stages = ("--json", str(tmp_path / "stages.json"))
+    run(str(artifact), str(tmp_path / "trace.npz"), *of_stages, script=STAGES)
+    (stages,) = json.loads((tmp_path / "stages.json").read_text("utf-8"))
+    assert [stages[key] for key in ("gpu", "gpus", "batch")] == ["CPU", 1, 2]
+    assert stages["ms"] > 0
