@@ -209,8 +209,8 @@ void check(const char* name) {
   if (J == 1) work.operand[2] = gain.data();
   work.tag = 77;
   for (int i = 0; i < T * K; ++i) {
-    const bf16 v = number();
-    exact[i] = mpk::to_float(v);
+    const bf16 v = i == S::lost ? mpk::convert<bf16>(S::lost % 2 ? NAN : -INFINITY) : number();
+    exact[i] = i == S::lost ? NAN : mpk::to_float(v);
     S::put(x.data() + S::place(i), v, work);
   }
   Worker worker;
@@ -260,7 +260,8 @@ void check(const char* name) {
       if (J == 2) wanted *= sum[1] * factor;
       if (S::adds) wanted += added[t * N + n];
       const double error = std::abs(wanted - y[t * N + n]) / (J == 2 ? K : std::sqrt(K));
-      worst = std::max(worst, error == error ? error : 1e9);
+      const bool is_number = wanted == wanted, was_number = y[t * N + n] == y[t * N + n];
+      worst = std::max(worst, is_number && was_number ? error : is_number == was_number ? 0 : 1e9);
     }
   }
   const bool right = worst < (S::norm ? 0.03 : 1e-4) && are_best<S>(y, values, indices);
@@ -271,7 +272,7 @@ void check(const char* name) {
 struct Marked {
   static constexpr int T = 8, K = 1024, N = 32, ROWS = 16, J = 1, PARTS = 1;
   static constexpr bool norm = true, adds = false, exact = false;
-  static constexpr int best = 0;
+  static constexpr int best = 0, lost = -1;  // element of x that is no number
   using X = Tagged<bf16>;
   static int place(int i) { return i; }
   static void put(X* p, bf16 v, const Work& w) { mpk::publish(p, mpk::to_float(v), w); }
@@ -378,6 +379,11 @@ struct Best : S {
   static constexpr int best = B, ROWS = R, N = ALL;
 };
 
+template <class S, int AT>
+struct Lost : S {
+  static constexpr int lost = AT;
+};
+
 // Whose compute warps take over registers.
 static_assert(mpk::PackedLinear<Body<OneLongest>>::in_passes && mpk::PackedLinear<Body<OneLongNorm>>::in_passes);
 static_assert(!mpk::PackedLinear<Body<One>>::in_passes && !mpk::PackedLinear<Body<SixteenLong>>::in_passes);
@@ -425,6 +431,13 @@ int main() {
   check<Panels<Briefly<SixteenLong>, 8>>("sixteen, long, brief, panels");
   check<Panels<Briefly<TwelveLong>, 8>>("twelve, long, norm, brief, panels");
   check<Panels<Briefly<Three>, 8>>("three, brief, panels");
+  check<Lost<Briefly<One>, 700>>("one, brief, no number");
+  check<Lost<Panels<Briefly<Five>, 8>, 4 * Five::K + 1001>>("five, brief, panels, no number");
+  check<Lost<Panels<Briefly<Eight>, 8>, 3 * Eight::K + 300>>("eight, brief, panels, no number");
+  check<Lost<Briefly<EightLong>, 6 * EightLong::K + 5001>>("eight, long, brief, no number");
+  check<Lost<Panels<Briefly<LongNorm>, 8>, 2 * LongNorm::K + 6143>>("eight, long, norm, brief, no number");
+  check<Lost<Panels<Briefly<Sixteen>, 8>, 13 * Sixteen::K + 8>>("sixteen, brief, panels, no number");
+  check<Lost<Briefly<SixteenLong>, 2 * SixteenLong::K + 77>>("sixteen, long, brief, no number");
   check<Lately<Four>>("four, late");
   check<Lately<Five>>("five, late");
   check<Lately<FiveLong>>("five, long, norm, late");
