@@ -98,3 +98,25 @@ func.func @pairs() {
   mpk_task.grid @d [4] boxes [] waits [#mpk_event.edge<@ea, affine_map<(d0) -> (d0 floordiv 2)>>, #mpk_event.edge<@eb, affine_map<(d0) -> (d0)>>] { mpk_task.yield }
   func.return
 }
+
+// -----
+
+// Nobody waits for the second half of @x by @b, nor for @c: no task passes that on.
+
+// CHECK-LABEL: func.func @unheard
+// CHECK:         mpk_event.tensor @a counters 1 arrivals [4]
+// CHECK-NEXT:    mpk_event.tensor @b counters 1 arrivals [2]
+// CHECK-NEXT:    mpk_task.grid @x [4] boxes [] signals [#mpk_event.edge<@a, affine_map<(d0) -> (0)>>]
+// CHECK:         mpk_task.grid @x.join [1] boxes [] waits [#mpk_event.edge<@a, affine_map<(d0) -> (0)>>] signals [#mpk_event.edge<@b, affine_map<(d0) -> (0)>>]
+// CHECK-NOT:     join
+// CHECK:         mpk_task.grid @z [1] boxes [] waits [#mpk_event.edge<@b, affine_map<(d0) -> (0)>>]
+func.func @unheard() {
+  mpk_event.tensor @a counters 1 arrivals [4]
+  mpk_event.tensor @b counters 2 arrivals [3, 2]
+  mpk_event.tensor @c counters 2 arrivals [2] handoff peer
+  mpk_task.grid @x [4] boxes [] signals [#mpk_event.edge<@a, affine_map<(d0) -> (0)>>, #mpk_event.edge<@b, affine_map<(d0) -> (d0 floordiv 2)>>, #mpk_event.edge<@c, affine_map<(d0) -> (d0 floordiv 2)>>] { mpk_task.yield }
+  mpk_task.grid @w [1] boxes [] signals [#mpk_event.edge<@b, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  mpk_task.grid @y [2] boxes [] waits [#mpk_event.edge<@a, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  mpk_task.grid @z [1] boxes [] waits [#mpk_event.edge<@b, affine_map<(d0) -> (0)>>] { mpk_task.yield }
+  func.return
+}

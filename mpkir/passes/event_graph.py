@@ -75,6 +75,11 @@ class Tensor:
         return self._uses(self.signals)
 
     @property
+    def awaited(self) -> Ints:
+        """The counters that some task waits for, ascending."""
+        return np.flatnonzero(self._uses(self.waits))
+
+    @property
     def pairs(self) -> int:
         """Pairs of tasks of which one signals what the other waits for."""
         return int(self.arrivals @ self._uses(self.waits))

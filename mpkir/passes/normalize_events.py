@@ -65,6 +65,16 @@ def _join_equal_sets(
     return list(groups.values())
 
 
+def _keep(target: Tensor, wanted: Ints) -> Ints:
+    """Leave a tensor the counters that are signalled, or `wanted`; the new number of each, -1 for
+    none."""
+    used = np.unique(np.concatenate([wanted, *(tie.counter for tie in target.ties)]))
+    number = np.full(target.counters, -1, np.int64)
+    number[used] = np.arange(len(used))
+    target.renumber(number, len(used))
+    return number
+
+
 @dataclass
 class _Normalizer:
     """A graph whose families get join families where they wait for or signal several events."""
@@ -144,10 +154,15 @@ class _Normalizer:
         for target in signals:
             if target is source:
                 continue
-            wanted = _tie_of(target.signals, family)
-            target.signals.remove(wanted)
-            given = _tie_of(source.signals, family).counter
-            self.relay(source, target, given, wanted.counter, family)
+            tie = _tie_of(target.signals, family)
+            target.signals.remove(tie)
+            given, wanted = _tie_of(source.signals, family).counter, tie.counter
+            # The end of a step does not come after a join whose signal nobody waits for.
+            heard = np.isin(wanted, target.awaited)
+            wanted = _keep(target, wanted[heard])[wanted[heard]]
+            if len(wanted):
+                self.relay(source, target, given[heard], wanted, family)
+        self.graph.tensors = [tensor for tensor in self.graph.tensors if any(tensor.ties)]
 
     def fresh(self) -> Tensor:
         """A new event of one counter."""
@@ -230,7 +245,8 @@ class NormalizeEventsPass(ModulePass):
 
     Events with the same families of waiters, or of signallers, become one; a task may then wait for
     more than it has to, never for less. For what remains, families of empty tasks pass one event on
-    to another; one family serves all whose waits it brings together.
+    to another; one family serves all whose waits it brings together. None signals a counter that
+    nobody waits for.
     """
 
     name = "mpk-normalize-events"

@@ -18,6 +18,7 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.parser import Parser
 from xdsl.passes import ModulePass
 
+from mpkir.analysis.event_use import event_use_of
 from mpkir.analysis.families import evaluate, families_of
 from mpkir.dialects import event, task
 from mpkir.passes.eliminate_dependencies import EliminateDependenciesPass
@@ -233,6 +234,18 @@ def test_elimination_leaves_no_wait_that_others_imply(text: str):
         family.op.waits = kept
 
 
+def unheard_joins(module: ModuleOp) -> list[str]:
+    """Families of joins some of whose tasks signal what nobody waits for."""
+    use = event_use_of(module, families_of(module))
+    if use is None:
+        return []
+    awaited = np.zeros(use.counters, bool)
+    for each in use.waits:
+        awaited[each.counter] = True
+    silent = {each.family for each in use.signals if not awaited[each.counter].all()}
+    return [use.families[n].name for n in sorted(silent) if ".join" in use.families[n].name]
+
+
 @given(graphs())
 @random_graphs
 def test_normalized_tasks_have_one_wait_and_one_signal(text: str):
@@ -243,6 +256,7 @@ def test_normalized_tasks_have_one_wait_and_one_signal(text: str):
     for family in families_of(module):
         assert len(family.op.waits or ()) <= 1
         assert len(family.op.signals or ()) <= 1
+    assert not unheard_joins(module)
 
 
 @given(graphs())

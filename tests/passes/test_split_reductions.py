@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from xdsl.dialects.builtin import ModuleOp, UnitAttr
+from xdsl.passes import ModulePass
 
 from mpkir.backends.interpreter import task_level, tensor_level
-from mpkir.dialects import tensor
+from mpkir.dialects import task, tensor
 from mpkir.machine import machine_named
+from mpkir.passes.choose_handoffs import ChooseHandoffsPass
 from mpkir.pipeline import lower
 from mpkir.tools.random_run import Numbers
 from mpkir.variant import Variant
@@ -169,12 +172,7 @@ def test_argmax_of_what_a_linear_keeps(run, data: st.DataObject) -> None:
         np.testing.assert_array_equal(found["y"].astype(np.float32), x @ w.T)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("at_once", [0, 99])
-def test_kept_candidates_on_workers(run, ranks: int, at_once: int) -> None:
-    """Scheduled and proven, workers in any order: the token of the whole row, on one rank or two
-    that each keep candidates of their part."""
-    text = """
+GENERATES = """
 func.func @step() {
   %p = mpk_tensor.position : tensor<1xi64>
   %tokens = mpk_tensor.state "tokens" initial -1 : tensor<2x9xi64>
@@ -194,21 +192,44 @@ func.func @step() {
   func.return
 }
 """
-    before, module = run(text, ""), run(text, "")
+"""A token of each of two sequences, from an argmax of a linear."""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("at_once", [0, 99])
+@pytest.mark.parametrize("flagged", [False, True])
+def test_kept_candidates_on_workers(run, ranks: int, at_once: int, flagged: bool) -> None:
+    """Scheduled and proven, workers in any order: the token of the whole row, on one rank or two
+    that each keep candidates of their part. So it would be if their values carried flags.
+    """
+    before, module = run(GENERATES, ""), run(GENERATES, "")
     tiles = (("argmax_best_of", 8), ("argmax_chunks", 4), ("argmax_at_once", at_once))
     variant = Variant(
         machine=tuple((f"tiles.{name}", number) for name, number in tiles),
         options=(("mpk-shard", "exchange_us", 0.0005),) if ranks > 1 else (),
     )
     machine = variant.machine_of(machine_named("h100", workers=5))
-    lower(module, machine, variant=variant, tp=ranks)
+
+    def flag(stage: ModulePass, module: ModuleOp) -> None:
+        if flagged and isinstance(stage, ChooseHandoffsPass):
+            flag_kept(module)
+
+    lower(module, machine, variant=variant, tp=ranks, after_pass=flag)
     module.verify()
     assert "best of 8" in str(module)
     assert ("argmax_join" in str(module)) == (at_once == 0)
     assert ("exchange" in str(module)) == (ranks > 1)
-    assert "exchange flagged" not in str(module)
+    assert ("exchange flagged" in str(module)) == (ranks > 1 and flagged and at_once > 0)
     numbers = Numbers.random(before, seed=0)
     wanted = numbers.run(before, seed=0)["state 'tokens'"]
     for seed in range(3):
         found = numbers.run(module, seed)["state 'tokens'"]
         np.testing.assert_array_equal(found, wanted)
+
+
+def flag_kept(module: ModuleOp) -> None:
+    """Flag the values of the candidates that a linear keeps, but not where they are."""
+    for op in module.walk():
+        if isinstance(op, task.GridOp) and " best of " in str(op):
+            _, value, _ = op.writes
+            task.buffer_of(value).flagged = UnitAttr()
