@@ -28,6 +28,8 @@ struct PackedHeld {
   // once, two at a time, and sums of squares are products of x with itself on tensor cores.
   static constexpr bool IN_HALVES = S::IS_HALVES && Scales::halves;
   float square[TOKENS][IN_HALVES ? 4 : 1];
+  // Where the first piece of a pass is, of each token: who polls has it, and looks nothing up meanwhile.
+  const typename prologue::X* place[TOKENS];
 
   static __device__ __forceinline__ int token(int i, int lane) { return lane / 4 + 8 * (i % TOKENS); }
   // Whose columns a lane asks for: where its token does not exist the last one's, as other lanes of that
@@ -50,16 +52,15 @@ struct PackedHeld {
     return origin(pass, warp, lane) + blocks_on(i) * BLOCK_COLUMNS + h * 8;
   }
   // One address and constants: what lies apart does so in parts of blocks, but compilers see that not.
-  __device__ __forceinline__ void ask_piece(const Work& work, int i, int h, int pass, int warp, int lane) {
+  __device__ __forceinline__ void ask_piece(const Work& work, int i, int h) {
     const auto* row = prologue::x(work, 0, 0);
     const i64 block = prologue::x(work, 0, BLOCK_COLUMNS) - row, eight = prologue::x(work, 0, 8) - row;
-    piece[i % AT_ONCE][h].request(prologue::x(work, asked(i, lane), origin(pass, warp, lane)) +
-                                  (blocks_on(i) * block + h * eight));
+    piece[i % AT_ONCE][h].request(place[i % TOKENS] + (blocks_on(i) * block + h * eight));
   }
-  __device__ __forceinline__ void ask(const Work& work, int i, int pass, int warp, int lane) {
+  __device__ __forceinline__ void ask(const Work& work, int i, int warp) {
     if (!exists(i, warp)) return;
 #pragma unroll
-    for (int h = 0; h < LOADS; ++h) ask_piece(work, i, h, pass, warp, lane);
+    for (int h = 0; h < LOADS; ++h) ask_piece(work, i, h);
   }
   // The weights of the norm for a token's piece and those of other tokens beside it; after the pieces,
   // which are looked at first.
@@ -74,12 +75,15 @@ struct PackedHeld {
   // The first of a pass.
   __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) ask(work, i, pass, warp, lane);
+    for (int t = 0; t < TOKENS; ++t) place[t] = prologue::x(work, asked(t, lane), origin(pass, warp, lane));
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) ask(work, i, warp);
   }
   // Until those from `first` on are there.
-  __device__ __forceinline__ void await(const Work& work, int first, int pass, int warp, int lane) {
+  __device__ __forceinline__ void await(const Work& work, int first, int warp) {
+    const u32 tag = work.tag;
     const auto there = [&](int i, int h) {
-      return i >= COUNT || !exists(i, warp) || piece[i % AT_ONCE][h].arrived(work.tag);
+      return i >= COUNT || !exists(i, warp) || piece[i % AT_ONCE][h].arrived(tag);
     };
     for (u32 polls = 1;; ++polls) {
       bool all = true;
@@ -90,7 +94,7 @@ struct PackedHeld {
       for (int i = first; i < first + AT_ONCE; ++i)
 #pragma unroll
         for (int h = 0; h < LOADS; ++h)
-          if (!there(i, h)) ask_piece(work, i, h, pass, warp, lane);
+          if (!there(i, h)) ask_piece(work, i, h);
     }
     __syncwarp();
   }
@@ -188,13 +192,13 @@ struct PackedHeld {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) ask_scales(work, i, pass, warp, lane);
       }
-      await(work, first, pass, warp, lane);
+      await(work, first, warp);
 #pragma unroll
       for (int i = first; i < least(first + AT_ONCE, COUNT); i += TOKENS) {
 #pragma unroll
         for (int t = i; t < i + TOKENS; ++t) {
           keep(t, warp, lane);
-          if (t + AT_ONCE < COUNT) ask(work, t + AT_ONCE, pass, warp, lane);
+          if (t + AT_ONCE < COUNT) ask(work, t + AT_ONCE, warp);
         }
         if constexpr (IN_HALVES) norm(i, warp);
         if (i + AT_ONCE < COUNT) ask_scales(work, i + AT_ONCE, pass, warp, lane);

@@ -403,7 +403,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
     const Loading loading{s.queue, queue, next.count};
     LoadVisitor<LoaderOf<P>, P> visitor{loader, work, &loading};
     P::dispatch(work.body, visitor);
-    if (!visitor.alive) return false;
+    if (!__all_sync(0xffffffffu, visitor.alive)) return false;
     queue.advance();
   }
   return true;

@@ -277,25 +277,20 @@ __device__ __forceinline__ float await(const X* address, const Work& work) {
 template <int N, int COUNT, class X, class Address, class Exists>
 __device__ __forceinline__ void await_all(const Work& work, Address address, Exists exists,
                                           Fetched<X, N> (&group)[COUNT], int pause = 0) {
+  const X* place[COUNT];  // found once: who polls looks nothing up meanwhile
 #pragma unroll
   for (int i = 0; i < COUNT; ++i)
-    if (exists(i)) group[i].request(address(i));
+    if (exists(i)) group[i].request(place[i] = address(i));
+  const u32 tag = work.tag;
   for (u32 polls = 1;; ++polls) {
-    bool all = true;
-    if (pause > 0) {
+    bool missing[COUNT], any = false;
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i) all &= !exists(i) || group[i].arrived(work.tag);
-      if (all) return;
-      __nanosleep(pause);
-    }
+    for (int i = 0; i < COUNT; ++i) any |= missing[i] = exists(i) && !group[i].arrived(tag);
+    if (!any || gives_up(work, polls)) return;
+    if (pause > 0) __nanosleep(pause);
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) {
-      if (exists(i) && !group[i].arrived(work.tag)) {
-        all = false;
-        group[i].request(address(i));
-      }
-    }
-    if (all || gives_up(work, polls)) return;
+    for (int i = 0; i < COUNT; ++i)
+      if (missing[i]) group[i].request(place[i]);
   }
 }
 
