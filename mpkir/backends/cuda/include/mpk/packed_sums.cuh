@@ -45,7 +45,16 @@ struct PackedSums {
     }
   }
 
-  // Behind a barrier of all compute warps, and after ask of the same `first`.
+  // Until that is there.
+  __device__ __forceinline__ void await(const Work& work, int first) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) {
+      const int at = first + i * COMPUTE_THREADS;
+      if (at < count(work)) await_inputs(work, token(at), row(at), inputs[i]);
+    }
+  }
+
+  // Behind a barrier of all compute warps, and after ask and await of the same `first`.
   __device__ __forceinline__ void join(const Work& work, float* partial, int first) {
 #pragma unroll 1
     for (;;) {
@@ -62,7 +71,6 @@ struct PackedSums {
           for (int a = 0; a < S::ADDENDS; ++a) addend[a] = S::cell(partial, a, t, j, r);
           y[j] = halves_sum(addend) * factor(partial, t);
         }
-        await_inputs(work, t, r, inputs[i]);
         if constexpr (best_of<B> > 0) {
           // In the place of a sum that nobody else reads.
           S::cell(partial, 0, t, 0, r) = epilogue::store(work, t, r, y, inputs[i]);
@@ -73,6 +81,7 @@ struct PackedSums {
       first += AT_ONCE * COMPUTE_THREADS;
       if (ROUNDS == AT_ONCE || first >= count(work)) return;
       ask(work, first);
+      await(work, first);
     }
   }
 
