@@ -25,9 +25,10 @@ struct PackedHeld {
   using Scales = ScalesOf<prologue, EACH, NORM>;
   typename Scales::type scales[ceil_div(AT_ONCE, TOKENS)][LOADS];  // of them
   // Where x and weights are bf16, products of two need no more bits than a float has: they are rounded
-  // once, two at a time, and sums of squares are products of x with itself on tensor cores.
+  // once, two at a time, and sums of squares are products of x with itself on tensor cores, of which each
+  // lane has more than it wants: of either 8 tokens, or of up to 8 tokens of either half of the columns.
   static constexpr bool IN_HALVES = S::IS_HALVES && Scales::halves;
-  float square[TOKENS][IN_HALVES ? 4 : 1];
+  float square[IN_HALVES ? 2 : TOKENS][IN_HALVES ? 4 : 1];
   // Where the first piece of a pass is, of each token: who polls has it, and looks nothing up meanwhile.
   const typename prologue::X* place[TOKENS];
 
@@ -134,22 +135,26 @@ struct PackedHeld {
     if (i % TOKENS == 0) columns.first[i / TOKENS % BW] = all;
     else columns.second[TWO ? i / TOKENS % BW : 0] = all;
   }
+  // Adds squares of two words that lie side by side for the product as well, so that nothing is moved: those
+  // of the first are rows 0 to 7, of the second 8 to 15.
+  __device__ __forceinline__ void add_squares(u32 first, u32 second) {
+    add_product(square[0], first, second, first);
+    add_product(square[1], first, second, second);
+  }
   // Squares of what tokens of a block have just been put to its place, which is multiplied by the norm's
   // weights then.
   __device__ __forceinline__ void norm(int i, int warp) {
     Columns& columns = part[i / TOKENS / BW];
     const int b = i / TOKENS % BW;
     uint4& v = columns.first[b];
-    uint4& u = columns.second[TWO ? b : 0];
-    const u32 none = 0;
-    add_product(square[0], v.x, none, v.y, none, v.x, v.y);
-    add_product(square[0], v.z, none, v.w, none, v.z, v.w);
-    scale(v, i, warp);
     if constexpr (TWO) {
-      add_product(square[TOKENS - 1], none, u.x, none, u.y, u.x, u.y);
-      add_product(square[TOKENS - 1], none, u.z, none, u.w, u.z, u.w);
+      uint4& u = columns.second[b];
+      add_squares(v.x, u.x), add_squares(v.y, u.y), add_squares(v.z, u.z), add_squares(v.w, u.w);
       scale(u, i, warp);
+    } else {
+      add_squares(v.x, v.y), add_squares(v.z, v.w);
     }
+    scale(v, i, warp);
   }
   __device__ __forceinline__ void scale(uint4& x, int i, int warp) {
     if (!exists(i, warp)) return;
@@ -168,7 +173,8 @@ struct PackedHeld {
       if constexpr (IN_HALVES) {
         // Row t and column t of the products.
         const bool odd = lane / 4 % 2 != 0;
-        const float sum = odd ? square[i][2 * i + 1] : square[i][2 * i];
+        float sum = odd ? square[i][2 * i + 1] : square[i][2 * i];
+        if constexpr (!TWO) sum += odd ? square[1][3] : square[1][2];
         if (lane % 4 == lane / 8 && t < T) squares[t] = sum;
       } else {
         float sum = square[i][0];
@@ -182,9 +188,9 @@ struct PackedHeld {
   __device__ __forceinline__ void take(const Work& work, int pass, int warp, int lane) {
     if (pass == 0) {
 #pragma unroll
-      for (int t = 0; t < TOKENS; ++t)
+      for (auto& sums : square)
 #pragma unroll
-        for (float& sum : square[t]) sum = 0.0f;
+        for (float& sum : sums) sum = 0.0f;
     }
 #pragma unroll
     for (int first = 0; first < COUNT; first += AT_ONCE) {
