@@ -115,7 +115,12 @@ struct PackedHeld {
     for (int h = 0; h < LOADS; ++h) {
       if constexpr (S::IS_HALVES && (!NORM || IN_HALVES)) {
 #pragma unroll
-        for (int e = 0; e < EACH; e += 2) word[h][e / 2] = exists(i, warp) ? piece[i % AT_ONCE][h].pair(e) : 0;
+        for (int e = 0; e < EACH; e += 2) {
+          // With a norm what is no number is found by its square.
+          if (!exists(i, warp)) word[h][e / 2] = 0;
+          else if constexpr (NORM) word[h][e / 2] = piece[i % AT_ONCE][h].limited(e);
+          else word[h][e / 2] = piece[i % AT_ONCE][h].pair(e);
+        }
       } else {
         float v[EACH];
 #pragma unroll

@@ -2,6 +2,7 @@
 // what the epilogue makes of them and of what they have asked for meanwhile.
 #pragma once
 #include "best.cuh"
+#include "packed_columns.cuh"
 #include "packed_shape.cuh"
 #include "reduce.cuh"
 
@@ -25,12 +26,20 @@ struct PackedSums {
     return S::groups_of(work) * ROW_GROUP * T;
   }
 
+  static constexpr bool sees_limits() {
+    if constexpr (S::STRAIGHT) return PackedHeld<B>::IN_HALVES;
+    return false;
+  }
+  static constexpr bool SEES_LIMITS = sees_limits();
   static __device__ __forceinline__ float factor(float* partial, int t) {
     if constexpr (S::NORM) {
       float squares[COMPUTE_WARPS];
 #pragma unroll
       for (int w = 0; w < COMPUTE_WARPS; ++w) squares[w] = S::squares_in(partial)[w * T + t];
-      return rsqrtf(halves_sum(squares) * (1.0f / B::K) + prologue::eps);
+      const float mean = halves_sum(squares) * (1.0f / B::K) + prologue::eps;
+      // An infinite square of what was no number makes all of its row no number.
+      if constexpr (SEES_LIMITS) return fmaf(mean, 0.0f, rsqrtf(mean));
+      return rsqrtf(mean);
     } else {
       return 1.0f;
     }

@@ -208,6 +208,7 @@ struct Fetched<Brief<bf16>, N> {
   }
   // Element i and the one that shares its word.
   __device__ __forceinline__ u32 pair(int i) const { return B::pair(word[i / 2]); }
+  __device__ __forceinline__ u32 limited(int i) const { return B::limited(word[i / 2]); }
   __device__ __forceinline__ float get(int i) const {
     return __uint_as_float(i % 2 != 0 ? pair(i) & 0xffff0000u : pair(i) << 16);
   }
