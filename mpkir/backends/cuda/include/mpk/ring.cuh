@@ -61,14 +61,14 @@ struct RingCursor {
 
 // As fast as it goes.
 struct Unpaced {
-  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0;
+  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0, ahead_from = 0;
 };
 
 // The loader's state. All 32 lanes call every method together, and the compiler knows it: no branch depends on
 // the lane, so that what a copy takes is in the warp's own registers before a landing. Stream says
 //   static constexpr int pace;                  clock cycles
 //   static constexpr int long_pace, long_from;  the same from a position on, 0: none, from which caches are long
-//   static constexpr int ahead;                 most stages into L2
+//   static constexpr int ahead, ahead_from;     most stages into L2, from a position on
 // What is not needed is not compiled: each instruction between a landing and the next copy is bandwidth.
 template <int SLOTS, int IN_FLIGHT, int EASE = 0, class Stream = Unpaced>
 struct Loader {
@@ -84,6 +84,7 @@ struct Loader {
   u32 issued_at = 0;  // clock cycles, of the stage before
   u32 asked_at = 0;   // of one that was asked for into L2
   int ahead = 0;      // how many that come next have been
+  int most_ahead = Stream::ahead;
   u32 pace = Stream::pace;
   Upcoming tasks;
   StageMarks marks;
@@ -97,6 +98,8 @@ struct Loader {
     if constexpr (looks) tasks = upcoming;
     if constexpr (Stream::long_from > 0)
       pace = work.position >= Stream::long_from ? Stream::long_pace : Stream::pace;
+    if constexpr (looks && Stream::ahead_from > 0)
+      most_ahead = work.position >= Stream::ahead_from ? Stream::ahead : 0;
     marks.begin(work);
   }
 
@@ -139,7 +142,7 @@ struct Loader {
   // Asks for one more stage behind the ring, if it is time; whether there may be more.
   template <class Next>
   __device__ __forceinline__ bool look_ahead(Next upcoming, int bytes) {
-    if (ahead >= Stream::ahead) return false;
+    if (ahead >= most_ahead) return false;
     const u32 now = cycles();
     if (now - issued_at < pace || now - asked_at < pace) return true;
     const char* const source = upcoming(ahead);

@@ -187,8 +187,9 @@ void reader(R& ring, int count, int most) {
   }
 }
 
-template <int PACE, int AHEAD = 0>
+template <int PACE, int AHEAD = 0, int AHEAD_FROM = 0>
 struct Stream {
+  static constexpr int ahead_from = AHEAD_FROM;
   static constexpr int pace = PACE, ahead = AHEAD, long_pace = 2 * PACE, long_from = PACE > 0 ? 512 : 0;
 };
 
@@ -198,7 +199,7 @@ void check(const char* name, int latency, int most, mpk::i64 position = 0, int c
   static mpk::Ring<SLOTS> ring;
   ring = {};
   ring.init(0, 1);
-  slots = SLOTS, in_flight = IN_FLIGHT, ease = EASE, ahead = S::ahead;
+  slots = SLOTS, in_flight = IN_FLIGHT, ease = EASE, ahead = position >= S::ahead_from ? S::ahead : 0;
   pace = S::long_from > 0 && position >= S::long_from ? S::long_pace : S::pace;
   full_barriers = ring.full, ring_memory = ring.slot[0];
   copied.clear(), landed.clear(), emptied.clear(), asked_for.clear();
@@ -233,7 +234,7 @@ void check(const char* name, int latency, int most, mpk::i64 position = 0, int c
   if (count < STAGES) return;
   const bool hurries = hurried > 5 || EASE == SLOTS - 1;
   expect(S::pace == 0 || (waited > 5 && hurries), "the case shows nothing of the pace");
-  expect(S::ahead == 0 || from_l2 > 10, "the case shows nothing of L2");
+  expect(ahead > 0 ? from_l2 > 10 : from_l2 == 0, "the case shows nothing of L2");
 }
 
 int main() {
@@ -250,6 +251,8 @@ int main() {
   check<6, 3, 3, Stream<60, 9>>("further than a ring", 30, 120);
   check<6, 3, 0, Stream<0, 4>>("behind a full ring, no pace", 30, 120);
   check<6, 3, 3, Stream<60, 4>>("behind a full ring, caches are long", 30, 240, 513);
+  check<6, 3, 3, Stream<60, 4, 400>>("behind a full ring, from a position", 30, 240, 513);
+  check<6, 3, 3, Stream<60, 4, 400>>("not before it", 30, 120, 399);
   check<5, 3>("leaves", 40, 60, 0, 33);
   check<5, 3>("leaves, of two parts", 40, 60, 0, 80);
   check<6, 3, 3, Stream<60, 4>>("leaves, looking behind the ring", 30, 120, 0, 61);
