@@ -74,8 +74,6 @@ class Ring:
     ahead_below: float = 0.0
     """With fewer only where a step's families wait for less than this of the time that its weights
     stream."""
-    ahead_from: int = 0
-    """Otherwise from this position on, where caches are long; 0: never."""
     long_from: int = 0
     """The position from which attention reads so much that the stream leaves it time; 0: none."""
     exposed_us: float = 0.0

@@ -93,12 +93,6 @@ TABLE: tuple[Switch, ...] = (
         lambda number: Variant(machine=(("ring.ahead_below", float(number)),)),
     ),
     Switch(
-        "ahead-from",
-        "so from position N on, whatever else a step is like; 0: nowhere",
-        "1 % faster at position 1,000; slower below it by what a loader has to do more",
-        _machine("ring.ahead_from"),
-    ),
-    Switch(
         "long-from",
         "the position from which caches are long and the stream leaves them time; 0: none",
         "0: 1 % slower at position 1,000",

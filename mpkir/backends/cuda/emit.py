@@ -65,7 +65,7 @@ def emit(bodies: Sequence[Body], machine: Machine, tokens_per_step: int) -> str:
         f"  static constexpr int in_flight = {in_flight};",
         f"  static constexpr int ease = {machine.ring.ease}, pace = {pace.cycles};",
         f"  static constexpr int long_pace = {pace.long_cycles}, long_from = {pace.long_from};",
-        f"  static constexpr int ahead = {pace.ahead}, ahead_from = {pace.ahead_from};",
+        f"  static constexpr int ahead = {pace.ahead};",
         f"  static constexpr bool stages = {str(stages).lower()};",
         f"  static constexpr int registers_from = {machine.ring.registers_from};",
         f"  static constexpr bool dynamic = {str(any(b.is_dynamic for b in bodies)).lower()};",

@@ -30,8 +30,6 @@ class Pace:
     """0: never."""
     ahead: int
     """Stages behind a full ring that L2 is asked for, at most."""
-    ahead_from: int
-    """The position from which it is."""
 
 
 def pace_of(module: ModuleOp, machine: Machine) -> Pace:
@@ -41,14 +39,14 @@ def pace_of(module: ModuleOp, machine: Machine) -> Pace:
 
     No pace where the machine model does not say how long a wait is (`ring.exposed_us`), or nothing
     is streamed; what `ring.pace` says comes first. Stages are asked for ahead where the memory has
-    nothing else to do: with many rows of x, which come slowly, where the stream is nearly all of a
-    step (`ring.ahead_below`), and from the position `ring.ahead_from` on; not where families wait
-    more than it does (`ring.waits_from`), whose polls it would be in the way of.
+    nothing else to do: with many rows of x, which come slowly, and where the stream is nearly all
+    of a step (`ring.ahead_below`); not where families wait more than it does (`ring.waits_from`),
+    whose polls it would be in the way of.
     """
     ring = machine.ring
     share = waiting_share(module, machine)
     if not share:
-        return Pace(ring.pace or 0, ring.pace or 0, 0, 0, 0)
+        return Pace(ring.pace or 0, ring.pace or 0, 0, 0)
     stage = ring.slot_bytes * machine.workers / (machine.memory_bandwidth * 1e3) * ring.clock_mhz
     long_cycles = round(stage * (1 + share))
     cycles = long_cycles if ring.margin is None else round(stage * (1 + ring.margin))
@@ -57,7 +55,5 @@ def pace_of(module: ModuleOp, machine: Machine) -> Pace:
     products = [op for op in module.walk() if isinstance(op, tensor.LinearOp)]
     rows = max((prod(tensor.shape_of(op.x)[:-1]) for op in products), default=0)
     is_many = 0 < ring.ahead_rows <= rows and share <= ring.waits_from
-    is_always = is_many or share < ring.ahead_below
-    ahead = ring.ahead if is_always or ring.ahead_from else 0
-    ahead_from = 0 if is_always else ring.ahead_from
-    return Pace(cycles, max(cycles, long_cycles), ring.long_from, ahead, ahead_from)
+    ahead = ring.ahead if is_many or share < ring.ahead_below else 0
+    return Pace(cycles, max(cycles, long_cycles), ring.long_from, ahead)

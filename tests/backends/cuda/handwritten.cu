@@ -237,7 +237,7 @@ using kernel_10 = mpk::ArgmaxMerge<body_next>;
 
 struct program {
   static constexpr int tokens = 1, shared_bytes = SHARED_BYTES, ring_slots = 12, in_flight = IN_FLIGHT;
-  static constexpr int ease = 0, pace = 0, long_pace = 0, long_from = 0, ahead = 0, ahead_from = 0;
+  static constexpr int ease = 0, pace = 0, long_pace = 0, long_from = 0, ahead = 0;
   static constexpr bool stages = false;
   static constexpr int registers_from = REGISTERS_FROM;
   static constexpr bool dynamic = ANY_DYNAMIC;

@@ -84,43 +84,39 @@ def test_a_stage_has_its_share_of_time_and_a_margin(
     share: float, ring: dict[str, Any], cycles: int, long_cycles: int, long_from: int
 ) -> None:
     pace = pace_of(_module(), _machine(share, **ring))
-    assert pace == Pace(cycles, long_cycles, long_from, ahead=0, ahead_from=0)
+    assert pace == Pace(cycles, long_cycles, long_from, ahead=0)
 
 
 @pytest.mark.parametrize(
-    ("rows", "share", "ring", "ahead", "ahead_from"),
+    ("rows", "share", "ring", "ahead"),
     [
-        ("6", 0.25, {}, 8, 0),
-        ("2x3", 0.25, {}, 8, 0),
-        ("5", 0.25, {}, 0, 0),
-        ("6", 0.26, {}, 0, 0),
-        ("6", 0.25, {"ahead": 3}, 3, 0),
-        ("6", 0.25, {"ahead_rows": 0}, 0, 0),
-        ("6", 0.0, {}, 0, 0),
-        ("1", 0.06, {}, 8, 0),
-        ("1", 0.0625, {}, 0, 0),
-        ("6", 0.06, {"waits_from": 0.0}, 8, 0),
-        ("1", 0.06, {"ahead": 0}, 0, 0),
-        ("5", 0.25, {"ahead_from": 512}, 8, 512),
-        ("6", 0.25, {"ahead_from": 512}, 8, 0),
-        ("5", 0.25, {"ahead_from": 512, "ahead": 0}, 0, 512),
+        ("6", 0.25, {}, 8),
+        ("2x3", 0.25, {}, 8),
+        ("5", 0.25, {}, 0),
+        ("6", 0.26, {}, 0),
+        ("6", 0.25, {"ahead": 3}, 3),
+        ("6", 0.25, {"ahead_rows": 0}, 0),
+        ("6", 0.0, {}, 0),
+        ("1", 0.06, {}, 8),
+        ("1", 0.0625, {}, 0),
+        ("6", 0.06, {"waits_from": 0.0}, 8),
+        ("1", 0.06, {"ahead": 0}, 0),
     ],
 )
 def test_what_is_asked_for_behind_a_full_ring(
-    rows: str, share: float, ring: dict[str, Any], ahead: int, ahead_from: int
+    rows: str, share: float, ring: dict[str, Any], ahead: int
 ) -> None:
     module, machine = _module(rows), _machine(share, **ring)
     assert pace_of(module, machine).ahead == ahead
-    assert pace_of(module, machine).ahead_from == ahead_from
     source = emit(bodies_of(module), machine, 1)
     # So many tasks have to be known; elsewhere they would take memory from the ring.
     assert ("#define MPK_QUEUE 32\n" in source.partition("#include")[0]) == (ahead > 0)
     assert source.count("MPK_QUEUE") == (ahead > 0)
-    assert f"  static constexpr int ahead = {ahead}, ahead_from = {ahead_from};\n" in source
+    assert f"  static constexpr int ahead = {ahead};\n" in source
 
 
 def test_no_pace_where_nothing_streams() -> None:
-    assert pace_of(_module(stream=""), _machine(0.5)) == Pace(0, 0, 0, 0, 0)
+    assert pace_of(_module(stream=""), _machine(0.5)) == Pace(0, 0, 0, 0)
 
 
 def test_a_kernel_has_its_pace_as_constants() -> None:

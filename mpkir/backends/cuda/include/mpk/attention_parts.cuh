@@ -61,22 +61,18 @@ struct AttentionParts {
   }
   template <bool FIRST>
   __device__ __forceinline__ bool ask_acc(const Work& work, int from) {
+    bool all = true;
     if constexpr (FIRST) {
 #pragma unroll
       for (int j = 0; j < AT_ONCE; ++j) column_at[j] = B::acc(work, row, split(from + j)) + d;
     }
-    // All are looked at before any is asked for again: one branch, not one for each.
-    bool missing[AT_ONCE], all = true;
-#pragma unroll
-    for (int j = 0; j < AT_ONCE; ++j) {
-      missing[j] = has(from + j) && (FIRST || !acc[j].arrived(work.tag));
-      all = all && !missing[j];
-    }
-    if (all) return true;
 #pragma unroll
     for (int j = 0; j < AT_ONCE; ++j)
-      if (missing[j]) acc[j].request(column_at[j]);
-    return false;
+      if (has(from + j) && (FIRST || !acc[j].arrived(work.tag))) {
+        all = false;
+        acc[j].request(column_at[j]);
+      }
+    return all;
   }
   // After ask_stats<true> and ask_acc<true>(0).
   __device__ __forceinline__ void await(const Work& work) {

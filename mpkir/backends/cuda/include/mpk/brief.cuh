@@ -35,15 +35,13 @@ struct Brief<bf16> {
     return static_cast<unsigned short>((bits & 0x8000u) | u32(least(int(bits & 0x7fffu), TOO_LARGE)) |
                                        (tag & 1u) << 14);
   }
-  static constexpr u32 NOTHING = 0x80008000, LARGE = 0x5f805f80;  // -0, to which adding changes nothing; 2^64
   // Two words as two bf16, the first in the lower half.
   static __device__ __forceinline__ u32 pair(u32 words) {
-    const u32 value = limited(words);
+    constexpr u32 NOTHING = 0x80008000, LARGE = 0x5f805f80;  // -0, to which adding changes nothing; 2^64
+    const u32 value = multiply_add(words & ~MARKS, LARGE, NOTHING);
     const u32 limit = multiply_add(value, LARGE, NOTHING);  // infinite from 2^64 on
     return multiply_add(limit, 0u, value);                  // and infinity times 0 is no number
   }
-  // The same, but what is not kept is 2^64, whose square is infinite: for who sees that.
-  static __device__ __forceinline__ u32 limited(u32 words) { return multiply_add(words & ~MARKS, LARGE, NOTHING); }
 };
 
 // Floats as two planes of brief bf16, DISTANCE elements apart: what rounding leaves, which products of

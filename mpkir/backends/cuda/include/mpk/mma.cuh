@@ -1,5 +1,5 @@
-// Tensor cores, as far as bodies share them: fragments of mma.m16n8k16 and m16n8k8, lanes as in the PTX
-// manual's figures.
+// Tensor cores, as far as bodies share them: fragments of mma.m16n8k16, lanes as in the PTX manual's
+// figures.
 #pragma once
 #include "types.cuh"
 
@@ -11,12 +11,6 @@ __device__ __forceinline__ void add_product(float (&sum)[4], u32 a0, u32 a1, u32
       "{%0,%1,%2,%3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-// The same over 8: rows 0 to 7 of a in a0, 8 to 15 in a1.
-__device__ __forceinline__ void add_product(float (&sum)[4], u32 a0, u32 a1, u32 b) {
-  asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-      : "r"(a0), "r"(a1), "r"(b));
 }
 // Two numbers rounded, the first in the lower half.
 __device__ __forceinline__ u32 bf16_pair(float low, float high) {

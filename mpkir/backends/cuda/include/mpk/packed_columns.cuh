@@ -25,12 +25,9 @@ struct PackedHeld {
   using Scales = ScalesOf<prologue, EACH, NORM>;
   typename Scales::type scales[ceil_div(AT_ONCE, TOKENS)][LOADS];  // of them
   // Where x and weights are bf16, products of two need no more bits than a float has: they are rounded
-  // once, two at a time, and sums of squares are products of x with itself on tensor cores, of which each
-  // lane has more than it wants: of either 8 tokens, or of up to 8 tokens of either half of the columns.
+  // once, two at a time, and sums of squares are products of x with itself on tensor cores.
   static constexpr bool IN_HALVES = S::IS_HALVES && Scales::halves;
-  float square[IN_HALVES ? 2 : TOKENS][IN_HALVES ? 4 : 1];
-  // Where the first piece of a pass is, of each token: who polls has it, and looks nothing up meanwhile.
-  const typename prologue::X* place[TOKENS];
+  float square[TOKENS][IN_HALVES ? 4 : 1];
 
   static __device__ __forceinline__ int token(int i, int lane) { return lane / 4 + 8 * (i % TOKENS); }
   // Whose columns a lane asks for: where its token does not exist the last one's, as other lanes of that
@@ -53,15 +50,16 @@ struct PackedHeld {
     return origin(pass, warp, lane) + blocks_on(i) * BLOCK_COLUMNS + h * 8;
   }
   // One address and constants: what lies apart does so in parts of blocks, but compilers see that not.
-  __device__ __forceinline__ void ask_piece(const Work& work, int i, int h) {
+  __device__ __forceinline__ void ask_piece(const Work& work, int i, int h, int pass, int warp, int lane) {
     const auto* row = prologue::x(work, 0, 0);
     const i64 block = prologue::x(work, 0, BLOCK_COLUMNS) - row, eight = prologue::x(work, 0, 8) - row;
-    piece[i % AT_ONCE][h].request(place[i % TOKENS] + (blocks_on(i) * block + h * eight));
+    piece[i % AT_ONCE][h].request(prologue::x(work, asked(i, lane), origin(pass, warp, lane)) +
+                                  (blocks_on(i) * block + h * eight));
   }
-  __device__ __forceinline__ void ask(const Work& work, int i, int warp) {
+  __device__ __forceinline__ void ask(const Work& work, int i, int pass, int warp, int lane) {
     if (!exists(i, warp)) return;
 #pragma unroll
-    for (int h = 0; h < LOADS; ++h) ask_piece(work, i, h);
+    for (int h = 0; h < LOADS; ++h) ask_piece(work, i, h, pass, warp, lane);
   }
   // The weights of the norm for a token's piece and those of other tokens beside it; after the pieces,
   // which are looked at first.
@@ -76,15 +74,12 @@ struct PackedHeld {
   // The first of a pass.
   __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
 #pragma unroll
-    for (int t = 0; t < TOKENS; ++t) place[t] = prologue::x(work, asked(t, lane), origin(pass, warp, lane));
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) ask(work, i, warp);
+    for (int i = 0; i < AT_ONCE; ++i) ask(work, i, pass, warp, lane);
   }
   // Until those from `first` on are there.
-  __device__ __forceinline__ void await(const Work& work, int first, int warp) {
-    const u32 tag = work.tag;
+  __device__ __forceinline__ void await(const Work& work, int first, int pass, int warp, int lane) {
     const auto there = [&](int i, int h) {
-      return i >= COUNT || !exists(i, warp) || piece[i % AT_ONCE][h].arrived(tag);
+      return i >= COUNT || !exists(i, warp) || piece[i % AT_ONCE][h].arrived(work.tag);
     };
     for (u32 polls = 1;; ++polls) {
       bool all = true;
@@ -95,7 +90,7 @@ struct PackedHeld {
       for (int i = first; i < first + AT_ONCE; ++i)
 #pragma unroll
         for (int h = 0; h < LOADS; ++h)
-          if (!there(i, h)) ask_piece(work, i, h);
+          if (!there(i, h)) ask_piece(work, i, h, pass, warp, lane);
     }
     __syncwarp();
   }
@@ -115,12 +110,7 @@ struct PackedHeld {
     for (int h = 0; h < LOADS; ++h) {
       if constexpr (S::IS_HALVES && (!NORM || IN_HALVES)) {
 #pragma unroll
-        for (int e = 0; e < EACH; e += 2) {
-          // With a norm what is no number is found by its square.
-          if (!exists(i, warp)) word[h][e / 2] = 0;
-          else if constexpr (NORM) word[h][e / 2] = piece[i % AT_ONCE][h].limited(e);
-          else word[h][e / 2] = piece[i % AT_ONCE][h].pair(e);
-        }
+        for (int e = 0; e < EACH; e += 2) word[h][e / 2] = exists(i, warp) ? piece[i % AT_ONCE][h].pair(e) : 0;
       } else {
         float v[EACH];
 #pragma unroll
@@ -140,26 +130,22 @@ struct PackedHeld {
     if (i % TOKENS == 0) columns.first[i / TOKENS % BW] = all;
     else columns.second[TWO ? i / TOKENS % BW : 0] = all;
   }
-  // Adds squares of two words that lie side by side for the product as well, so that nothing is moved: those
-  // of the first are rows 0 to 7, of the second 8 to 15.
-  __device__ __forceinline__ void add_squares(u32 first, u32 second) {
-    add_product(square[0], first, second, first);
-    add_product(square[1], first, second, second);
-  }
   // Squares of what tokens of a block have just been put to its place, which is multiplied by the norm's
   // weights then.
   __device__ __forceinline__ void norm(int i, int warp) {
     Columns& columns = part[i / TOKENS / BW];
     const int b = i / TOKENS % BW;
     uint4& v = columns.first[b];
-    if constexpr (TWO) {
-      uint4& u = columns.second[b];
-      add_squares(v.x, u.x), add_squares(v.y, u.y), add_squares(v.z, u.z), add_squares(v.w, u.w);
-      scale(u, i, warp);
-    } else {
-      add_squares(v.x, v.y), add_squares(v.z, v.w);
-    }
+    uint4& u = columns.second[TWO ? b : 0];
+    const u32 none = 0;
+    add_product(square[0], v.x, none, v.y, none, v.x, v.y);
+    add_product(square[0], v.z, none, v.w, none, v.z, v.w);
     scale(v, i, warp);
+    if constexpr (TWO) {
+      add_product(square[TOKENS - 1], none, u.x, none, u.y, u.x, u.y);
+      add_product(square[TOKENS - 1], none, u.z, none, u.w, u.z, u.w);
+      scale(u, i, warp);
+    }
   }
   __device__ __forceinline__ void scale(uint4& x, int i, int warp) {
     if (!exists(i, warp)) return;
@@ -178,8 +164,7 @@ struct PackedHeld {
       if constexpr (IN_HALVES) {
         // Row t and column t of the products.
         const bool odd = lane / 4 % 2 != 0;
-        float sum = odd ? square[i][2 * i + 1] : square[i][2 * i];
-        if constexpr (!TWO) sum += odd ? square[1][3] : square[1][2];
+        const float sum = odd ? square[i][2 * i + 1] : square[i][2 * i];
         if (lane % 4 == lane / 8 && t < T) squares[t] = sum;
       } else {
         float sum = square[i][0];
@@ -193,9 +178,9 @@ struct PackedHeld {
   __device__ __forceinline__ void take(const Work& work, int pass, int warp, int lane) {
     if (pass == 0) {
 #pragma unroll
-      for (auto& sums : square)
+      for (int t = 0; t < TOKENS; ++t)
 #pragma unroll
-        for (float& sum : sums) sum = 0.0f;
+        for (float& sum : square[t]) sum = 0.0f;
     }
 #pragma unroll
     for (int first = 0; first < COUNT; first += AT_ONCE) {
@@ -203,13 +188,13 @@ struct PackedHeld {
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) ask_scales(work, i, pass, warp, lane);
       }
-      await(work, first, warp);
+      await(work, first, pass, warp, lane);
 #pragma unroll
       for (int i = first; i < least(first + AT_ONCE, COUNT); i += TOKENS) {
 #pragma unroll
         for (int t = i; t < i + TOKENS; ++t) {
           keep(t, warp, lane);
-          if (t + AT_ONCE < COUNT) ask(work, t + AT_ONCE, warp);
+          if (t + AT_ONCE < COUNT) ask(work, t + AT_ONCE, pass, warp, lane);
         }
         if constexpr (IN_HALVES) norm(i, warp);
         if (i + AT_ONCE < COUNT) ask_scales(work, i + AT_ONCE, pass, warp, lane);

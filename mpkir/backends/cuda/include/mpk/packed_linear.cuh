@@ -240,11 +240,8 @@ struct PackedLinear {
     for (;;) {
       float* const partial = role.partial();
       task(role, role.work(), partial, square);
-      // What ends a sum, and where it goes, is in registers when it is there.
-      sums.await(role.work(), first_sum);
-      const Work work = role.work();
       compute_sync();
-      sums.join(work, partial, first_sum);
+      sums.join(role.work(), partial, first_sum);
       role.hand_over();
       role.finish_task();
       role.wait_filled();

@@ -31,7 +31,6 @@ struct PackedRows {
     static constexpr int COUNT = TOGETHER * LANE_REQUESTS;
     using Words = Fetched<typename prologue::X, EACH>;
     Words fetched[COUNT];
-    const typename prologue::X* place[COUNT];  // found once: who polls looks nothing up meanwhile
 
     static __device__ __forceinline__ int token(int last, int i) { return most(0, last - i / LANE_REQUESTS); }
     static __device__ __forceinline__ int column(int i, int pass, int warp, int lane) {
@@ -42,28 +41,28 @@ struct PackedRows {
     }
     __device__ __forceinline__ void ask(const Work& work, int i, int last, int pass, int warp, int lane) {
       const int k = column(i, pass, warp, lane);
-      place[i] = nullptr;
-      if (!exists(last, i, k)) return;
-      place[i] = prologue::x(work, token(last, i), k);
-      fetched[i].request(place[i]);
+      if (exists(last, i, k)) fetched[i].request(prologue::x(work, token(last, i), k));
     }
     // The first of them.
     __device__ __forceinline__ void ask(const Work& work, int pass, int warp, int lane) {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) ask(work, i, T - 1, pass, warp, lane);
     }
+    __device__ __forceinline__ bool arrived(const Work& work, int i, int last, int pass, int warp,
+                                            int lane) const {
+      return !exists(last, i, column(i, pass, warp, lane)) || fetched[i].arrived(work.tag);
+    }
     // Until what has been asked for is there.
-    __device__ __forceinline__ void await(const Work& work) {
-      const u32 tag = work.tag;
+    __device__ __forceinline__ void await(const Work& work, int last, int pass, int warp, int lane) {
       for (u32 polls = 1;; ++polls) {
-        bool missing[COUNT], any = false;
+        bool all = true;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) any |= missing[i] = place[i] != nullptr && !fetched[i].arrived(tag);
-        if (!any || gives_up(work, polls)) return;
+        for (int i = 0; i < COUNT; ++i) all &= arrived(work, i, last, pass, warp, lane);
+        if (all || gives_up(work, polls)) return;
         if constexpr (S::PAUSE > 0) __nanosleep(S::PAUSE);
 #pragma unroll
         for (int i = 0; i < COUNT; ++i)
-          if (missing[i]) fetched[i].request(place[i]);
+          if (!arrived(work, i, last, pass, warp, lane)) ask(work, i, last, pass, warp, lane);
       }
     }
     // All of them, times the norm's weights, and the sums of their squares.
@@ -79,7 +78,7 @@ struct PackedRows {
       __syncwarp();  // nobody of this warp still reads the x before
 #pragma unroll 1
       for (int last = T - 1; last >= 0; last -= TOGETHER) {
-        await(work);
+        await(work, last, pass, warp, lane);
         float sum[TOGETHER] = {};
 #pragma unroll
         for (int i = 0; i < COUNT; ++i) {

@@ -2,7 +2,6 @@
 // what the epilogue makes of them and of what they have asked for meanwhile.
 #pragma once
 #include "best.cuh"
-#include "packed_columns.cuh"
 #include "packed_shape.cuh"
 #include "reduce.cuh"
 
@@ -26,20 +25,12 @@ struct PackedSums {
     return S::groups_of(work) * ROW_GROUP * T;
   }
 
-  static constexpr bool sees_limits() {
-    if constexpr (S::STRAIGHT) return PackedHeld<B>::IN_HALVES;
-    return false;
-  }
-  static constexpr bool SEES_LIMITS = sees_limits();
   static __device__ __forceinline__ float factor(float* partial, int t) {
     if constexpr (S::NORM) {
       float squares[COMPUTE_WARPS];
 #pragma unroll
       for (int w = 0; w < COMPUTE_WARPS; ++w) squares[w] = S::squares_in(partial)[w * T + t];
-      const float mean = halves_sum(squares) * (1.0f / B::K) + prologue::eps;
-      // An infinite square of what was no number makes all of its row no number.
-      if constexpr (SEES_LIMITS) return fmaf(mean, 0.0f, rsqrtf(mean));
-      return rsqrtf(mean);
+      return rsqrtf(halves_sum(squares) * (1.0f / B::K) + prologue::eps);
     } else {
       return 1.0f;
     }
@@ -54,16 +45,7 @@ struct PackedSums {
     }
   }
 
-  // Until that is there.
-  __device__ __forceinline__ void await(const Work& work, int first) {
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) {
-      const int at = first + i * COMPUTE_THREADS;
-      if (at < count(work)) await_inputs(work, token(at), row(at), inputs[i]);
-    }
-  }
-
-  // Behind a barrier of all compute warps, and after ask and await of the same `first`.
+  // Behind a barrier of all compute warps, and after ask of the same `first`.
   __device__ __forceinline__ void join(const Work& work, float* partial, int first) {
 #pragma unroll 1
     for (;;) {
@@ -80,6 +62,7 @@ struct PackedSums {
           for (int a = 0; a < S::ADDENDS; ++a) addend[a] = S::cell(partial, a, t, j, r);
           y[j] = halves_sum(addend) * factor(partial, t);
         }
+        await_inputs(work, t, r, inputs[i]);
         if constexpr (best_of<B> > 0) {
           // In the place of a sum that nobody else reads.
           S::cell(partial, 0, t, 0, r) = epilogue::store(work, t, r, y, inputs[i]);
@@ -90,7 +73,6 @@ struct PackedSums {
       first += AT_ONCE * COMPUTE_THREADS;
       if (ROUNDS == AT_ONCE || first >= count(work)) return;
       ask(work, first);
-      await(work, first);
     }
   }
 

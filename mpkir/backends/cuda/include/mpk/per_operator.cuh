@@ -168,7 +168,7 @@ __device__ __forceinline__ void operator_loader(Shared<P>& s, const OperatorArgs
     if (index >= args.tasks) break;
     LoadVisitor<L, P> visitor{loader, work};
     P::dispatch(0, visitor);
-    if (!__all_sync(0xffffffffu, visitor.alive)) break;
+    if (!visitor.alive) break;
     queue.advance();
   }
   loader.drain();

@@ -18,13 +18,6 @@ namespace mpk {
 
 constexpr int SLOT = 16384;
 constexpr u32 NOTED_WITHIN = 250;  // nanoseconds that a trace may be late with a landing
-// The L2 policy of weights: first out, so that caches and activations stay; what createpolicy.fractional
-// makes of evict_first, and else of evict_normal.
-#ifdef MPK_WEIGHTS_STAY
-constexpr u64 USED_ONCE = 0x16f0000000000000;
-#else
-constexpr u64 USED_ONCE = 0x12f0000000000000;
-#endif
 
 template <int SLOTS>
 struct Ring {
@@ -61,14 +54,13 @@ struct RingCursor {
 
 // As fast as it goes.
 struct Unpaced {
-  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0, ahead_from = 0;
+  static constexpr int pace = 0, long_pace = 0, long_from = 0, ahead = 0;
 };
 
-// The loader's state. All 32 lanes call every method together, and the compiler knows it: no branch depends on
-// the lane, so that what a copy takes is in the warp's own registers before a landing. Stream says
+// The loader's state. All 32 lanes call every method together. Stream says
 //   static constexpr int pace;                  clock cycles
 //   static constexpr int long_pace, long_from;  the same from a position on, 0: none, from which caches are long
-//   static constexpr int ahead, ahead_from;     most stages into L2, from a position on
+//   static constexpr int ahead;                 most stages into L2
 // What is not needed is not compiled: each instruction between a landing and the next copy is bandwidth.
 template <int SLOTS, int IN_FLIGHT, int EASE = 0, class Stream = Unpaced>
 struct Loader {
@@ -77,20 +69,25 @@ struct Loader {
   Ring<SLOTS>& ring;
   const volatile int& leave;  // set once the worker gives up: nobody will empty a slot any more
   int lane;
-  const bool is_one = is_elected();  // of the lanes, that starts copies
   RingCursor<SLOTS> next;      // the slot to fill
   RingCursor<SLOTS> landing;   // the oldest stage that may still be in flight
-  int in_flight = 0;
+  int in_flight = 0, limit = IN_FLIGHT;
   u32 issued_at = 0;  // clock cycles, of the stage before
   u32 asked_at = 0;   // of one that was asked for into L2
   int ahead = 0;      // how many that come next have been
-  int most_ahead = Stream::ahead;
   u32 pace = Stream::pace;
   Upcoming tasks;
   StageMarks marks;
+  u64 used_once = 0;  // the L2 policy of weights: first out, so that caches and activations stay
 
   __device__ Loader(Ring<SLOTS>& ring, const volatile int& leave, int lane)
-      : ring(ring), leave(leave), lane(lane), marks(lane) {}
+      : ring(ring), leave(leave), lane(lane), marks(lane) {
+#if __CUDA_ARCH__ >= 900 && !defined(MPK_WEIGHTS_STAY)
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(used_once));
+#elif __CUDA_ARCH__ >= 900
+    asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(used_once));
+#endif
+  }
 
   static constexpr bool looks = Stream::ahead > 0;
 
@@ -98,22 +95,22 @@ struct Loader {
     if constexpr (looks) tasks = upcoming;
     if constexpr (Stream::long_from > 0)
       pace = work.position >= Stream::long_from ? Stream::long_pace : Stream::pace;
-    if constexpr (looks && Stream::ahead_from > 0)
-      most_ahead = work.position >= Stream::ahead_from ? Stream::ahead : 0;
     marks.begin(work);
   }
 
-  __device__ __forceinline__ bool landed() { return ring.full[landing.slot].passed_now(landing.parity); }
-  __device__ __forceinline__ void wait_landed() { ring.full[landing.slot].wait(landing.parity); }
-  __device__ __forceinline__ void count_landed() {
-    marks.landed();
+  __device__ __forceinline__ void land_one() {
+    ring.full[landing.slot].wait(landing.parity);
     landing.advance();
     --in_flight;
   }
   // What has landed by now; for a trace, which is to say when it did.
   __device__ __forceinline__ void note_landed() {
     if constexpr (TRACED) {
-      while (in_flight > 0 && __all_sync(0xffffffffu, landed())) count_landed();
+      while (in_flight > 0 &&
+             __all_sync(0xffffffffu, ring.full[landing.slot].passed_now(landing.parity))) {
+        land_one();
+        marks.landed();
+      }
     }
   }
   __device__ __forceinline__ bool next_is_empty() {
@@ -129,20 +126,18 @@ struct Loader {
     const bool wraps = ahead >= SLOTS;
     return !ring.empty[wraps ? ahead - SLOTS : ahead].passed_now(next.parity ^ u32(wraps) ^ 1);
   }
-  // Whether the next stage has a pace: none that comes out of L2.
-  __device__ __forceinline__ bool is_paced() const {
-    return Stream::pace > 0 && EASE > 0 && EASE < SLOTS && !(looks && ahead > 0);
-  }
   __device__ __forceinline__ void keep_pace() {
-    if (!is_paced()) return;
-    while (cycles() - issued_at < pace && nearly_full()) {
+    if constexpr (Stream::pace > 0 && EASE > 0 && EASE < SLOTS) {
+      if (looks && ahead > 0) return;  // it does not come from memory
+      while (cycles() - issued_at < pace && nearly_full()) {
+      }
+      issued_at = cycles();
     }
-    issued_at = cycles();
   }
   // Asks for one more stage behind the ring, if it is time; whether there may be more.
   template <class Next>
   __device__ __forceinline__ bool look_ahead(Next upcoming, int bytes) {
-    if (ahead >= most_ahead) return false;
+    if (ahead >= Stream::ahead) return false;
     const u32 now = cycles();
     if (now - issued_at < pace || now - asked_at < pace) return true;
     const char* const source = upcoming(ahead);
@@ -187,27 +182,27 @@ struct Loader {
     start(first, bytes, second);
     return true;
   }
-  // The next slot, which is free, is full once so many bytes have landed, whenever they are asked for.
-  __device__ __forceinline__ void expect(int bytes) {
-#if __CUDA_ARCH__ >= 900
-    if (is_one)
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                       shared_address(&ring.full[next.slot])), "r"(bytes) : "memory");
-#endif
-  }
-  template <int PARTS>
-  __device__ __forceinline__ void copy(const char* const (&sources)[PARTS], int bytes) {
-    char* const target = ring.slot[next.slot];
+  // With a slot that is free.
+  template <class... Second>
+  __device__ __forceinline__ void start(const char* source, int bytes, Second... second) {
+    constexpr int PARTS = 1 + int(sizeof...(Second));
+    [[maybe_unused]] const char* const sources[] = {source, second...};
+    marks.has_slot();
+    int landed = 0;
+    for (; in_flight >= limit; ++landed) land_one();
+    keep_pace();
+    char* target = ring.slot[next.slot];
     Barrier& full = ring.full[next.slot];
-    __syncwarp();
 #if __CUDA_ARCH__ >= 900
-    if (is_one) {
+    if (lane == 0) {
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
+                       shared_address(&full)), "r"(PARTS * bytes) : "memory");
       if constexpr (PARTS == 1) {
         asm volatile(
             "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1],"
             " %2, [%3], %4;"
-            ::"r"(shared_address(target)), "l"(sources[0]), "r"(bytes), "r"(shared_address(&full)),
-            "l"(USED_ONCE) : "memory");
+            ::"r"(shared_address(target)), "l"(source), "r"(bytes), "r"(shared_address(&full)),
+            "l"(used_once) : "memory");
       } else {
 #pragma unroll
         for (int i = 0; i < PARTS; ++i) {
@@ -228,20 +223,9 @@ struct Loader {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(shared_address(&full))
                  : "memory");
 #endif
-  }
-  // With a slot that is free. What need not wait for a landing does not: behind it there is only the copy.
-  template <class... Second>
-  __device__ __forceinline__ void start(const char* source, int bytes, Second... second) {
-    constexpr int PARTS = 1 + int(sizeof...(Second));
-    const char* const sources[] = {source, second...};
-    marks.has_slot();
-    keep_pace();
-    expect(PARTS * bytes);
-    const bool is_limited = in_flight == IN_FLIGHT, has_landed = landed(), waits = is_limited && !has_landed;
-    if (waits) wait_landed();
-    copy(sources, bytes);
-    if (waits && is_paced()) issued_at = cycles();
-    if (is_limited) count_landed();
+    __syncwarp();
+#pragma unroll 1
+    for (; landed > 0; --landed) marks.landed();
     marks.issued(PARTS * bytes);
     if (looks && ahead > 0) --ahead;
     ++in_flight;
@@ -251,8 +235,8 @@ struct Loader {
   // Before the CTA may end: no copy into its shared memory may be pending.
   __device__ __forceinline__ void drain() {
     while (in_flight > 0) {
-      wait_landed();
-      count_landed();
+      land_one();
+      marks.landed();
     }
     marks.over();
   }

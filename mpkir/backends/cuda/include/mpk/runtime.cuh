@@ -6,7 +6,7 @@
 //
 //   struct program {
 //     static constexpr int tokens, shared_bytes, ring_slots, in_flight;
-//     static constexpr int ease, pace, long_pace, long_from, ahead, ahead_from;  // ring.cuh
+//     static constexpr int ease, pace, long_pace, long_from, ahead;  // ring.cuh
 //     static constexpr int registers_from;  // rows of x that registers are moved for; 0: never
 //     static constexpr bool dynamic;  // whether there are tasks without a place
 //     using bodies = mpk::Bodies<mpk::Linear<body_0>, mpk::Attention<body_1>, ...>;
@@ -403,7 +403,7 @@ __device__ __forceinline__ bool load_batch(Shared<P>& s, LoaderOf<P>& loader, Lo
     const Loading loading{s.queue, queue, next.count};
     LoadVisitor<LoaderOf<P>, P> visitor{loader, work, &loading};
     P::dispatch(work.body, visitor);
-    if (!__all_sync(0xffffffffu, visitor.alive)) return false;
+    if (!visitor.alive) return false;
     queue.advance();
   }
   return true;

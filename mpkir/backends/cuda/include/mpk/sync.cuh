@@ -70,18 +70,6 @@ constexpr int ARRIVING = 32;
 constexpr int ARRIVING = 1;
 #endif
 
-// Whether this lane is the one of its warp that does what one is to do. All lanes call it together, and come
-// together to what the one does: the compiler may leave away the test around a copy.
-__device__ __forceinline__ bool is_elected() {
-#if __CUDA_ARCH__ >= 900
-  u32 is;
-  asm volatile("{ .reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p; }" : "=r"(is));
-  return is != 0;
-#else
-  return threadIdx.x % WARP == 0;
-#endif
-}
-
 // A warp's arrival: what any of its lanes did before is before what a waiter does next.
 __device__ __forceinline__ void arrive_warp(Barrier& barrier, int lane) {
   __syncwarp();

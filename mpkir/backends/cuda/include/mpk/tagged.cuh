@@ -208,7 +208,6 @@ struct Fetched<Brief<bf16>, N> {
   }
   // Element i and the one that shares its word.
   __device__ __forceinline__ u32 pair(int i) const { return B::pair(word[i / 2]); }
-  __device__ __forceinline__ u32 limited(int i) const { return B::limited(word[i / 2]); }
   __device__ __forceinline__ float get(int i) const {
     return __uint_as_float(i % 2 != 0 ? pair(i) & 0xffff0000u : pair(i) << 16);
   }
@@ -278,20 +277,25 @@ __device__ __forceinline__ float await(const X* address, const Work& work) {
 template <int N, int COUNT, class X, class Address, class Exists>
 __device__ __forceinline__ void await_all(const Work& work, Address address, Exists exists,
                                           Fetched<X, N> (&group)[COUNT], int pause = 0) {
-  const X* place[COUNT];  // found once: who polls looks nothing up meanwhile
 #pragma unroll
   for (int i = 0; i < COUNT; ++i)
-    if (exists(i)) group[i].request(place[i] = address(i));
-  const u32 tag = work.tag;
+    if (exists(i)) group[i].request(address(i));
   for (u32 polls = 1;; ++polls) {
-    bool missing[COUNT], any = false;
+    bool all = true;
+    if (pause > 0) {
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i) any |= missing[i] = exists(i) && !group[i].arrived(tag);
-    if (!any || gives_up(work, polls)) return;
-    if (pause > 0) __nanosleep(pause);
+      for (int i = 0; i < COUNT; ++i) all &= !exists(i) || group[i].arrived(work.tag);
+      if (all) return;
+      __nanosleep(pause);
+    }
 #pragma unroll
-    for (int i = 0; i < COUNT; ++i)
-      if (missing[i]) group[i].request(place[i]);
+    for (int i = 0; i < COUNT; ++i) {
+      if (exists(i) && !group[i].arrived(work.tag)) {
+        all = false;
+        group[i].request(address(i));
+      }
+    }
+    if (all || gives_up(work, polls)) return;
   }
 }
 

@@ -25,6 +25,5 @@ inline void add_product(float (&sum)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0,
     }
   }
 }
-inline void add_product(float (&sum)[4], u32 a0, u32 a1, u32 b) { add_product(sum, a0, a1, 0, 0, b, 0); }
 
 }  // namespace mpk

@@ -45,7 +45,6 @@ struct Fetched<Brief<bf16>, N> {
     });
   }
   u32 pair(int i) const { return Brief<bf16>::pair(word[i / 2]); }
-  u32 limited(int i) const { return Brief<bf16>::limited(word[i / 2]); }
   float get(int i) const { return __uint_as_float(i % 2 ? pair(i) & 0xffff0000u : pair(i) << 16); }
 };
 

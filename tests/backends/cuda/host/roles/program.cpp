@@ -8,7 +8,7 @@ namespace {
 
 struct program {
   static constexpr int tokens = 1, shared_bytes = 1 << 20, ring_slots = 3, in_flight = 2;
-  static constexpr int ease = 1, pace = 0, long_pace = 0, long_from = 0, ahead = 0, ahead_from = 0;
+  static constexpr int ease = 1, pace = 0, long_pace = 0, long_from = 0, ahead = 0;
   static constexpr bool stages = true;
   static constexpr int registers_from = 0;
   static constexpr bool dynamic = ANY_DYNAMIC;
