@@ -5,7 +5,7 @@
 // tasks wait for each other: here 171 us of weights and one wait, there 3 us.
 
 // CHECK-LABEL: func.func @streams
-// CHECK:       mpk_task.ring slots 12 bytes 16384 in_flight 3
+// CHECK:       mpk_task.ring slots 13 bytes 16384 in_flight 3
 // H200:        mpk_task.ring slots 12 bytes 16384 in_flight 4
 func.func @streams() {
   %x = mpk_task.buffer input "x" : memref<1x4096xbf16>
@@ -23,7 +23,7 @@ func.func @streams() {
 // -----
 
 // CHECK-LABEL: func.func @waits
-// CHECK:       mpk_task.ring slots 12 bytes 16384 in_flight 2
+// CHECK:       mpk_task.ring slots 13 bytes 16384 in_flight 2
 // H200:        mpk_task.ring slots 12 bytes 16384 in_flight 2
 func.func @waits() {
   %x = mpk_task.buffer input "x" : memref<1x4096xbf16>

@@ -3,7 +3,7 @@
 // The same for an H100: every SM has a place in the schedule, and weights pass through the ring.
 
 // CHECK:       builtin.module attributes {mpk.activations = {{.*}}, mpk.workers = 132 : i64}
-// CHECK:       mpk_task.ring slots 12 bytes 16384
+// CHECK:       mpk_task.ring slots 13 bytes 16384
 // CHECK:       mpk_task.grid @linear [4]
 // CHECK-SAME:    stream
 // CHECK:       mpk_task.grid @linear.1 [2]
