@@ -2,6 +2,7 @@
 to 16,000.
 
     python benchmarks/check_attention.py --build build/attention    # anywhere, no GPU
+    python benchmarks/check_attention.py --build build/in-ring --ablate ring-caches=1
     python benchmarks/check_attention.py --artifacts build/attention --json out.json
 
 The queries of each attention are the result of the one before, its keys and values heads of it, so
@@ -20,6 +21,7 @@ from time import perf_counter
 
 import torch
 
+from mpkir.errors import MpkirError
 from mpkir.runtime.program import Program, load
 
 CAPACITY = 16384
@@ -97,14 +99,18 @@ def text(s: Shape, layers: int, capacity: int) -> str:
     return "\n".join(lines)
 
 
-def build(output: Path, names: list[str], target: str, capacity: int, handoffs: str) -> None:
-    """Compile the chains; needs the compiler, no GPU."""
+def build(
+    output: Path, names: list[str], target: str, capacity: int, handoffs: str, ablate: str
+) -> None:
+    """Compile the chains; needs the compiler, no GPU. MpkirError if no ablation is called so."""
     from xdsl.parser import Parser
 
     from mpkir.compiler import compile_module
     from mpkir.machine import machine_named
     from mpkir.pipeline import context
+    from mpkir.tools.ablations import DEFAULT, ablation_named
 
+    variant = (ablation_named(ablate) if ablate else DEFAULT).variant
     for name in names:
         shape = SHAPES[name]
         for layers in (SHORT, LONG):
@@ -112,7 +118,8 @@ def build(output: Path, names: list[str], target: str, capacity: int, handoffs: 
             module = Parser(context(), text(shape, layers, capacity)).parse_module()
             place = output / f"{name}-{layers}"
             machine = replace(machine_named(target), handoffs=tuple(handoffs.split(",")))
-            compile_module(module, machine, output=place, constants=weights(shape))
+            constants = weights(shape)
+            compile_module(module, machine, output=place, constants=constants, variant=variant)
             print(f"{place}: {perf_counter() - begun:.1f} s", flush=True)
 
 
@@ -205,10 +212,15 @@ def main() -> None:
     parser.add_argument("--target", default="h100")
     parser.add_argument("--capacity", type=int, default=CAPACITY)
     parser.add_argument("--handoffs", default="counter,flag")
+    parser.add_argument("--ablate", default="", help="to build otherwise, as mpk bench --list says")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if given.build is not None:
-        build(given.build, given.shapes, given.target, given.capacity, given.handoffs)
+        choices = (given.target, given.capacity, given.handoffs, given.ablate)
+        try:
+            build(given.build, given.shapes, *choices)
+        except MpkirError as error:
+            parser.error(str(error))
         return
     if given.artifacts is None:
         parser.error("one of --build and --artifacts")
