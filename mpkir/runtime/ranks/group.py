@@ -96,7 +96,8 @@ class Group:
 
     @property
     def process_group(self) -> dist.ProcessGroup:
-        """The same ranks as torch.distributed knows them, made at first use."""
+        """The same ranks as torch.distributed knows them, made at first use, which all have to come
+        to."""
         if self._process_group is None:
             if not dist.is_initialized():
                 self._owns_process_group = True
@@ -108,6 +109,7 @@ class Group:
                     rank=self.rank,
                     world_size=self.ranks,
                 )
+                self.barrier()  # A rank that leaves would end others' connecting.
             group = dist.group.WORLD
             assert group is not None
             self._process_group = group

@@ -214,3 +214,28 @@ def test_torch_knows_the_same_ranks(run_ranks: Any):
         return known.rank(), known.size(), dist.is_initialized()
 
     assert run_ranks(rank, 2) == [(0, 2, False), (1, 2, False)]
+
+
+def test_no_rank_leaves_while_another_still_connects(
+    run_ranks: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Its end of a connection would be gone: gloo calls that a remote worker crashing."""
+    import torch.distributed as dist
+
+    connect = dist.init_process_group
+
+    def rank(number: int) -> float:
+        def slowly(*arguments: Any, **options: Any) -> None:
+            connect(*arguments, **options)
+            sleep(0.5 if number == 0 else 0)
+
+        monkeypatch.setattr(dist, "init_process_group", slowly)
+        group = Group.join(2)
+        group.barrier()
+        begun = monotonic()
+        assert group.process_group
+        seconds = monotonic() - begun
+        group.leave()
+        return seconds
+
+    assert min(run_ranks(rank, 2)) > 0.4
