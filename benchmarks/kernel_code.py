@@ -7,8 +7,8 @@ waits for a stage, multiplies on tensor cores and gives the stage back. Its inst
 for a warp and a stage; what a warp runs only while it waits lies elsewhere and is not among them.
 What it runs while it polls for x is: a loop that asks again for what others write, its instructions
 counted for a round.
-What the loader does between a landing and the copy that it lets start costs bandwidth: 6 to 8
-instructions where the compiler knows that its lanes are together, some 20 where it does not.
+What the loader does between a landing and the copy that it lets start costs bandwidth: of each copy
+the instructions behind the wait before it are counted, in the order of the code.
 Needs nvcc, and nvdisasm (of the CUDA toolkit, or of the triton package), but no GPU.
 """
 
