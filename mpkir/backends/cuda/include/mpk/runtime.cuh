@@ -9,6 +9,7 @@
 //     static constexpr int ease, pace, long_pace, long_from, ahead;  // ring.cuh
 //     static constexpr int registers_from;  // rows of x that registers are moved for; 0: never
 //     static constexpr bool dynamic;  // whether there are tasks without a place
+//     static constexpr bool stages;  // whether cooperative bodies read through the ring what they can
 //     using bodies = mpk::Bodies<mpk::Linear<body_0>, mpk::Attention<body_1>, ...>;
 //     template <class Visit> static __device__ void dispatch(int body, Visit& visit);  // the switch
 //   };
@@ -347,8 +348,8 @@ struct Loading {
   QueueCursor at;
   int of_a_step;
 
-  // Until the same task of the step before is done. Where a worker's step has more tasks than the queue, that
-  // is so when this one is in it.
+  // Until the same task of the step before is done. Where a worker's step has as many tasks as the queue or
+  // more, that is so when this one is in it.
   template <class L>
   __device__ __forceinline__ bool wait_step_before(L& loader) const {
     if (of_a_step >= QUEUE || queue.work[at.entry].step == 0) return true;
